@@ -1,0 +1,1 @@
+"""A small real system to soak, run as local processes."""

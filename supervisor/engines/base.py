@@ -1,0 +1,145 @@
+"""The seam every engine fills: where units run, what can be done to them, and how their exits are told."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from supervisor.journal.base import Journal
+from supervisor.kinds import Kind
+
+
+class EngineError(Exception):
+    """An engine could not do what was asked; the text says what, to which unit, and what to do about it."""
+
+
+class UnitState(StrEnum):
+    """What an engine sees of a unit. There are no others: a unit that is being started is DOWN until its process runs."""
+
+    UP = "up"
+    PAUSED = "paused"
+    DOWN = "down"
+    ABSENT = "absent"
+    """The engine knows nothing of it (a container that was removed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A unit as its engine sees it."""
+
+    state: UnitState
+    incarnation: str | None = None
+    """Names this one life of the unit: `pid:start time` of a process, the id of a container."""
+    pid: int | None = None
+    started: float | None = None
+    """Monotonic seconds."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The end of one incarnation, as the engine reports it. Whether it was a crash is the fleet's to say."""
+
+    unit: str
+    """The name within its engine."""
+    incarnation: str
+    code: int | None
+    """Exit code, None if a signal ended it."""
+    signal: str | None = None
+    """Such as SIGKILL."""
+    oom: bool = False
+    mono: float = 0.0
+    """Monotonic seconds at which the engine noticed."""
+    uptime: float | None = None
+    outside: bool = False
+    """True: the engine knows that somebody outside soakd stopped it on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineContext:
+    """What an engine is given for one run."""
+
+    name: str
+    """The engine's name in the soak file."""
+    run: str
+    """Run id; whatever the engine creates is marked with it, so that recovery can find it."""
+    directory: Path
+    """The run directory; units' own files go to `units/<unit>/`."""
+    base: Path
+    """The soak file's folder: relative paths in it are seen from here."""
+    journal: Journal
+
+
+class Units(Protocol):
+    """The running side of an engine. All names are the engine's own; every call is bounded in time by the engine.
+
+    Calls on one unit are serialised by the fleet's lock; calls on different units may overlap.
+    """
+
+    async def observe(self) -> Mapping[str, Observed]:
+        """Look at all units."""
+
+    async def start(self, unit: str) -> Observed:
+        """Start a unit that is down; return it once its process runs. EngineError if it cannot."""
+
+    async def ready(self, unit: str) -> None:
+        """Wait until the unit's readiness check says yes; EngineError if it exits first or the check's time is up."""
+
+    async def stop(self, unit: str, timeout: float | None = None) -> None:
+        """Stop in order: stop signal, up to `timeout` seconds (the unit's own if None), then SIGKILL. Down already: no error."""
+
+    async def kill(self, unit: str, signal: int) -> None:
+        """Send a signal to the unit's main process, and to its whole group if it is SIGKILL."""
+
+    async def logs(
+        self, unit: str, *, last: int | None = None, since: float | None = None, until: float | None = None
+    ) -> bytes:
+        """Return the last n lines across restarts, or the lines between two wall times (seconds since the epoch)."""
+
+    def exits(self) -> MemoryObjectReceiveStream[Exit]:
+        """All exits from the opening on, in order, each once. One receiver: the fleet."""
+
+
+@runtime_checkable
+class CanPause(Protocol):
+    """Capability: freeze a unit and let it go on."""
+
+    async def pause(self, unit: str) -> None:
+        """Freeze all of the unit's processes. Paused already: no error."""
+
+    async def resume(self, unit: str) -> None:
+        """Let them go on. Running already: no error."""
+
+
+class Engine(Kind):
+    """A kind of engine."""
+
+    @abstractmethod
+    def unit_names(self) -> tuple[str, ...]:
+        """Names known from the soak file alone; an engine that discovers its units returns none here."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def problems(self, base: Path) -> list[str]:
+        """What would keep units from starting, in words for the user: a command that is not there, a port in use.
+
+        Touches nothing. Called at preflight; `soakd check` shows the same list as warnings.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def open(self, context: EngineContext) -> AbstractAsyncContextManager[Units]:
+        """Run the engine's side; on the way out everything this engine started is ended."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def recover(self, context: EngineContext) -> list[str]:
+        """After the death of a run: end what it started and left; return what was done, in words. Idempotent."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Disturbs the system, and always heals it again."""

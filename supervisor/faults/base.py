@@ -1,0 +1,84 @@
+"""The seam every kind of fault fills. `scheduler.py` drives it through the life of an episode."""
+
+from __future__ import annotations
+
+import random
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import Field, model_validator
+
+from supervisor.journal.events import FaultIntent, Target
+from supervisor.kinds import Kind
+from supervisor.values import Duration
+
+if TYPE_CHECKING:
+    from supervisor.broker.connection import Connections
+    from supervisor.engines.fleet import Fleet
+
+
+class Steady(Protocol):
+    """How the scheduler asks whether the system is in its steady state."""
+
+    async def wait(self, timeout: float) -> tuple[bool, tuple[str, ...]]:
+        """Wait up to `timeout` seconds for the steady state; return whether it holds and the expectations that fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a fault may touch."""
+
+    fleet: Fleet
+    connections: Connections | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What one episode will do: its targets, and everything that undo needs."""
+
+    targets: tuple[Target, ...]
+    undo: dict[str, Any] = field(default_factory=dict)
+    """JSON. `undo` gets nothing but this, perhaps in another process after the death of this one."""
+
+
+class Fault(Kind):
+    """A disturbance with its schedule.
+
+    `inject` and `undo` see only the journalled intent, so undo works from the intent alone. Undo is idempotent, bounded in
+    time by its own calls, and harmless if inject never ran or only half of it did.
+    """
+
+    every: Duration | None = Field(None, description="Time from the close of one episode to the next inject.")
+    between: tuple[Duration, Duration] | None = Field(
+        None, description="The same, drawn evenly from this range."
+    )
+    at: tuple[Duration, ...] | None = Field(None, description="Times since the start of the soak.")
+    times: int | None = Field(None, ge=1, description="At most so many episodes.")
+    hold: Duration = Field(0.0, description="Time between inject and undo.")
+    recovery_timeout: Duration = Field(120.0, description="How long the system may take to its steady state.")
+
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Fault:
+        given = [name for name in ("every", "between", "at") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            raise ValueError(f"expected one of every, between or at, found {found}")
+        if self.between and self.between[0] > self.between[1]:
+            raise ValueError("between: the first time is longer than the second, swap them")
+        return self
+
+    @abstractmethod
+    async def aim(self, world: World, rng: random.Random) -> Aim:
+        """Choose targets with `rng`, which is drawn from (seed, fault, n) alone. Touches nothing."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def inject(self, world: World, intent: FaultIntent) -> None:
+        """Begin the disturbance; what it creates is named after `intent.episode`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def undo(self, world: World, intent: FaultIntent) -> None:
+        """End it. Raises with a text that says what is still broken and how to mend it."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Reads the journal and says what happened: attribution, thresholds, verdict, reports."""

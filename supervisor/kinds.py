@@ -1,0 +1,125 @@
+"""Kinds: how an entry of the soak file becomes the object that acts.
+
+A kind is one frozen model. An entry is recognised by the one key that only its kind has, `restart` in `{restart: [nats1],
+every: 40s}`; that key is a field of the class like any other. A room lists its kinds in one explicit `Registry`; others bring
+theirs by entry point (group `soakd.<room>`) or, for a single soak, as `python: path.py:Class`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+PYTHON = "python"
+"""The key of a kind that the soak file brings itself, as `path.py:Class`."""
+
+
+class Strict(BaseModel):
+    """A part of the soak file: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Kind(Strict):
+    """A kind of fault, load, probe or engine: the model of its entry and the object that acts."""
+
+    key: ClassVar[str]
+    """The distinctive key; also the name of the field that holds it."""
+
+
+K = TypeVar("K", bound=Kind)
+
+
+class Registry(Generic[K]):
+    """The kinds of one room, in the order in which messages and docs list them."""
+
+    def __init__(self, noun: str, group: str, base: type[K], kinds: Iterable[type[K]]) -> None:
+        self.noun, self.group, self.base = noun, group, base
+        self.kinds: dict[str, type[K]] = {kind.key: kind for kind in kinds}
+        for point in entry_points(group=group):
+            kind = point.load()
+            self.kinds.setdefault(kind.key, kind)
+
+    def find(self, entry: object, base: Path) -> tuple[type[K], Mapping[str, Any]]:
+        """Return the class that an entry asks for and the keys meant for it; PydanticCustomError says why there is none."""
+        if not isinstance(entry, Mapping):
+            raise PydanticCustomError(
+                "kind", "{what}", {"what": f"expected a mapping with one of {self._keys()}"}
+            )
+        if PYTHON in entry:
+            return self._foreign(entry[PYTHON], base), {k: v for k, v in entry.items() if k != PYTHON}
+        found = [key for key in entry if key in self.kinds]
+        if len(found) == 1:
+            return self.kinds[found[0]], entry
+        if found:
+            what = f"a {self.noun} is of one kind, but this entry has {' and '.join(found)}: split it"
+        else:
+            near = [n for key in entry for n in difflib.get_close_matches(str(key), self.kinds, 1, 0.6)]
+            hint = f", did you mean {near[0]}?" if near else ""
+            what = f"no kind of {self.noun} here: expected one of {self._keys()}{hint}"
+        raise PydanticCustomError("kind", "{what}", {"what": what})
+
+    def _keys(self) -> str:
+        return ", ".join([*self.kinds, PYTHON])
+
+    def _foreign(self, target: object, base: Path) -> type[K]:
+        """Load `path.py:Class`, the path seen from the soak file's folder."""
+        path, _, name = str(target).rpartition(":")
+        file = (base / path).resolve()
+
+        def refuse(why: str) -> PydanticCustomError:
+            return PydanticCustomError("kind", "{what}", {"what": f"cannot load {target!r}: {why}"})
+
+        if not path or not file.is_file():
+            raise refuse(f"there is no file {file}; write path.py:Class, the path seen from the soak file")
+        module_name = f"soakd_{self.noun}_{file.stem}"
+        spec = importlib.util.spec_from_file_location(module_name, file)
+        if spec is None or spec.loader is None:
+            raise refuse("it is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # pydantic looks the annotations of a class up in its module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise refuse(f"{type(error).__name__}: {error}") from error
+        kind = getattr(module, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, self.base)):
+            raise refuse(
+                f"{name} is not a class there that extends {self.base.__module__}.{self.base.__name__}"
+            )
+        return kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Dispatch by key; an error of the chosen kind keeps its own place, as if no union were there."""
+
+        def dispatch(entry: object, _: Callable[[object], object], info: ValidationInfo) -> object:
+            if isinstance(entry, self.base):
+                return entry
+            context = info.context if isinstance(info.context, dict) else {}
+            kind, keys = self.find(entry, Path(context.get("base", ".")))
+            return kind.model_validate(keys, context=info.context)
+
+        union = core_schema.union_schema([handler.generate_schema(kind) for kind in self.kinds.values()])
+        return core_schema.with_info_wrap_validator_function(dispatch, union)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Any of the kinds, or a class of the user's."""
+        known = handler(schema)
+        foreign = {
+            "type": "object",
+            "required": [PYTHON],
+            "properties": {
+                PYTHON: {"type": "string", "description": f"A {self.noun} of your own: path.py:Class."}
+            },
+        }
+        return {"anyOf": [*known.get("anyOf", [known]), foreign]}

@@ -1,0 +1,1 @@
+"""Uses the system continuously and counts how that went."""

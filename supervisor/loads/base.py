@@ -1,0 +1,64 @@
+"""The seam every kind of load fills."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from supervisor.journal.base import Journal
+from supervisor.journal.events import LoadWindow
+from supervisor.kinds import Kind
+
+if TYPE_CHECKING:
+    import anyio
+
+    from supervisor.broker.connection import Connections
+    from supervisor.journal.timeline import Timeline
+    from supervisor.loads.recorder import Recorder
+
+
+class Sink(Protocol):
+    """Where windows go: the journal, or a pipe in a worker process."""
+
+    def emit(self, event: LoadWindow) -> None:
+        """Take one window; never blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadContext:
+    """What a load is given for one run."""
+
+    name: str
+    run: str
+    base: Path
+    """The soak file's folder."""
+    directory: Path
+    """The run directory."""
+    start: float
+    """Monotonic seconds of the run's start: intended starts are computed from it."""
+    seed: int
+    journal: Journal
+    timeline: Timeline
+    recorder: Recorder
+    """Counts this load's operations; emits `load.window`."""
+    stop: anyio.Event
+    """Set when the load should finish what it is doing and return."""
+    connections: Connections | None = None
+
+
+class Load(Kind):
+    """Something that uses the system continuously."""
+
+    @abstractmethod
+    async def run(self, context: LoadContext) -> None:
+        """Use the system until `context.stop` is set, then return within a few seconds.
+
+        Cancelled: end at once, leaving nothing behind. An exception restarts the load under `supervision`.
+        """
+        raise NotImplementedError
+
+    def problems(self, base: Path) -> list[str]:  # noqa: ARG002  # for kinds that have something to look at
+        """What would keep this load from starting, in words for the user. Touches nothing."""
+        return []

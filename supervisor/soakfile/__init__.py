@@ -1,0 +1,1 @@
+"""From YAML to a checked soak: positions, environment, every error at once, JSON schema."""

@@ -1,0 +1,74 @@
+"""Keeps soakd's own leaf tasks up, and says so when it cannot.
+
+A leaf task that raises is journalled and started again after a short pause. One that raises more often than its intensity allows
+ends the run inconclusive: a soak whose watchdog, load or scheduler is dead must not go on and pass. Long-lived resources are not
+leaf tasks; they heal inside themselves.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from supervisor.journal.base import Journal
+from supervisor.journal.events import TaskCrashed
+from supervisor.values import Intensity
+
+log = structlog.get_logger("soakd.supervision")
+
+PAUSE = 0.5
+"""Seconds before a leaf task is started again: long enough not to spin, short against any watchdog's delay."""
+INTENSITY = Intensity(5, 60.0)
+"""More than five crashes a minute of one task is no accident (OTP's own default of 1 in 5 s is for millisecond restarts)."""
+
+
+class GaveUp(Exception):  # noqa: N818  # it is OTP's word for it
+    """A part of soakd crashed more often than its intensity allows."""
+
+
+class Supervisor:
+    """Starts leaf tasks in a task group and decides what their exceptions mean."""
+
+    def __init__(
+        self,
+        group: TaskGroup,
+        journal: Journal,
+        give_up: Callable[[str], None],
+        intensity: Intensity = INTENSITY,
+    ) -> None:
+        """`give_up` is called once, with the reason, when a task is beyond help; it ends the run."""
+        self._group, self._journal, self._give_up, self._intensity = group, journal, give_up, intensity
+
+    def keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        """Start a leaf task and keep it up until it returns by itself or the task group is cancelled."""
+        self._group.start_soon(self._keep, name, run, name=name)
+
+    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        crashes: deque[float] = deque(maxlen=self._intensity.count + 1)
+        while True:
+            try:
+                await run()
+            except Exception as error:  # this is the place that decides
+                crashes.append(now := time.monotonic())
+                gave_up = self._intensity.exceeded(crashes, now)
+                text = "".join(traceback.format_exception(error))[-4000:]
+                self._journal.emit(
+                    TaskCrashed(
+                        task=name, error=f"{type(error).__name__}: {error}", traceback=text, gave_up=gave_up
+                    )
+                )
+                log.exception("a part of soakd crashed", task=name, gave_up=gave_up)
+                if gave_up:
+                    self._give_up(
+                        f"{name} crashed more than {self._intensity}: {type(error).__name__}: {error}"
+                    )
+                    return
+            else:
+                return
+            await anyio.sleep(PAUSE)

@@ -1,0 +1,231 @@
+"""Values with a unit: durations, rates, shares, intensities, and the histogram every load uses.
+
+All of them are written in the soak file as a person would say them (`40s`, `50/s`, `95%`, `20 / 10m`) and are plain numbers
+inside: durations are seconds, rates are per second, shares lie between 0 and 1.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic_core import CoreSchema, core_schema
+
+_UNITS: Final[Mapping[str, float]] = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+
+
+def parse_duration(text: object) -> float:
+    """Return the seconds of `500ms`, `40s`, `5m`, `1h30m` or `2d`; ValueError says what was expected.
+
+    A bare number is refused: nobody should have to guess its unit. Only 0 needs none.
+    """
+    if isinstance(text, str) and _DURATION.fullmatch(compact := text.replace(" ", "")):
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(compact))
+        if math.isfinite(seconds):
+            return seconds
+    if not isinstance(text, bool) and text in (0, "0"):
+        return 0.0
+    raise ValueError("expected a duration such as 500ms, 40s, 5m or 1h30m")
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds the way `parse_duration` reads them, with at most three significant parts lost to rounding (1 ms)."""
+    if seconds < 0:
+        return "-" + format_duration(-seconds)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}ms"
+    if seconds < 60:
+        return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+    rest, parts = round(seconds), []
+    for unit in ("d", "h", "m", "s"):
+        amount, rest = divmod(rest, int(_UNITS[unit]))
+        if amount:
+            parts.append(f"{amount}{unit}")
+    return "".join(parts)
+
+
+def parse_share(text: object) -> float:
+    """Return 0..1 for `95%`; ValueError for anything else, bare numbers included."""
+    if isinstance(text, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)):
+        share = float(match[1]) / 100
+        if share <= 1:
+            return share
+    raise ValueError("expected a share between 0% and 100%, such as 95%")
+
+
+def parse_rate(text: object) -> float:
+    """Return events per second for `50/s`, `10/m` or `3 / 10s`; ValueError says what was expected."""
+    if isinstance(text, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\S+)\s*", text)):
+        per = match[2] if match[2][0].isdigit() else f"1{match[2]}"
+        try:
+            seconds = parse_duration(per)
+        except ValueError:
+            seconds = 0
+        if seconds > 0 and float(match[1]) > 0:
+            return float(match[1]) / seconds
+    raise ValueError("expected a rate such as 50/s, 10/m or 3/10s")
+
+
+def _schema(description: str, *examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "description": description, "examples": list(examples)})
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    _schema("A duration with its unit.", "500ms", "40s", "5m", "1h30m"),
+]
+"""Seconds, zero or more."""
+
+Rate = Annotated[float, BeforeValidator(parse_rate), _schema("Events in a time.", "50/s", "10/m", "3/10s")]
+"""Events per second, more than zero."""
+
+Share = Annotated[float, BeforeValidator(parse_share), _schema("A share in percent.", "95%", "0.5%")]
+"""A fraction from 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intensity:
+    """At most `count` events within `period` seconds (OTP: intensity and period); one more is too many."""
+
+    count: int
+    period: float
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Read `20 / 10m`; ValueError says what was expected."""
+        if isinstance(text, cls):
+            return text
+        if isinstance(text, str) and (match := re.fullmatch(r"\s*(\d+)\s*/\s*(\S+)\s*", text)):
+            try:
+                period = parse_duration(match[2])
+            except ValueError:
+                period = 0.0
+            if period > 0:
+                return cls(int(match[1]), period)
+        raise ValueError("expected an intensity such as 20 / 10m: at most 20 in 10 minutes")
+
+    def __str__(self) -> str:
+        return f"{self.count} / {format_duration(self.period)}"
+
+    def exceeded(self, times: Iterable[float], now: float) -> bool:
+        """Say whether more than `count` of `times` lie within the period that ends now (seconds, one clock)."""
+        return sum(1 for time in times if now - time < self.period) > self.count
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.to_string_ser_schema()
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "description": "At most so many in a time.", "examples": ["20 / 10m"]}
+
+
+class Histogram:
+    """Counts of durations in one fixed log-linear scheme, so that merging two is addition.
+
+    A duration is taken in whole microseconds. Values below 2 * `SUB` have a bucket each; above, every power of two is
+    divided into `SUB` equal buckets, so a bucket is at most 1 / `SUB` (3.1 %) wide and there are at most `BUCKETS` of them:
+    memory is bounded for ever. The scheme is HdrHistogram's with five bits.
+    """
+
+    SUB: Final = 32
+    LIMIT: Final = 2**33 - 1
+    """Microseconds (2 h 23 min); anything longer is counted as this."""
+    BUCKETS: Final = 32 * (33 - 5 + 1)
+
+    __slots__ = ("buckets", "count", "highest", "total")
+
+    def __init__(self) -> None:
+        self.buckets: dict[int, int] = {}
+        self.count = 0
+        self.total = 0.0
+        """Sum of all durations in seconds."""
+        self.highest = 0.0
+        """The longest duration in seconds, exactly."""
+
+    @classmethod
+    def index(cls, micros: int) -> int:
+        """Return the bucket of a number of microseconds."""
+        micros = min(max(micros, 0), cls.LIMIT)
+        shift = max(micros.bit_length() - 6, 0)
+        return shift * cls.SUB + (micros >> shift)
+
+    @classmethod
+    def bounds(cls, index: int) -> tuple[int, int]:
+        """Return the first microsecond of a bucket and the first one after it."""
+        shift = max(index // cls.SUB - 1, 0)
+        low = index - shift * cls.SUB
+        return low << shift, (low + 1) << shift
+
+    def record(self, seconds: float) -> None:
+        """Count one duration in seconds; negative ones count as zero."""
+        seconds = max(seconds, 0.0)
+        index = self.index(int(seconds * 1e6))
+        self.buckets[index] = self.buckets.get(index, 0) + 1
+        self.count += 1
+        self.total += seconds
+        self.highest = max(self.highest, seconds)
+
+    def merge(self, other: Histogram) -> None:
+        """Add another histogram's counts to this one."""
+        for index, count in other.buckets.items():
+            self.buckets[index] = self.buckets.get(index, 0) + count
+        self.count += other.count
+        self.total += other.total
+        self.highest = max(self.highest, other.highest)
+
+    def quantile(self, share: float) -> float | None:
+        """Return the duration in seconds that a share (0..1) of all stays at or below, None without samples.
+
+        It is the upper end of its bucket, never above the longest duration seen: never flattering, at most 3.1 % high.
+        """
+        if not self.count:
+            return None
+        rank, seen = max(math.ceil(share * self.count), 1), 0
+        for index in sorted(self.buckets):
+            seen += self.buckets[index]
+            if seen >= rank:
+                return min(self.bounds(index)[1] / 1e6, self.highest)
+        return self.highest
+
+    def pack(self) -> list[float]:
+        """Return the flat JSON form: total, highest, then each bucket as its distance from the one before and its count."""
+        flat: list[float] = [round(self.total, 6), round(self.highest, 6)]
+        previous = 0
+        for index in sorted(self.buckets):
+            flat += (index - previous, self.buckets[index])
+            previous = index
+        return flat
+
+    @classmethod
+    def unpack(cls, flat: Iterable[float]) -> Histogram:
+        """Read what `pack` wrote; ValueError for anything else."""
+        numbers = list(flat)
+        if len(numbers) % 2:
+            raise ValueError("cannot read a histogram: an odd number of values")
+        histogram, index = cls(), 0
+        if numbers:
+            histogram.total, histogram.highest = numbers[0], numbers[1]
+        for step, count in zip(numbers[2::2], numbers[3::2], strict=True):
+            index += int(step)
+            if not 0 <= index < cls.BUCKETS or count < 1:
+                raise ValueError("cannot read a histogram: a bucket outside the scheme")
+            histogram.buckets[index] = histogram.buckets.get(index, 0) + int(count)
+            histogram.count += int(count)
+        return histogram
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Histogram) and self.buckets == other.buckets and self.count == other.count
+
+    __hash__ = None  # type: ignore[assignment]  # it changes

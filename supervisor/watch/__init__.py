@@ -1,0 +1,1 @@
+"""Keeps units up and keeps the evidence of why they fell."""
