@@ -108,6 +108,10 @@ class RunStarted(Event, kind="run.started", durable=True):
     faults: tuple[str, ...] = ()
     thresholds: tuple[str, ...] = ()
     """As written in the soak file: the journal alone must be enough to judge again."""
+    planned: dict[str, int] = Field(default_factory=dict)
+    """Episodes that a whole run must have seen of a fault, where its schedule names their number (`at`); otherwise one."""
+    probes: tuple[str, ...] = ()
+    """Titles of the steady state's expectations: one of which no reading exists makes the verdict inconclusive."""
     facts: dict[str, str] = Field(default_factory=dict)
     """Versions and settings that the report repeats."""
 
@@ -366,6 +370,10 @@ class Slice(BaseModel):
     indeterminate: int = 0
     errors: dict[str, int] = Field(default_factory=dict)
     """Failed and indeterminate operations by error class, the number of classes capped, the rest under `other`."""
+    first_ok: float | None = None
+    """Monotonic seconds at which the first ok operation ended; None: there was none, or nobody noted it."""
+    first_failure: float | None = None
+    """The same of the first failed or indeterminate operation."""
     response: tuple[float, ...] = ()
     """`values.Histogram.pack`: from the intended start to the end of ok operations."""
     service: tuple[float, ...] = ()
