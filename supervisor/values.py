@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
@@ -53,7 +54,7 @@ def format_duration(seconds: float) -> str:
 def parse_share(text: object) -> float:
     """Return 0..1 for `95%`; ValueError for anything else, bare numbers included."""
     if isinstance(text, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", text)):
-        share = float(match[1]) / 100
+        share = float(Decimal(match[1]) / 100)  # 99.9 / 100 in floats is above 999 / 1000
         if share <= 1:
             return share
     raise ValueError("expected a share between 0% and 100%, such as 95%")
