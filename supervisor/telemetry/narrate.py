@@ -1,0 +1,194 @@
+"""Tells the run as log lines: which events are worth one, at which level, in which words."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any, Final
+
+import structlog
+
+from supervisor.journal import events as ev
+from supervisor.values import format_duration
+
+Line = tuple[str, str, dict[str, Any]]
+"""Level, message, fields."""
+
+_log: Final = structlog.get_logger("soakd")
+
+
+def narrate(record: ev.Record) -> None:
+    """Log a record if it is worth a line. A journal listener."""
+    if told := line(record.event):
+        level, message, fields = told
+        getattr(_log, level)(
+            message, **{key: value for key, value in fields.items() if value not in (None, "", ())}
+        )
+
+
+@singledispatch
+def line(_: ev.Event) -> Line | None:
+    """Return the log line of an event, None for what only the journal needs."""
+    return None
+
+
+def _seconds(value: float | None) -> str | None:
+    return None if value is None else format_duration(round(value, 3))
+
+
+@line.register
+def _(event: ev.RunStarted) -> Line:
+    fields = {"run": event.run, "soak": event.soak, "seed": event.seed, "duration": _seconds(event.duration)}
+    return "info", "run started", fields
+
+
+@line.register
+def _(event: ev.PhaseEntered) -> Line:
+    return "info", f"phase: {event.phase}", {}
+
+
+@line.register
+def _(event: ev.RunEnded) -> Line:
+    level = "info" if event.reason in (ev.EndReason.DURATION, ev.EndReason.SIGNAL) else "error"
+    return level, "the soak is over", {"reason": event.reason, "detail": event.detail}
+
+
+@line.register
+def _(event: ev.JournalTrouble) -> Line:
+    return (
+        "error",
+        "the journal is in trouble",
+        {"what": event.what, "detail": event.detail, "lost": event.lost or None},
+    )
+
+
+@line.register
+def _(event: ev.HookRan) -> Line:
+    level = "info" if event.code == 0 else "error"
+    return level, f"ran the command of on: {event.on}", {"command": event.command, "code": event.code}
+
+
+@line.register
+def _(event: ev.UnitStarted) -> Line:
+    return "info", f"{event.unit} started", {"pid": event.pid, "by": event.by}
+
+
+@line.register
+def _(event: ev.UnitReady) -> Line:
+    return "info", f"{event.unit} is ready", {"took": _seconds(event.took)}
+
+
+@line.register
+def _(event: ev.UnitExited) -> Line | None:
+    if event.cause is ev.Cause.CRASH:
+        return None  # the crash itself is told, with its evidence
+    return (
+        "info",
+        f"{event.unit} exited",
+        {"code": event.code, "signal": event.signal, "cause": event.cause, "by": event.by},
+    )
+
+
+@line.register
+def _(event: ev.UnitCrashed) -> Line:
+    fields = {
+        "code": event.code,
+        "signal": event.signal,
+        "oom": event.oom or None,
+        "root": event.signature,
+        "during": event.episodes,
+        "file": event.file,
+    }
+    return "warning", f"{event.unit} crashed", fields
+
+
+@line.register
+def _(event: ev.UnitRestarted) -> Line:
+    return "info", f"{event.unit} restarted", {"attempt": event.attempt, "downtime": _seconds(event.downtime)}
+
+
+@line.register
+def _(event: ev.UnitStartFailed) -> Line:
+    return "error", f"{event.unit} could not be started", {"by": event.by, "error": event.error}
+
+
+@line.register
+def _(event: ev.UnitGivenUp) -> Line:
+    return "error", f"{event.unit} is given up", {"crashes": event.crashes, "intensity": event.intensity}
+
+
+@line.register
+def _(event: ev.FaultIntent) -> Line:
+    return "info", f"{event.episode} begins", {"targets": ", ".join(t.unit for t in event.targets)}
+
+
+@line.register
+def _(event: ev.FaultFailed) -> Line:
+    return "error", f"{event.episode} could not be injected", {"error": event.error}
+
+
+@line.register
+def _(event: ev.FaultUndone) -> Line:
+    return "info", f"{event.episode} is undone", {"by": event.by if event.by != "run" else None}
+
+
+@line.register
+def _(event: ev.UndoFailed) -> Line:
+    fields = {"attempt": event.attempt, "error": event.error, "broken": event.broken}
+    return "error", f"{event.episode} could not be undone", fields
+
+
+@line.register
+def _(event: ev.EpisodeClosed) -> Line:
+    if event.recovered:
+        return (
+            "info",
+            f"{event.episode} recovered",
+            {"after": _seconds(event.recovery), "truncated": event.truncated},
+        )
+    if event.recovered is None:
+        return "warning", f"{event.episode} closed, recovery not seen", {"truncated": event.truncated}
+    return "error", f"{event.episode} did not recover", {"failing": ", ".join(event.failing)}
+
+
+@line.register
+def _(event: ev.DrawSkipped) -> Line:
+    return "warning", f"{event.fault}#{event.n} was skipped", {"reason": event.reason}
+
+
+@line.register
+def _(event: ev.SteadyChanged) -> Line:
+    if event.holds:
+        return "info", "steady state holds", {}
+    return "warning", "steady state lost", {"failing": ", ".join(event.failing)}
+
+
+@line.register
+def _(event: ev.BrokerChanged) -> Line:
+    level = "info" if event.state in ("connected", "reconnected", "closed") else "warning"
+    return (
+        level,
+        f"connection {event.connection}: {event.state}",
+        {"server": event.server, "detail": event.detail},
+    )
+
+
+@line.register
+def _(event: ev.InvariantViolated) -> Line:
+    return (
+        "error",
+        f"invariant violated: {event.invariant}",
+        {"subject": event.subject, "detail": event.detail},
+    )
+
+
+@line.register
+def _(event: ev.CleanedUp) -> Line | None:
+    if not event.error:
+        return None
+    return "warning", f"cleanup of load {event.load} failed", {"error": event.error}
+
+
+@line.register
+def _(event: ev.VerdictReached) -> Line:
+    level = {"pass": "info", "inconclusive": "warning", "fail": "error"}[event.verdict]
+    return level, f"verdict: {event.verdict}", {"reasons": list(event.reasons)}
