@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,6 +47,9 @@ class LoadContext:
     stop: anyio.Event
     """Set when the load should finish what it is doing and return."""
     connections: Connections | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What every program that soakd starts gets besides its own: SOAKD_NATS_URL (a comma list of servers), SOAKD_NATS_USER and
+    SOAKD_NATS_PASSWORD of the configured broker."""
 
 
 class Load(Kind):
