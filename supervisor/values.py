@@ -7,8 +7,9 @@ inside: durations are seconds, rates are per second, shares lie between 0 and 1.
 from __future__ import annotations
 
 import math
+import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Final, Self
@@ -18,6 +19,16 @@ from pydantic_core import CoreSchema, core_schema
 
 _UNITS: Final[Mapping[str, float]] = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_COMPARISON: Final = re.compile(r"\s*(<=|>=|==|!=|<|>)?\s*([^<>=!\s](?:.*\S)?)\s*")
+_NUMBER: Final = re.compile(r"[+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_COMPARE: Final[Mapping[str, Callable[[float, float], bool]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">=": operator.ge,
+    ">": operator.gt,
+}
 _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 
 
@@ -130,6 +141,56 @@ class Intensity:
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         return {"type": "string", "description": "At most so many in a time.", "examples": ["20 / 10m"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a value is held against: `< 5`, `>= 1`, `== ready`. A number or a word alone means `==`."""
+
+    operator: str
+    wanted: float | str
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Read a comparison; ValueError says what was expected."""
+        if isinstance(text, cls):
+            return text
+        if isinstance(text, int | float) and not isinstance(text, bool):
+            return cls("==", text)
+        if isinstance(text, str) and (match := _COMPARISON.fullmatch(text)):
+            name, word = match[1] or "==", match[2]
+            number = float(word) if _NUMBER.fullmatch(word) else None
+            if number is not None or name in ("==", "!="):
+                return cls(name, word if number is None else number)
+        raise ValueError('expected a comparison with a number such as "< 5", ">= 1" or "== 0"')
+
+    def holds(self, value: object) -> bool:
+        """Say whether a value passes; a text that is a number counts as one, any other never passes an order."""
+        if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+            value = float(value)
+        if isinstance(value, int | float) and isinstance(self.wanted, int | float):
+            return _COMPARE[self.operator](value, self.wanted)
+        return {"==": value == self.wanted, "!=": value != self.wanted}.get(self.operator, False)
+
+    def __str__(self) -> str:
+        wanted = self.wanted
+        return f"{self.operator} {wanted if isinstance(wanted, str) else format(wanted, '.12g')}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.to_string_ser_schema()
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {
+            "type": ["string", "number"],
+            "description": "What the value is held against.",
+            "examples": ["< 5", ">= 1", "== 0"],
+        }
 
 
 class Histogram:
