@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from anyio.streams.memory import MemoryObjectReceiveStream
 
@@ -120,6 +120,9 @@ class CanPause(Protocol):
 
 class Engine(Kind):
     """A kind of engine."""
+
+    units_outlive_run: ClassVar[bool] = False
+    """True: units go on after the run (containers), so recovery has something to start again. False: they end with it."""
 
     @abstractmethod
     def unit_names(self) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from supervisor.engines.fleet import Fleet
 
 
+class CannotAim(Exception):  # noqa: N818  # it says what happened; nothing went wrong
+    """There is nothing to aim at just now; the text says why. The draw is skipped."""
+
+
+class UndoError(Exception):
+    """Something of the fault is still in place; the text says what, and how to mend it by hand."""
+
+
 class Steady(Protocol):
     """How the scheduler asks whether the system is in its steady state."""
 
@@ -27,7 +36,11 @@ class Steady(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a fault may touch."""
+    """What a fault may touch.
+
+    In recovery, after the death of a run, the fleet knows only units whose engine says that they outlive the run
+    (`Engine.units_outlive_run`). A target that it does not know is gone together with whatever was done to it.
+    """
 
     fleet: Fleet
     connections: Connections | None = None
@@ -49,6 +62,9 @@ class Fault(Kind):
     time by its own calls, and harmless if inject never ran or only half of it did.
     """
 
+    in_targets: ClassVar[bool] = True
+    """The disturbance sits in the targets as inject left them: it is cut short where one vanishes or is replaced before undo."""
+
     every: Duration | None = Field(None, description="Time from the close of one episode to the next inject.")
     between: tuple[Duration, Duration] | None = Field(
         None, description="The same, drawn evenly from this range."
@@ -57,6 +73,8 @@ class Fault(Kind):
     times: int | None = Field(None, ge=1, description="At most so many episodes.")
     hold: Duration = Field(0.0, description="Time between inject and undo.")
     recovery_timeout: Duration = Field(120.0, description="How long the system may take to its steady state.")
+    inject_timeout: Duration = Field(120.0, gt=0, description="How long inject may take before it is undone.")
+    undo_timeout: Duration = Field(60.0, gt=0, description="How long one attempt to undo may take.")
 
     @model_validator(mode="after")
     def _one_schedule(self) -> Fault:
@@ -70,8 +88,15 @@ class Fault(Kind):
 
     @abstractmethod
     async def aim(self, world: World, rng: random.Random) -> Aim:
-        """Choose targets with `rng`, which is drawn from (seed, fault, n) alone. Touches nothing."""
+        """Choose targets with `rng`, which is drawn from (seed, fault, n) alone. Touches nothing; CannotAim if there are none.
+
+        Called again, with the same draw, when the targets were busy: what it says last counts.
+        """
         raise NotImplementedError
+
+    def preview(self, rng: random.Random, units: Sequence[str]) -> str:  # noqa: ARG002  # for kinds that draw
+        """Say in words what `aim` would choose among `units` with the same `rng`, as far as that is known before the run."""
+        return ""
 
     @abstractmethod
     async def inject(self, world: World, intent: FaultIntent) -> None:
@@ -80,5 +105,5 @@ class Fault(Kind):
 
     @abstractmethod
     async def undo(self, world: World, intent: FaultIntent) -> None:
-        """End it. Raises with a text that says what is still broken and how to mend it."""
+        """End it. UndoError (or any other) if that failed; the text says what is still broken and how to mend it."""
         raise NotImplementedError

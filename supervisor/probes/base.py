@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,10 @@ class View:
     http: aiohttp.ClientSession
     fleet: Fleet
     connections: Connections | None = None
+    restarts: Callable[[str], int] | None = None
+    """How often a unit was restarted by its watchdog in this run."""
+    since: float | None = None
+    """Wall seconds at which the present episode began, for what counts from there; None: there is none."""
 
 
 class Probe(Kind):
