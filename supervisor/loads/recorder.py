@@ -82,14 +82,24 @@ class Recorder:
         marks = self._marks if intended >= self._since else self._timeline.overlapping(intended, end)
         window = self._window
         tally = window.tallies.get(marks) or window.admit(marks)
-        if end < window.start:
+        if end < window.start:  # noqa: PLR1730  # min() would cost a tenth of the whole call
             window.start = end
         if outcome == "ok":
             tally.count_ok(intended, start, end)
-        else:
-            error = error[:ERROR_LENGTH] or "unknown"
-            tally.count_failure(window.error_class(error), outcome, end)
-            window.sample(intended, start, end, outcome, error, detail, name)
+            return
+        error = window.error_class(error[:ERROR_LENGTH] or "unknown")
+        tally.count_failure(error, outcome, end)
+        if window.has_room(error):
+            window.samples.append(
+                Sample(
+                    at=intended,
+                    name=name[:DETAIL_LENGTH],
+                    outcome=outcome,
+                    error=error,
+                    detail=detail[:DETAIL_LENGTH],
+                    took=end - start,
+                )
+            )
 
     def scheduled(self, n: int = 1) -> None:
         """Count operations that should have been started by now, dropped ones included."""
@@ -163,7 +173,7 @@ class _Tally:
 
     def count_ok(self, intended: float, start: float, end: float) -> None:
         self.ok += 1
-        if end < self.first_ok:
+        if end < self.first_ok:  # noqa: PLR1730  # as above
             self.first_ok = end
         if self.service is None and start != intended:
             self.service = Histogram()
@@ -177,8 +187,7 @@ class _Tally:
             self.failed += 1
         else:
             self.indeterminate += 1
-        if end < self.first_failure:
-            self.first_failure = end
+        self.first_failure = min(self.first_failure, end)
         self.errors[error] = self.errors.get(error, 0) + 1
 
     def slice(self, episodes: tuple[str, ...]) -> Slice:
@@ -247,31 +256,13 @@ class _Window:
             self.classes[error] = 0
         return error
 
-    def sample(
-        self,
-        intended: float,
-        start: float,
-        end: float,
-        outcome: Literal["failed", "indeterminate"],
-        error: str,
-        detail: str,
-        name: str,
-    ) -> None:
-        """Keep a failure as an example if there is room."""
-        if len(self.samples) >= SAMPLES or self.classes.get(error, 0) >= SAMPLES_PER_CLASS:
-            return
-        if error in self.classes:
-            self.classes[error] += 1
-        self.samples.append(
-            Sample(
-                at=intended,
-                name=name[:DETAIL_LENGTH],
-                outcome=outcome,
-                error=error,
-                detail=detail[:DETAIL_LENGTH],
-                took=end - start,
-            )
-        )
+    def has_room(self, error: str) -> bool:
+        """Say whether one more sample of an error class fits, and take its place."""
+        kept = self.classes.get(error, 0)
+        if len(self.samples) >= SAMPLES or kept >= SAMPLES_PER_CLASS:
+            return False
+        self.classes[error] = kept + 1
+        return True
 
     def count(self, name: str, amount: float) -> None:
         if name not in self.counters and len(self.counters) >= COUNTERS:
