@@ -75,6 +75,8 @@ class EngineContext:
     base: Path
     """The soak file's folder: relative paths in it are seen from here."""
     journal: Journal
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What every unit is told: how to reach the broker (`SOAKD_NATS_URL`, `SOAKD_NATS_USER`, `SOAKD_NATS_PASSWORD`)."""
 
 
 class Units(Protocol):
