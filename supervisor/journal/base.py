@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from supervisor.journal.events import Event, Record
+
+T = TypeVar("T")
 
 Listener = Callable[[Record], None]
 """Called on the event loop, in sequence order, once a record is written. It must be quick and must not raise."""
@@ -40,3 +42,6 @@ class Journal(Protocol):
 
     def log(self, name: str, *, max_bytes: int = 10_000_000, keep: int = 3) -> Log:
         """Open (once for each name) a rotated file: at most `keep` old generations of `max_bytes` each."""
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a short blocking function in the writer thread, after everything queued before it; its exception is raised here."""
