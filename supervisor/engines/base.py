@@ -131,6 +131,14 @@ class Engine(Kind):
         """Names known from the soak file alone; an engine that discovers its units returns none here."""
         raise NotImplementedError
 
+    def after(self) -> Mapping[str, tuple[str, ...]]:
+        """For a unit known from the soak file, the units that must be ready before it starts, as written there."""
+        return {}
+
+    def labels(self) -> Mapping[str, Mapping[str, str]]:
+        """For a unit known from the soak file, the labels it is given there."""
+        return {}
+
     @abstractmethod
     def problems(self, base: Path) -> list[str]:
         """What would keep units from starting, in words for the user: a command that is not there, a port in use.
