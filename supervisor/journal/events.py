@@ -103,6 +103,8 @@ class RunStarted(Event, kind="run.started", durable=True):
     boot: str
     """The kernel's boot id: monotonic clocks compare only within one."""
     duration: float | None
+    file: str = ""
+    """The soak file, as an absolute path: relative paths in it are seen from its folder."""
     units: tuple[str, ...] = ()
     loads: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
