@@ -1,0 +1,179 @@
+"""What every test stands on: one event loop, a state directory of its own, a journal, and three watchful eyes.
+
+A test fails if code of ours blocks the event loop, if it leaves a process, or if it leaves a thread of ours.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import blockbuster.blockbuster
+import pytest
+from blockbuster.blockbuster import BlockBuster, BlockBusterFunction, BlockingError
+
+import supervisor
+from supervisor.journal.writer import JournalWriter, open_journal
+
+PATIENCE = 3.0
+"""Seconds that a process or thread of a test has for going away once the test is over."""
+MARK = f"SOAKD_TEST_SESSION={uuid.uuid4().hex}"
+"""Every process that comes from this test session has it in its environment."""
+_CALM = ("/dev/null", "/dev/urandom", "/proc/", "/sys/fs/cgroup/")
+"""Files that the kernel answers from memory: opening one never waits for a disk."""
+
+
+_TESTS = str(Path(__file__).parent) + os.sep
+_OURS = str(Path(supervisor.__file__).parent) + os.sep
+_ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(autouse=True)
+def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the index of runs and the locks of a test to itself."""
+    path = tmp_path / "state"
+    monkeypatch.setenv("SOAKD_STATE_DIR", str(path))
+    return path
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[JournalWriter]:
+    """Open a journal in a run directory of its own, `journal.run_dir`."""
+    async with open_journal(tmp_path / "run") as journal:
+        yield journal
+
+
+# --- nothing blocks the event loop -----------------------------------------------------------------------------------
+
+
+def _opens_no_disk(file: object, *_: Any, **__: Any) -> bool:
+    """Say whether an `open` cannot wait for a disk: a descriptor that is open already, or a file of the kernel's own."""
+    return isinstance(file, int) or str(file).startswith(_CALM)
+
+
+def _called_by_a_test() -> bool:
+    """Say whether a test called plain functions of ours that block, as a thread may; no coroutine of ours is in between."""
+    frame = sys._getframe(1)
+    while frame := frame.f_back:
+        if frame.f_code.co_filename.startswith(_TESTS):
+            return True
+        if frame.f_code.co_filename.startswith(_OURS) and frame.f_code.co_flags & _ASYNC:
+            return False
+    return False
+
+
+def _more_functions() -> dict[str, BlockBusterFunction]:
+    """What blockbuster does not watch by itself, though a slow disk makes it wait for seconds."""
+    opens, syncs = ("builtins.open", "io.open", "os.open"), ("os.fsync", "os.fdatasync", "fcntl.flock")
+    functions = {
+        name: BlockBusterFunction(
+            None, name, scanned_modules=["supervisor"], can_block_predicate=_opens_no_disk
+        )
+        for name in opens
+    } | {name: BlockBusterFunction(None, name, scanned_modules=["supervisor"]) for name in syncs}
+    for name in opens:  # the source lines of a traceback: rare, cached, and needed to say what went wrong
+        functions[name].can_block_in("linecache.py", {"updatecache"}).can_block_in("tokenize.py", {"open"})
+        functions[name].can_block_in("<frozen importlib._bootstrap>", {"_find_and_load"})
+    return functions
+
+
+def _either(may_block: Callable[..., bool]) -> Callable[..., bool]:
+    return lambda *args, **rest: may_block(*args, **rest) or _called_by_a_test()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _watch_for_blocking_calls() -> Iterator[list[str]]:
+    """Let every call that blocks raise, if code of ours makes it on a thread where an event loop runs.
+
+    Tests' own code may block. The session's list keeps what was raised, since somebody may have caught it.
+    """
+    seen: list[str] = []
+
+    class SeenError(BlockingError):
+        def __init__(self, func: str) -> None:
+            super().__init__(func)
+            seen.append(func)
+
+    watch = BlockBuster(scanned_modules=["supervisor"])
+    watch.functions |= _more_functions()
+    for function in watch.functions.values():
+        function.can_block_predicate = _either(function.can_block_predicate)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blockbuster.blockbuster, "BlockingError", SeenError)
+        watch.activate()
+        yield seen
+        watch.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def _no_blocking_call_was_swallowed(_watch_for_blocking_calls: list[str]) -> Iterator[None]:
+    _watch_for_blocking_calls.clear()
+    yield
+    assert not _watch_for_blocking_calls, (
+        f"code of ours blocked the event loop: {_watch_for_blocking_calls}; do it in the journal's thread"
+    )
+
+
+# --- nothing is left behind ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _mark_processes() -> Iterator[None]:
+    name, _, value = MARK.partition("=")
+    os.environ[name] = value
+    yield
+    del os.environ[name]
+
+
+def _processes() -> dict[int, str]:
+    """Return all living processes of this session but this one, with their command lines. Zombies have no environment."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                if MARK.encode() in (entry / "environ").read_bytes():
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                    found[int(entry.name)] = command.decode(errors="replace")
+    return found
+
+
+def _threads() -> dict[int, str]:
+    return {
+        thread.ident or 0: thread.name for thread in threading.enumerate() if thread.name.startswith("soakd")
+    }
+
+
+def _wait_gone(look: Callable[[], dict[int, str]], before: dict[int, str]) -> dict[int, str]:
+    deadline = time.monotonic() + PATIENCE
+    while left := {key: text for key, text in look().items() if key not in before}:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    return left
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Fail a test that leaves a process or a thread of ours; those of wider fixtures, started before it, may stay."""
+    processes, threads = _processes(), _threads()
+    yield
+    left = _wait_gone(_processes, processes)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, 9)
+    assert not left, f"processes were left behind: {left}"
+    left = _wait_gone(_threads, threads)
+    assert not left, f"threads were left behind: {left}"
