@@ -44,6 +44,8 @@ class World:
 
     fleet: Fleet
     connections: Connections | None = None
+    recovering: bool = False
+    """True: the run is dead, so nobody holds a unit any more and no watchdog keeps one up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Aim:
     targets: tuple[Target, ...]
     undo: dict[str, Any] = field(default_factory=dict)
     """JSON. `undo` gets nothing but this, perhaps in another process after the death of this one."""
+
+    @property
+    def units(self) -> frozenset[str]:
+        """The units it acts on."""
+        return frozenset(target.unit for target in self.targets)
 
 
 class Fault(Kind):

@@ -1,0 +1,179 @@
+"""The life of one episode, from the intent on disk to its close.
+
+Whatever happens on the way (inject raises or hangs, the run ends, the task is cancelled), what was begun is undone and the episode is
+closed: undo is shielded, bounded, and made again when it fails.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+import structlog
+
+from supervisor.engines.base import UnitState
+from supervisor.faults.base import Fault, Steady, World
+from supervisor.faults.claims import Claims, Disturbances
+from supervisor.faults.recovery import COMMIT_TIMEOUT, describe, record, undo_episode
+from supervisor.journal.base import Journal, JournalError
+from supervisor.journal.events import (
+    EpisodeClosed,
+    FaultFailed,
+    FaultInjected,
+    FaultIntent,
+    FaultUndone,
+)
+from supervisor.values import format_duration
+
+log = structlog.get_logger("soakd.faults")
+
+RESTARTS: Final = 3
+"""How often the time to recover may begin anew because another fault was in place meanwhile."""
+
+
+class IntentLost(Exception):  # noqa: N818  # it says what happened
+    """The intent could not be made durable, so nothing was injected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What all episodes of a run share."""
+
+    world: World
+    journal: Journal
+    steady: Steady
+    claims: Claims = field(default_factory=Claims)
+    disturbances: Disturbances = field(default_factory=Disturbances)
+
+
+class Episode:
+    """One occurrence of a fault. `live` is its whole life; `finish` makes it end early."""
+
+    def __init__(self, fault: Fault, intent: FaultIntent, scene: Scene) -> None:
+        self.intent = intent
+        self.undone = False
+        """Nothing of it is in place (any more)."""
+        self.closed = False
+        self._fault, self._scene = fault, scene
+        self._cut = anyio.CancelScope()
+        self._deadline = math.inf
+        self._bounded = anyio.CancelScope()
+        self._left: dict[str, tuple[UnitState, str | None]] = {}
+        self._recovered: bool | None = None
+        self._recovery: float | None = None
+        self._failing: tuple[str, ...] = ()
+
+    def finish(self, deadline: float) -> None:
+        """Cut inject and hold short; undo, and then recovery, have until `deadline` (the event loop's clock)."""
+        self._deadline = self._bounded.deadline = deadline
+        self._cut.cancel()
+
+    async def live(self) -> None:
+        """Put the intent on disk, inject, hold, undo, watch the system recover, close. IntentLost: nothing was injected."""
+        await self._announce()
+        self._scene.disturbances.enter(self.intent.episode)
+        truncated = ""
+        try:
+            with self._cut:
+                await self._disturb()
+            truncated = self._cut_short()
+        finally:
+            try:
+                await self._undo()
+                await self._recover()
+            finally:
+                self.closed = True
+                await record(
+                    self._scene.journal,
+                    EpisodeClosed(
+                        episode=self.intent.episode,
+                        recovered=self._recovered,
+                        recovery=self._recovery,
+                        truncated=truncated,
+                        failing=self._failing,
+                    ),
+                )
+
+    async def _announce(self) -> None:
+        """Commit the intent. It cannot be cancelled: whether it is on disk decides everything that follows."""
+        journal, episode = self._scene.journal, self.intent.episode
+        try:
+            with anyio.fail_after(COMMIT_TIMEOUT, shield=True):
+                await journal.commit(self.intent)
+        except (JournalError, TimeoutError) as error:
+            self.undone = self.closed = True
+            reason = f"its intent could not be journalled: {describe(error)}"
+            if isinstance(
+                error, TimeoutError
+            ):  # it may come to stand there yet, and nobody shall believe it open
+                journal.emit(FaultUndone(episode=episode, attempts=0))
+                journal.emit(EpisodeClosed(episode=episode, recovered=None, truncated=reason))
+            raise IntentLost(reason) from error
+
+    async def _disturb(self) -> None:
+        """Inject and hold. What a kind raises is recorded, whatever it is: what it did by then is undone."""
+        fault, journal, began, failure = self._fault, self._scene.journal, time.monotonic(), ""
+        try:
+            with anyio.move_on_after(fault.inject_timeout) as scope:
+                await fault.inject(self._scene.world, self.intent)
+            if scope.cancelled_caught:
+                failure = f"it did not end within inject_timeout, {format_duration(fault.inject_timeout)}"
+        except Exception as error:  # noqa: BLE001  # it is journalled and undone, and the verdict hears of it
+            failure = describe(error)
+        if failure:
+            journal.emit(FaultFailed(episode=self.intent.episode, error=failure))
+            return
+        journal.emit(FaultInjected(episode=self.intent.episode, took=time.monotonic() - began))
+        self._left = self._look()
+        await anyio.sleep(fault.hold)
+
+    def _look(self) -> dict[str, tuple[UnitState, str | None]]:
+        """Return state and incarnation of the targets, as the fleet last knew them."""
+        fleet, units = self._scene.world.fleet, [target.unit for target in self.intent.targets]
+        known = {unit: fleet.status(unit).observed for unit in units if unit in fleet.ids}
+        return {unit: (seen.state, seen.incarnation) for unit, seen in known.items()}
+
+    def _cut_short(self) -> str:
+        """Say which targets are not any more as inject left them; empty if all are."""
+        if not self._fault.in_targets or not self._left:
+            return ""
+        now = self._look()
+        return "; ".join(
+            f"{unit} was {was[0]} when inject ended and {_changed(was, now.get(unit))} before undo"
+            for unit, was in self._left.items()
+            if now.get(unit) != was
+        )
+
+    async def _undo(self) -> None:
+        intent, scene, failure = self.intent, self._scene, "the time that the run has to end was up"
+        with anyio.CancelScope(shield=True, deadline=self._deadline) as self._bounded:
+            failure = await undo_episode(self._fault, scene.world, intent, scene.journal)
+        self.undone = not failure
+        if failure:
+            log.error("a fault could not be undone", episode=intent.episode, error=failure)
+        scene.disturbances.leave(intent.episode)
+
+    async def _recover(self) -> None:
+        """Wait for the steady state. It is only meant where no fault is in place: while another one is, the time does not count."""
+        disturbances, began = self._scene.disturbances, time.monotonic()
+        with anyio.CancelScope(deadline=self._deadline) as self._bounded:
+            for _ in range(1 + RESTARTS):
+                asked = time.monotonic()
+                holds, self._failing = await self._scene.steady.wait(self._fault.recovery_timeout)
+                if holds or not disturbances.since(asked):
+                    self._recovered = holds
+                    break
+                await disturbances.calm()
+            else:
+                self._recovered = False
+        if self._recovered:
+            self._recovery = time.monotonic() - began
+
+
+def _changed(was: tuple[UnitState, str | None], now: tuple[UnitState, str | None] | None) -> str:
+    if now is None or now[0] is UnitState.ABSENT:
+        return "vanished"
+    return "was replaced" if now[0] is was[0] else f"was {now[0]}"
