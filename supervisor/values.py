@@ -84,21 +84,40 @@ def parse_rate(text: object) -> float:
     raise ValueError("expected a rate such as 50/s, 10/m or 3/10s")
 
 
-def _schema(description: str, *examples: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "description": description, "examples": list(examples)})
+DURATION: Final = r"^ *(\d+(\.\d+)? *(ms|s|m|h|d) *)+$|^0$"
+RATE: Final = r"^\s*\d+(\.\d+)?\s*/\s*(\d\S*|ms|s|m|h|d)\s*$"
+SHARE: Final = r"^\s*\d+(\.\d+)?\s*%\s*$"
+"""How they are written, for the JSON schema; each pattern stands for its type there."""
+
+
+def _schema(pattern: str, description: str, *examples: str, **more: object) -> WithJsonSchema:
+    text = {"type": "string", "pattern": pattern, "description": description, "examples": list(examples)}
+    return WithJsonSchema(text | more)
 
 
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
-    _schema("A duration with its unit.", "500ms", "40s", "5m", "1h30m"),
+    _schema(
+        DURATION,
+        "A duration with its unit.",
+        "500ms",
+        "40s",
+        "5m",
+        "1h30m",
+        type=["string", "integer"],  # the number 0 needs no unit
+        minimum=0,
+        maximum=0,
+    ),
 ]
 """Seconds, zero or more."""
 
-Rate = Annotated[float, BeforeValidator(parse_rate), _schema("Events in a time.", "50/s", "10/m", "3/10s")]
+Rate = Annotated[
+    float, BeforeValidator(parse_rate), _schema(RATE, "Events in a time.", "50/s", "10/m", "3/10s")
+]
 """Events per second, more than zero."""
 
-Share = Annotated[float, BeforeValidator(parse_share), _schema("A share in percent.", "95%", "0.5%")]
+Share = Annotated[float, BeforeValidator(parse_share), _schema(SHARE, "A share in percent.", "95%", "0.5%")]
 """A fraction from 0 to 1."""
 
 
@@ -140,7 +159,12 @@ class Intensity:
     def __get_pydantic_json_schema__(
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"type": "string", "description": "At most so many in a time.", "examples": ["20 / 10m"]}
+        return {
+            "type": "string",
+            "pattern": r"^\s*\d+\s*/\s*\d\S*\s*$",
+            "description": "At most so many in a time.",
+            "examples": ["20 / 10m"],
+        }
 
 
 @dataclass(frozen=True, slots=True)
