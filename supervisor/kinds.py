@@ -9,23 +9,51 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 PYTHON = "python"
 """The key of a kind that the soak file brings itself, as `path.py:Class`."""
 
 
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def check_name(text: str) -> str:
+    """Return a name that can be part of file names and a label of metrics; ValueError for any other."""
+    if NAME.fullmatch(text):
+        return text
+    raise ValueError(
+        f'"{text[:80]}" cannot be a name: expected up to 64 letters, digits, "-", "_" and ".", '
+        "the first of them a letter or digit"
+    )
+
+
+Name = Annotated[
+    str, AfterValidator(check_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME.pattern}$"})
+]
+"""The name of a soak, an engine, a unit, a load or a fault."""
+
+
 class Strict(BaseModel):
     """A part of the soak file: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class Kind(Strict):
