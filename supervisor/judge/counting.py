@@ -1,0 +1,80 @@
+"""Small counters that stay small however long a run was: the judge keeps totals, never records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from supervisor.journal.events import Record
+
+CASES: Final = 5
+"""Cases of one kind that a sentence names before it says how many more there are."""
+CLASSES: Final = 50
+"""Error classes and crash signatures that are counted each on its own."""
+OTHER: Final = "other"
+"""Where what exceeds a cap is counted."""
+
+
+class Moment(NamedTuple):
+    """A point in time on both clocks of the journal."""
+
+    wall: float
+    mono: float
+
+    @classmethod
+    def of(cls, record: Record) -> Moment:
+        """Return when a record was written."""
+        return cls(record.wall, record.mono)
+
+    def since(self, earlier: Moment) -> float:
+        """Return the seconds since an earlier moment; by wall clock where a reboot lies between the two."""
+        span = self.mono - earlier.mono
+        return span if span >= 0 else max(self.wall - earlier.wall, 0.0)
+
+    def at(self, mono: float) -> Moment:
+        """Return the moment of a monotonic time near this one."""
+        return Moment(self.wall - (self.mono - mono), mono)
+
+
+@dataclass(slots=True)
+class Some:
+    """How often something happened, and the first few cases of it."""
+
+    count: int = 0
+    cases: list[str] = field(default_factory=list)
+
+    def add(self, case: str) -> None:
+        """Count one; a case that is already named is not named twice."""
+        self.count += 1
+        if case and len(self.cases) < CASES and case not in self.cases:
+            self.cases.append(case)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __str__(self) -> str:
+        rest = self.count - len(self.cases)
+        named = ", ".join(self.cases)
+        return f"{named} and {rest} more" if named and rest > 0 else named
+
+
+def slot(counts: Mapping[str, object], name: str, cap: int = CLASSES) -> str:
+    """Return the key under which a name is counted: its own while there is room, then `other`."""
+    return name if name in counts or len(counts) < cap else OTHER
+
+
+def add(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add counts by name, at most `CLASSES` names and `other`."""
+    for name, count in more.items():
+        key = slot(counts, name)
+        counts[key] = counts.get(key, 0) + count
+
+
+def plural(count: int, noun: str) -> str:
+    """Write `1 crash`, `2 crashes`, `1,200 operations`."""
+    if count != 1:
+        noun = (
+            noun[:-1] + "ies" if noun.endswith("ry") else noun + ("es" if noun.endswith(("sh", "s")) else "s")
+        )
+    return f"{count:,} {noun}"

@@ -1,0 +1,281 @@
+"""Episodes as the journal tells them: how each went, and which failures and crashes it explains.
+
+What overlapped an episode counts for it, in the earliest stage that was touched: direct (inject in progress), during (until undo
+is done), recovering (until the close). The marks are in the records, set when the operation or the crash happened; an episode
+that closed without recovery marks nothing after that, so nothing later is explained by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from supervisor.journal.events import (
+    DrawSkipped,
+    EpisodeClosed,
+    Event,
+    Evidence,
+    FaultFailed,
+    FaultInjected,
+    FaultIntent,
+    FaultUndone,
+    LoadWindow,
+    Reading,
+    Slice,
+    UndoFailed,
+)
+from supervisor.judge.counting import Moment, Some, add
+from supervisor.values import Histogram
+
+STAGES: Final = ("direct", "during", "recovering")
+LISTED: Final = 1000
+"""Episodes that are kept one by one; the totals of their fault hold whatever is more. Good ones are forgotten first."""
+
+
+class Outcome(StrEnum):
+    """How an episode ended."""
+
+    RECOVERED = "recovered"
+    NOT_RECOVERED = "not recovered"
+    UNSEEN = "nobody looked"
+    """It was closed without a look: the run ended first, or `soakd recover` closed it."""
+    OPEN = "never closed"
+
+
+def split_mark(mark: str) -> tuple[str, str]:
+    """Return the episode and the stage of a mark such as `restart-nats#7:during`."""
+    episode, _, stage = mark.rpartition(":")
+    return episode, stage
+
+
+def fault_of(episode: str) -> str:
+    """Return the fault of `restart-nats#7`."""
+    return episode.rpartition("#")[0]
+
+
+@dataclass(slots=True)
+class Damage:
+    """What overlapped one episode, or all episodes of a fault."""
+
+    ok: int = 0
+    stages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    """Failed and indeterminate operations by stage."""
+    errors: dict[str, int] = field(default_factory=dict)
+    worst: float = 0.0
+    """The longest response of an ok operation, in seconds."""
+    crashes: dict[str, int] = field(default_factory=dict)
+    """By unit."""
+
+    @property
+    def failures(self) -> int:
+        """Failed and indeterminate operations."""
+        return sum(self.stages.values())
+
+    def overlap(self, stage: str, piece: Slice) -> None:
+        """Count the operations of a slice that overlapped in this stage."""
+        self.ok += piece.ok
+        self.stages[stage] = self.stages.get(stage, 0) + piece.failed + piece.indeterminate
+        add(self.errors, piece.errors)
+        self.worst = max(self.worst, piece.response[1] if piece.response else 0.0)
+
+
+@dataclass(slots=True)
+class Episode:
+    """One occurrence of a fault."""
+
+    id: str
+    fault: str
+    type: str
+    n: int
+    targets: tuple[str, ...]
+    intended: Moment
+    injected: Moment | None = None
+    undone: Moment | None = None
+    closed: Moment | None = None
+    recovered: bool | None = None
+    recovery: float | None = None
+    """Seconds from the end of undo until the steady state held."""
+    truncated: str = ""
+    failing: tuple[str, ...] = ()
+    inject_error: str = ""
+    undo_errors: int = 0
+    broken: str = ""
+    """What may still be broken after an undo failed."""
+    damage: Damage = field(default_factory=Damage)
+    first_failure: float | None = None
+    """Monotonic seconds of the first failed or indeterminate operation that overlapped it."""
+    first_ok: float | None = None
+    """The same of the first ok operation that began after undo."""
+    evidence: list[tuple[str, Reading]] = field(default_factory=list)
+    """What the probes saw and when: before, during, recovered."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended."""
+        if self.closed is None:
+            return Outcome.OPEN
+        if self.recovered is None:
+            return Outcome.UNSEEN
+        return Outcome.RECOVERED if self.recovered else Outcome.NOT_RECOVERED
+
+    @property
+    def good(self) -> bool:
+        """True: all of it went as it should, which is what most episodes of a long run do."""
+        return (
+            self.recovered is True and not self.inject_error and not self.undo_errors and not self.truncated
+        )
+
+    @property
+    def to_first_failure(self) -> float | None:
+        """Seconds from inject to the first operation that failed."""
+        return None if self.first_failure is None else max(self.first_failure - self.intended.mono, 0.0)
+
+    @property
+    def to_first_ok(self) -> float | None:
+        """Seconds from the end of undo to the first ok operation that began after it."""
+        if self.first_ok is None or self.undone is None:
+            return None
+        return max(self.first_ok - self.undone.mono, 0.0)
+
+
+@dataclass(slots=True)
+class FaultTotals:
+    """All episodes of a fault, however many there were."""
+
+    name: str
+    type: str = ""
+    episodes: int = 0
+    injected: int = 0
+    recovered: int = 0
+    not_recovered: Some = field(default_factory=Some)
+    unseen: int = 0
+    inject_failed: Some = field(default_factory=Some)
+    undo_failed: Some = field(default_factory=Some)
+    truncated: Some = field(default_factory=Some)
+    skipped: Some = field(default_factory=Some)
+    recovery: Histogram = field(default_factory=Histogram)
+    """Seconds from undo to steady state of the episodes that recovered."""
+    damage: Damage = field(default_factory=Damage)
+
+
+@dataclass(slots=True)
+class Episodes:
+    """The fold of all records that concern episodes."""
+
+    faults: dict[str, FaultTotals] = field(default_factory=dict)
+    _kept: dict[str, Episode] = field(default_factory=dict)
+
+    def apply(self, event: Event, moment: Moment) -> None:
+        """Take one event; what does not concern episodes is ignored."""
+        match event:
+            case FaultIntent():
+                self._begin(event, moment)
+            case DrawSkipped():
+                self.fault(event.fault).skipped.add(event.reason)
+            case LoadWindow():
+                for piece in event.slices:
+                    self._overlap(piece)
+            case (
+                FaultInjected() | FaultFailed() | FaultUndone() | UndoFailed() | EpisodeClosed() | Evidence()
+            ):
+                episode = self._kept.get(event.episode)
+                if episode:
+                    self._proceed(episode, event, moment)
+            case _:
+                pass
+
+    def crashed(self, unit: str, marks: Iterable[str]) -> None:
+        """Count a crash for the episodes that were open when it happened."""
+        for damage in self._damages(marks):
+            damage.crashes[unit] = damage.crashes.get(unit, 0) + 1
+
+    def fault(self, name: str) -> FaultTotals:
+        """Return the totals of a fault."""
+        return self.faults.setdefault(name, FaultTotals(name))
+
+    def open(self) -> tuple[str, ...]:
+        """Ids of the episodes that are not closed (so far)."""
+        return tuple(episode.id for episode in self._kept.values() if episode.closed is None)
+
+    def listed(self) -> tuple[Episode, ...]:
+        """The episodes that were kept one by one, in the order of their beginning."""
+        return tuple(self._kept.values())
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return sum(fault.episodes for fault in self.faults.values())
+
+    def _begin(self, intent: FaultIntent, moment: Moment) -> None:
+        targets = tuple(target.unit for target in intent.targets)
+        self._kept[intent.episode] = Episode(
+            intent.episode, intent.fault, intent.type, intent.n, targets, moment
+        )
+        fault = self.fault(intent.fault)
+        fault.type = intent.type
+        fault.episodes += 1
+
+    def _proceed(self, episode: Episode, event: Event, moment: Moment) -> None:
+        fault = self.fault(episode.fault)
+        match event:
+            case FaultInjected():
+                episode.injected = moment
+                fault.injected += 1
+            case FaultFailed():
+                episode.inject_error = event.error
+                fault.inject_failed.add(f"{episode.id}: {event.error}")
+            case FaultUndone():
+                episode.undone = moment
+            case UndoFailed():
+                if not episode.undo_errors:
+                    fault.undo_failed.add(f"{episode.id}: {event.broken or event.error}")
+                episode.undo_errors += 1
+                episode.broken = event.broken or event.error
+            case EpisodeClosed() if episode.closed is None:
+                self._close(episode, fault, event, moment)
+            case Evidence():
+                episode.evidence += [(event.when, reading) for reading in event.readings]
+            case _:
+                pass
+
+    def _close(self, episode: Episode, fault: FaultTotals, event: EpisodeClosed, moment: Moment) -> None:
+        episode.closed, episode.recovered, episode.recovery = moment, event.recovered, event.recovery
+        episode.truncated, episode.failing = event.truncated, event.failing
+        if event.truncated:
+            fault.truncated.add(f"{episode.id}: {event.truncated}")
+        if event.recovered is None:
+            fault.unseen += 1
+        elif event.recovered:
+            fault.recovered += 1
+            fault.recovery.record(event.recovery or 0.0)
+        else:
+            fault.not_recovered.add(episode.id)
+        if len(self._kept) > LISTED:
+            del self._kept[next((e.id for e in self._kept.values() if e.good), episode.id)]
+
+    def _overlap(self, piece: Slice) -> None:
+        faults = set()
+        for mark in piece.episodes:
+            name, stage = split_mark(mark)
+            faults.add((fault_of(name), stage))
+            if episode := self._kept.get(name):
+                episode.damage.overlap(stage, piece)
+                episode.first_failure = _earlier(episode.first_failure, piece.first_failure)
+                if stage == "recovering":
+                    episode.first_ok = _earlier(episode.first_ok, piece.first_ok)
+        for fault, stage in faults:
+            self.fault(fault).damage.overlap(stage, piece)
+
+    def _damages(self, marks: Iterable[str]) -> Iterator[Damage]:
+        names = {split_mark(mark)[0] for mark in marks}
+        for name in sorted(names):
+            if episode := self._kept.get(name):
+                yield episode.damage
+        for fault in sorted({fault_of(name) for name in names}):
+            yield self.fault(fault).damage
+
+
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return min((time for time in (one, other) if time is not None), default=None)

@@ -1,0 +1,53 @@
+"""What stands out without deciding the verdict: nobody reads a journal of days to find it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from supervisor.judge.counting import plural
+from supervisor.judge.tally import Tally
+
+
+def notes(tally: Tally) -> tuple[str, ...]:
+    """Return sentences, what no episode explains first."""
+    return (*_unexplained(tally), *_faults(tally), *_ourselves(tally))
+
+
+def _unexplained(tally: Tally) -> Iterator[str]:
+    for unit in tally.units.values():
+        if unit.unexplained:
+            yield f"{unit.name} crashed {plural(unit.unexplained, 'time')} while no episode was open"
+        if unit.start_failed:
+            yield f"{unit.name} could not be started {plural(unit.start_failed.count, 'time')}: {unit.start_failed}"
+    for load in tally.loads.values():
+        if load.unexplained:
+            top = sorted(load.unexplained_errors.items(), key=lambda item: (-item[1], item[0]))[:3]
+            errors = ", ".join(f"{name} {count:,}" for name, count in top)
+            yield f"load {load.name}: no episode explains {plural(load.unexplained, 'failure')}: {errors}"
+
+
+def _faults(tally: Tally) -> Iterator[str]:
+    for fault in tally.episodes.faults.values():
+        for what, some in (
+            ("inject failed in", fault.inject_failed),
+            ("did not last as planned in", fault.truncated),
+        ):
+            if some:
+                yield f"{fault.name} {what} {plural(some.count, 'episode')}: {some}"
+        if fault.skipped:
+            yield f"{fault.name}: {plural(fault.skipped.count, 'draw')} skipped: {fault.skipped}"
+        if fault.unseen:
+            yield f"{fault.name}: the recovery of {plural(fault.unseen, 'episode')} was not looked at"
+
+
+def _ourselves(tally: Tally) -> Iterator[str]:
+    for load in tally.loads.values():
+        if load.cut_off:
+            yield f"load {load.name}: {plural(load.cut_off, 'operation')} cut off at the end, counted as indeterminate"
+        if load.dropped or load.late:
+            yield f"load {load.name}: {load.dropped:,} operations dropped, {load.late:,} started late"
+    if tally.cleanups_failed:
+        yield f"cleanup failed {plural(tally.cleanups_failed.count, 'time')}: {tally.cleanups_failed}"
+    if tally.tasks_crashed:
+        count = plural(tally.tasks_crashed.count, "time")
+        yield f"parts of soakd itself crashed {count} and were started again: {tally.tasks_crashed}"

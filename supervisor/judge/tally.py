@@ -1,0 +1,223 @@
+"""The whole run in totals: one pass over its records, whatever their number, in memory that does not grow with time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from supervisor.journal.events import (
+    CleanedUp,
+    EndReason,
+    EpisodeClosed,
+    Event,
+    Evidence,
+    FaultUndone,
+    HookRan,
+    InvariantViolated,
+    JournalTrouble,
+    LoadStopped,
+    LoadWindow,
+    Observation,
+    Phase,
+    PhaseEntered,
+    ProbeChanged,
+    Reading,
+    Record,
+    RunEnded,
+    RunStarted,
+    SteadyChanged,
+    TaskCrashed,
+    UndoFailed,
+    UnitCrashed,
+    UnitExited,
+    UnitGivenUp,
+    UnitRestarted,
+    UnitStartFailed,
+    VerdictReached,
+)
+from supervisor.judge.counting import Moment, Some, slot
+from supervisor.judge.episodes import Episodes
+from supervisor.judge.operations import LoadTotals
+from supervisor.judge.units import UnitTotals, how_it_ended
+
+NAMES: Final = 1000
+"""Units, loads, probes: a soak names far fewer; whatever else a journal contains, memory stays bounded."""
+LAG: Final = "soakd_event_loop_lag_seconds"
+_AFTERWARDS: Final = (RunEnded, FaultUndone, UndoFailed, EpisodeClosed, VerdictReached, HookRan)
+"""What recovery and judging write when the soak is over."""
+
+
+class First(NamedTuple):
+    """The first time that something went wrong, and what was open then."""
+
+    moment: Moment
+    what: str
+    episodes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class ProbeTotals:
+    """One expectation over the whole run."""
+
+    title: str
+    looked: bool = False
+    """True: at least once the probe saw something, as it should be or not."""
+    losses: int = 0
+    """How often the expectation ceased to hold, outside the looks of episodes."""
+    last: Reading | None = None
+
+    def read(self, reading: Reading) -> None:
+        """Take a reading; one without a value and not ok is a look that failed."""
+        self.looked = self.looked or reading.ok or reading.value is not None
+        self.last = reading
+
+
+@dataclass(slots=True)
+class Tally:
+    """Everything that the verdict and the reports are made of."""
+
+    started: RunStarted | None = None
+    began: Moment | None = None
+    soaking: Moment | None = None
+    ended: RunEnded | None = None
+    over: Moment | None = None
+    """When the run ended."""
+    alive: Moment = field(default_factory=lambda: Moment(0.0, 0.0))
+    """The last record that a run still in progress wrote: recovery may add its own days later."""
+    phase: Phase | None = None
+    units: dict[str, UnitTotals] = field(default_factory=dict)
+    loads: dict[str, LoadTotals] = field(default_factory=dict)
+    episodes: Episodes = field(default_factory=Episodes)
+    probes: dict[str, ProbeTotals] = field(default_factory=dict)
+    steady: SteadyChanged | None = None
+    """The last word on the steady state before judging began."""
+    invariants: dict[str, Some] = field(default_factory=dict)
+    trouble: dict[str, Some] = field(default_factory=dict)
+    tasks_crashed: Some = field(default_factory=Some)
+    tasks_gave_up: Some = field(default_factory=Some)
+    lag: float = 0.0
+    """The worst lag of soakd's own event loop, in seconds."""
+    cleanups_failed: Some = field(default_factory=Some)
+    firsts: dict[str, First] = field(default_factory=dict)
+    """By what went wrong: an operation, a crash, an invariant; with and without an episode to explain it."""
+
+    def apply(self, record: Record) -> None:
+        """Take the next record."""
+        moment, event = Moment.of(record), record.event
+        if not isinstance(event, _AFTERWARDS):
+            self.alive = moment
+        if isinstance(event, LoadWindow):  # nearly all records of a long run
+            self.episodes.apply(event, moment)
+            self._window(event, moment)
+        elif isinstance(event, Observation):
+            self.lag = max(self.lag, event.values.get(LAG, 0.0))
+        else:
+            self.episodes.apply(event, moment)
+            self._run(event, moment)
+            self._unit(event, moment)
+            self._look(event, moment)
+
+    @property
+    def length(self) -> float:
+        """Seconds from the start to the end of the run, or to its last record."""
+        return (self.over or self.alive).since(self.began) if self.began else 0.0
+
+    @property
+    def soaked(self) -> float:
+        """Seconds that the soak itself lasted."""
+        return (self.over or self.alive).since(self.soaking) if self.soaking else 0.0
+
+    def _run(self, event: Event, moment: Moment) -> None:
+        match event:
+            case RunStarted() if self.started is None:
+                self.started, self.began = event, moment
+                self.units |= {name: UnitTotals(name) for name in event.units}
+                self.loads |= {name: LoadTotals(name) for name in event.loads}
+                self.probes |= {title: ProbeTotals(title) for title in event.probes}
+                for fault in event.faults:
+                    self.episodes.fault(fault)
+            case PhaseEntered():
+                self.phase = event.phase
+                if event.phase is Phase.SOAKING:
+                    self.soaking = moment
+            case RunEnded() if self.ended is None:
+                self.ended = event
+                self.over = self.alive if event.reason is EndReason.DIED else moment
+            case JournalTrouble():
+                self.trouble.setdefault(event.what, Some()).add(event.detail)
+            case TaskCrashed():
+                crashed = self.tasks_gave_up if event.gave_up else self.tasks_crashed
+                crashed.add(f"{event.task} ({event.error})")
+            case _:
+                pass
+
+    def _unit(self, event: Event, moment: Moment) -> None:
+        match event:
+            case UnitExited():
+                self.unit(event.unit).exited(event, self.episodes.open())
+            case UnitCrashed():
+                self.unit(event.unit).crashed(event, moment)
+                self.episodes.crashed(event.unit, event.episodes)
+                how = event.signature or how_it_ended(event.code, event.signal, event.oom)
+                self._first("crash", First(moment, f"{event.unit}: {how}", event.episodes))
+            case UnitRestarted():
+                unit = self.unit(event.unit)
+                unit.restarts += 1
+                unit.worst_downtime = max(unit.worst_downtime, event.downtime)
+            case UnitGivenUp():
+                self.unit(event.unit).given_up = event.intensity
+            case UnitStartFailed():
+                self.unit(event.unit).start_failed.add(event.error)
+            case _:
+                pass
+
+    def _look(self, event: Event, moment: Moment) -> None:
+        match event:
+            case SteadyChanged() if self.phase is not Phase.JUDGING:
+                self.steady = event
+            case ProbeChanged():
+                probe = self._probe(event.reading)
+                probe.losses += not event.reading.ok
+            case Evidence():
+                for reading in event.readings:
+                    self._probe(reading)
+            case InvariantViolated():
+                key = slot(self.invariants, event.invariant)
+                self.invariants.setdefault(key, Some()).add(f"{event.subject}: {event.detail}")
+                what = f"{event.invariant}: {event.subject}: {event.detail}"
+                self._first("invariant violated", First(moment, what, self.episodes.open()))
+            case LoadStopped():
+                self._load(event.load).stopped(event)
+            case CleanedUp() if event.error:
+                self.cleanups_failed.add(f"{event.load}: {event.error}")
+            case _:
+                pass
+
+    def _window(self, window: LoadWindow, moment: Moment) -> None:
+        self._load(window.load).window(window)
+        for piece in window.slices:
+            if piece.first_failure is not None:
+                when = moment.at(piece.first_failure)
+                what = f"{window.load}: {', '.join(list(piece.errors)[:3])}"
+                self._first("failed operation", First(when, what, piece.episodes))
+
+    def _first(self, kind: str, first: First) -> None:
+        """Keep the earliest of its kind, and the earliest that no episode explains."""
+        for name in (kind, f"unexplained {kind}") if not first.episodes else (kind,):
+            if name not in self.firsts or first.moment.mono < self.firsts[name].moment.mono:
+                self.firsts[name] = first
+
+    def unit(self, name: str) -> UnitTotals:
+        """Return the totals of a unit, also of one that the run did not announce."""
+        key = slot(self.units, name, NAMES)
+        return self.units.setdefault(key, UnitTotals(key))
+
+    def _load(self, name: str) -> LoadTotals:
+        key = slot(self.loads, name, NAMES)
+        return self.loads.setdefault(key, LoadTotals(key))
+
+    def _probe(self, reading: Reading) -> ProbeTotals:
+        key = slot(self.probes, reading.probe, NAMES)
+        probe = self.probes.setdefault(key, ProbeTotals(key))
+        probe.read(reading)
+        return probe

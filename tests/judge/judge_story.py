@@ -1,0 +1,164 @@
+"""Builds the records of a run, as its parts would have written them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from supervisor.journal.events import (
+    Cause,
+    EndReason,
+    EpisodeClosed,
+    Event,
+    FaultInjected,
+    FaultIntent,
+    FaultUndone,
+    LoadStopped,
+    LoadWindow,
+    Phase,
+    PhaseEntered,
+    Record,
+    RunEnded,
+    RunStarted,
+    Slice,
+    SteadyChanged,
+    Target,
+    UnitCrashed,
+    UnitExited,
+    UnitRestarted,
+)
+from supervisor.values import Histogram
+
+START = 1_800_000_000.0
+"""Wall seconds of the first record: 2027-01-15 08:00:00 UTC."""
+BOOT = 5_000.0
+"""Monotonic seconds of the first record."""
+
+
+class Story:
+    """Records one after the other; `now` is the seconds since the first one."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.now = 0.0
+
+    @property
+    def mono(self) -> float:
+        return BOOT + self.now
+
+    def tell(self, *events: Event) -> Story:
+        for event in events:
+            self.records.append(Record(len(self.records) + 1, START + self.now, self.mono, event))
+        return self
+
+    def wait(self, seconds: float) -> Story:
+        self.now += seconds
+        return self
+
+    def begin(self, **facts: Any) -> Story:
+        """Start a run and soak."""
+        given: dict[str, Any] = {
+            "run": "demo-1",
+            "soak": "demo",
+            "seed": 7,
+            "soakd": "0.1.0",
+            "host": "here",
+            "pid": 1,
+            "boot": "b",
+            "duration": 60.0,
+        }
+        self.tell(RunStarted(**(given | facts)), PhaseEntered(phase=Phase.STARTING)).wait(1)
+        return self.tell(PhaseEntered(phase=Phase.SOAKING), SteadyChanged(holds=True))
+
+    def window(self, load: str = "rpc", *pieces: Slice, **more: Any) -> Story:
+        """Tell what a load did in the ten seconds until now."""
+        counts = sum(piece.ok + piece.failed + piece.indeterminate for piece in pieces)
+        given: dict[str, Any] = {
+            "load": load,
+            "start": self.mono - 10,
+            "end": self.mono,
+            "scheduled": counts,
+            "started": counts,
+            "slices": pieces,
+        }
+        return self.tell(LoadWindow(**(given | more)))
+
+    def operate(self, load: str = "rpc", ok: int = 100, took: float = 0.01, **more: Any) -> Story:
+        return self.window(load, piece(ok=ok, took=took), **more)
+
+    def intend(self, fault: str = "restart-nats", n: int = 1, units: Iterable[str] = ("nats1",)) -> Story:
+        targets = tuple(Target(unit=unit) for unit in units)
+        return self.tell(
+            FaultIntent(episode=f"{fault}#{n}", fault=fault, type="restart", n=n, targets=targets)
+        )
+
+    def episode(
+        self,
+        fault: str = "restart-nats",
+        n: int = 1,
+        *,
+        recovered: bool | None = True,
+        recovery: float | None = 2.0,
+        **more: Any,
+    ) -> Story:
+        """Tell a whole episode, from intent to close."""
+        name = f"{fault}#{n}"
+        self.intend(fault, n).wait(0.5).tell(FaultInjected(episode=name, took=0.5)).wait(1)
+        self.tell(FaultUndone(episode=name)).wait(recovery or 0)
+        return self.tell(EpisodeClosed(episode=name, recovered=recovered, recovery=recovery, **more))
+
+    def crash(
+        self, unit: str = "worker", signature: str = "ConnectionError: no servers", **more: Any
+    ) -> Story:
+        """Tell a crash and the restart that follows."""
+        given: dict[str, Any] = {
+            "unit": unit,
+            "incarnation": f"1:{self.now}",
+            "code": 1,
+            "file": f"{unit}.crash.{self.now:.0f}.log",
+            "signature": signature,
+        }
+        crashed = UnitCrashed(**(given | more))
+        self.tell(
+            UnitExited(
+                unit=unit, incarnation=crashed.incarnation, code=1, signal=crashed.signal, cause=Cause.CRASH
+            ),
+            crashed,
+        )
+        return self.tell(
+            UnitRestarted(unit=unit, incarnation=f"2:{self.now}", attempt=1, delay=0, downtime=0.02)
+        )
+
+    def end(self, reason: EndReason = EndReason.DURATION, detail: str = "") -> Story:
+        """Bring the soak to its end, in order."""
+        if reason is EndReason.DURATION:
+            self.now = max(self.now, 61.0)
+        self.tell(RunEnded(reason=reason, detail=detail), PhaseEntered(phase=Phase.STOPPING))
+        loads = self.records[0].event.loads if isinstance(self.records[0].event, RunStarted) else ()
+        self.tell(*(LoadStopped(load=load) for load in loads), PhaseEntered(phase=Phase.SETTLING))
+        return self.tell(PhaseEntered(phase=Phase.JUDGING))
+
+
+def piece(
+    *marks: str,
+    ok: int = 0,
+    failed: int = 0,
+    indeterminate: int = 0,
+    took: float = 0.01,
+    error: str = "timeout",
+    **more: Any,
+) -> Slice:
+    """Return a slice of operations that took all the same time."""
+    histogram = Histogram()
+    for _ in range(ok):
+        histogram.record(took)
+    failures = failed + indeterminate
+    return Slice(
+        episodes=marks,
+        ok=ok,
+        failed=failed,
+        indeterminate=indeterminate,
+        errors={error: failures} if failures else {},
+        response=tuple(histogram.pack()) if ok else (),
+        **more,
+    )
