@@ -62,7 +62,7 @@ class Guardian:
     def run(self, argv: Sequence[str]) -> int:
         """See `main`."""
         _become_subreaper()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it came to us ignored, no child could be waited for
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, no child could be waited for
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         _close_on_exec()
         alive, held = os.pipe()
