@@ -1,0 +1,333 @@
+"""The running side of the process engine: the lives of its units, one task for each."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from anyio import to_thread
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from supervisor.engines.base import EngineContext, EngineError, Exit, Observed, UnitState
+from supervisor.engines.output import GENERATIONS, MAX_BYTES, Awaited, Generations, Output
+from supervisor.engines.spawn import Child, oom_kills, spawn
+from supervisor.engines.survivors import RUN, UNIT, end_survivors
+from supervisor.journal.base import JournalError
+
+if TYPE_CHECKING:
+    from supervisor.engines.process import ProcessUnit
+
+DIRECTORY: Final = "SOAKD_UNIT_DIR"
+OUTPUT: Final = "output.log"
+CHUNK: Final = 32_768
+"""Bytes read at once: so few that even newlines alone, each stamped, fit the log's queue."""
+BURST: Final = 1_000_000
+RATE: Final = 10_000_000
+"""Bytes a second: a unit that writes more, in bursts of `BURST`, has to wait for us, as it would for a slow disk."""
+DRAIN: Final = 0.5
+"""Seconds that the rest of the output may take after the exit; only a process that left the group makes use of them."""
+GONE: Final = 5.0
+"""Seconds that SIGKILL may take."""
+EXITS: Final = 1024
+LAST_LINES: Final = 10
+"""Lines of output in an error."""
+
+
+class _Life:
+    """One incarnation of a unit."""
+
+    def __init__(self, child: Child, pattern: str | None) -> None:
+        self.child = child
+        self.awaited = Awaited(pattern) if pattern else None
+        self.paused = False
+        self.over = False
+        """The process has ended; its last output is still being read."""
+        self.drained = anyio.Event()
+        self.gone = anyio.Event()
+        """Set once the exit has been told."""
+        self.scope = anyio.CancelScope(shield=True)
+
+
+class _Unit:
+    """A unit, over all its lives."""
+
+    def __init__(self, name: str, spec: ProcessUnit, context: EngineContext) -> None:
+        self.name, self.spec = name, spec
+        place = f"units/{name}/{OUTPUT}"
+        self.directory = context.directory / "units" / name
+        self.log = context.directory / place
+        self.output = Output(context.journal.log(place, max_bytes=MAX_BYTES, keep=GENERATIONS))
+        self.cwd = context.base / spec.cwd if spec.cwd else self.directory if spec.files else context.base
+        self.env = {
+            **os.environ,
+            **context.environment,
+            **spec.env,
+            RUN: context.run,
+            UNIT: name,
+            DIRECTORY: str(self.directory),
+        }
+        self.prepared = False
+        self.life: _Life | None = None
+        self.last: Exit | None = None
+
+
+class LocalUnits:
+    """Implements `Units` and `CanPause` with processes of this machine."""
+
+    def __init__(self, specs: Mapping[str, ProcessUnit], context: EngineContext, group: TaskGroup) -> None:
+        self._context, self._group = context, group
+        self._units = {name: _Unit(name, spec, context) for name, spec in specs.items()}
+        self._send, self._receive = anyio.create_memory_object_stream[Exit](EXITS)
+        self._oom_kills = 0
+
+    async def observe(self) -> Mapping[str, Observed]:
+        """Say what runs; nothing has to be looked at, since exits are seen as they happen."""
+        return {name: self._observed(unit) for name, unit in self._units.items()}
+
+    def _observed(self, unit: _Unit) -> Observed:
+        if unit.life is None:
+            return Observed(UnitState.DOWN, labels=unit.spec.labels)
+        child = unit.life.child
+        state = UnitState.PAUSED if unit.life.paused else UnitState.UP
+        return Observed(state, child.incarnation, child.pid, child.started, unit.spec.labels)
+
+    def exits(self) -> MemoryObjectReceiveStream[Exit]:
+        """All exits, in order."""
+        return self._receive.clone()
+
+    # --- start, readiness --------------------------------------------------------------------------------------------
+
+    async def start(self, unit: str) -> Observed:
+        """Spawn the process; one that runs already is left alone."""
+        known = self._units[unit]
+        if known.life and known.life.over:
+            await known.life.gone.wait()
+        if known.life is None:
+            try:
+                await self._prepare(known)
+                child = await to_thread.run_sync(spawn, known.spec.command, known.cwd, known.env)
+            except (OSError, ValueError, JournalError) as error:
+                raise EngineError(f"cannot start {unit}: {_explain(error, known)}") from error
+            known.life = _Life(child, known.spec.ready.log if known.spec.ready else None)
+            self._group.start_soon(self._attend, known, known.life, name=f"unit {unit}")
+        return self._observed(known)
+
+    async def _prepare(self, known: _Unit) -> None:
+        """Make the unit's directory and its files, once: later starts find what the unit itself left there."""
+        if not known.prepared:
+            await self._context.journal.call(lambda: known.directory.mkdir(parents=True, exist_ok=True))
+            for name, content in known.spec.files.items():
+                await self._context.journal.write_file(f"units/{known.name}/{name}", content.encode())
+            known.prepared = True
+
+    async def ready(self, unit: str) -> None:
+        """Wait until the unit's check says yes. The error shows the last lines of its output."""
+        known, life = self._units[unit], self._units[unit].life
+        check, seen, is_ready = known.spec.ready, "", False
+
+        def say(what: str) -> None:
+            nonlocal seen
+            seen = what
+
+        if life and check is None:
+            return
+        if life and check:
+            with anyio.move_on_after(check.timeout):
+                async with anyio.create_task_group() as group:
+
+                    async def give_up() -> None:
+                        await life.gone.wait()
+                        group.cancel_scope.cancel()
+
+                    group.start_soon(give_up)
+                    await check.wait(life.awaited, say)
+                    is_ready = not life.over
+                    group.cancel_scope.cancel()
+        if is_ready:
+            return
+        if known.life is life and life:
+            what = (
+                f"cannot see {unit} ready: {check} was not so within {check.timeout:g} s ({seen})"
+                if check
+                else ""
+            )
+        else:
+            what = f"cannot see {unit} ready: it {_how(known.last)} before {check or 'that'}"
+        raise EngineError(what + await self._last_lines(known))
+
+    async def _last_lines(self, known: _Unit) -> str:
+        lines = (await self.logs(known.name, last=LAST_LINES)).decode(errors="replace").splitlines()
+        shown = "".join(f"\n  | {line[:400]}" for line in lines)
+        return f"; its last output, more of it in {known.log}:{shown}" if shown else "; it wrote nothing"
+
+    # --- the life of a process ---------------------------------------------------------------------------------------
+
+    async def _attend(self, known: _Unit, life: _Life) -> None:
+        """Read what it writes, see its end, tell of it. Shielded: it ends with the process, which `close` sees to."""
+        child = life.child
+        try:
+            with life.scope:
+                async with anyio.create_task_group() as reading:
+                    reading.start_soon(self._read, known, life)
+                    await anyio.wait_readable(child.pidfd)
+                    noticed = time.monotonic()
+                    life.over = True
+                    code, name = child.reap()
+                    with anyio.move_on_after(DRAIN):
+                        await life.drained.wait()
+                    reading.cancel_scope.cancel()
+                known.output.end()
+                oom = name == "SIGKILL" and not child.killed and await self._out_of_memory(child)
+                known.last = Exit(
+                    known.name, child.incarnation, code, name, oom, noticed, noticed - child.started
+                )
+                await self._send.send(known.last)
+        finally:
+            known.life = None
+            life.gone.set()
+            child.close()
+
+    async def _read(self, known: _Unit, life: _Life) -> None:
+        """Read its output to the end, no faster than `RATE`."""
+        taken, since = 0, time.monotonic()
+        while True:
+            await anyio.wait_readable(life.child.output)
+            try:
+                data = os.read(life.child.output, CHUNK)
+            except BlockingIOError:
+                continue
+            if not data:
+                break
+            known.output.take(data)
+            if life.awaited:
+                life.awaited.take(data)
+            taken += len(data)
+            if taken >= BURST and not life.over:
+                await anyio.sleep(max(since + taken / RATE - time.monotonic(), 0))
+                taken, since = 0, time.monotonic()
+        life.drained.set()
+
+    async def _out_of_memory(self, child: Child) -> bool:
+        """Say whether the kernel counted a kill for want of memory in this life, and none of them was told of before."""
+        before = max(child.oom_kills, self._oom_kills)
+        self._oom_kills = await to_thread.run_sync(oom_kills)
+        return self._oom_kills > before
+
+    # --- stop, kill, pause -------------------------------------------------------------------------------------------
+
+    async def stop(self, unit: str, timeout: float | None = None) -> None:
+        """Stop signal to the process, later SIGKILL to the group; down already: no error."""
+        known = self._units[unit]
+        if life := known.life:
+            life.child.send(known.spec.stop_signal)
+            if life.paused:
+                life.child.send_group(signal.SIGCONT)
+            with anyio.move_on_after(known.spec.stop_timeout if timeout is None else timeout):
+                await life.gone.wait()
+            if not life.gone.is_set():
+                await self._end(known, life)
+
+    async def kill(self, unit: str, signal: int) -> None:
+        """Signal the process; SIGKILL ends the whole group, and is waited for."""
+        life = self._running(unit, f"send it signal {signal}")
+        if signal == _SIGKILL:
+            await self._end(self._units[unit], life)
+        else:
+            life.child.send(signal)
+
+    async def _end(self, known: _Unit, life: _Life) -> None:
+        life.child.send_group(_SIGKILL)
+        with anyio.move_on_after(GONE):
+            await life.gone.wait()
+            return
+        raise EngineError(
+            f"cannot end {known.name}: SIGKILL had no effect on pid {life.child.pid} within {GONE:g} s; "
+            f"it hangs in the kernel, see /proc/{life.child.pid}/stack"
+        )
+
+    async def pause(self, unit: str) -> None:
+        """SIGSTOP the group."""
+        life = self._running(unit, "pause it")
+        life.child.send_group(signal.SIGSTOP)
+        life.paused = True
+
+    async def resume(self, unit: str) -> None:
+        """SIGCONT the group."""
+        life = self._running(unit, "resume it")
+        life.child.send_group(signal.SIGCONT)
+        life.paused = False
+
+    def _running(self, unit: str, what: str) -> _Life:
+        life = self._units[unit].life
+        if life is None or life.over:
+            raise EngineError(f"cannot {what}: {unit} is not running")
+        return life
+
+    async def close(self) -> None:
+        """End everything, also what left its group."""
+        lives = [unit.life for unit in self._units.values() if unit.life]
+        for life in lives:
+            life.child.send_group(_SIGKILL)
+        with anyio.move_on_after(GONE):
+            for life in lives:
+                await life.gone.wait()
+        for life in lives:
+            life.scope.cancel()
+        self._send.close()
+        self._receive.close()
+        await to_thread.run_sync(end_survivors, self._context.run, set(self._units))
+
+    # --- output ------------------------------------------------------------------------------------------------------
+
+    async def logs(
+        self, unit: str, *, last: int | None = None, since: float | None = None, until: float | None = None
+    ) -> bytes:
+        """Read back output, at most the last `output.ANSWER` bytes of it."""
+        await self._context.journal.call(_nothing)  # what was written before is in the file now
+        return await to_thread.run_sync(_read_back, self._units[unit].log, last, since, until)
+
+
+_SIGKILL: Final = signal.SIGKILL
+
+
+def _nothing() -> None:
+    return
+
+
+def _read_back(path: Path, last: int | None, since: float | None, until: float | None) -> bytes:
+    with Generations(path) as files:
+        if last is not None:
+            return files.last(last)
+        return files.between(since, until)
+
+
+def _how(last: Exit | None) -> str:
+    """Say how a process ended."""
+    if last is None:
+        return "was not started"
+    return f"was ended by {last.signal}" if last.signal else f"exited with code {last.code}"
+
+
+def _explain(error: Exception, known: _Unit) -> str:
+    """Say why a process could not be started and what to do, in words for the user."""
+    program = known.spec.command[0]
+    what = error.filename if isinstance(error, OSError) and error.filename else program
+    match error:
+        case FileNotFoundError() | NotADirectoryError() if what == str(known.cwd):
+            return f"its working directory {what} is not there; make it, or correct `cwd`"
+        case FileNotFoundError():
+            return f"the command {program} was not found; install it, or write its path"
+        case PermissionError():
+            return f"{what} may not be executed; see its permissions (`chmod +x`)"
+        case OSError(errno=errno.ENOEXEC):
+            return f"{program} is neither a program nor a script with a #! line; name its interpreter first"
+        case OSError():
+            return f"{error.strerror}: {what}"
+    return str(error)

@@ -1,0 +1,178 @@
+"""Units as local processes: each a process group of its own, its output in a rotated log, its exit seen at once."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar
+
+import anyio
+from anyio import to_thread
+from pydantic import BeforeValidator, Field, field_validator
+
+from supervisor.engines.base import Engine, EngineContext, Units
+from supervisor.engines.local import OUTPUT, LocalUnits
+from supervisor.engines.readiness import Ready
+from supervisor.engines.survivors import end_survivors
+from supervisor.kinds import Strict
+from supervisor.values import Duration
+
+
+def _text(value: object) -> object:
+    """Take numbers and yes or no for text, as compose files do: `PORT: 9000`."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _words(value: object) -> object:
+    """Split a command that was written in one line as a shell would, without being one."""
+    if isinstance(value, str):
+        try:
+            return shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"cannot split the command into words: {error}") from error
+    return value
+
+
+def _signal(value: object) -> object:
+    """Read SIGTERM, TERM or 15."""
+    try:
+        if isinstance(value, int):
+            return signal.Signals(value)
+        if isinstance(value, str):
+            name = value.upper()
+            return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
+    except (ValueError, KeyError):
+        pass
+    raise ValueError("expected a signal such as SIGTERM or SIGINT")
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class ProcessUnit(Strict):
+    """One local process."""
+
+    command: Annotated[tuple[Text, ...], BeforeValidator(_words, json_schema_input_type=str | list[str])] = (
+        Field(
+            min_length=1, description="Program and arguments, as a list or in one line. No shell is involved."
+        )
+    )
+    env: dict[str, Text] = Field(default_factory=dict, description="Added to soakd's own environment.")
+    cwd: str | None = Field(
+        None,
+        description="Seen from the soak file's folder, which is the default; for a unit with `files` its own directory is.",
+    )
+    after: tuple[str, ...] = Field((), description="Units that must be ready before this one is started.")
+    ready: Ready | None = Field(None, description="What shows that it is ready. Left out: ready at once.")
+    stop_signal: Annotated[signal.Signals, BeforeValidator(_signal, json_schema_input_type=str | int)] = (
+        signal.SIGTERM
+    )
+    stop_timeout: Duration = Field(
+        5.0, description="How long it may take to stop; then SIGKILL ends its whole group."
+    )
+    labels: dict[str, Text] = Field(default_factory=dict)
+    files: dict[str, str] = Field(
+        default_factory=dict, description="Files written into the unit's directory before its first start."
+    )
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+                raise ValueError(f"{name!r}: expected a path inside the unit's directory")
+            if path.name.startswith(OUTPUT) and len(path.parts) == 1:
+                raise ValueError(f"{name!r}: the unit's output is written there, choose another name")
+        return files
+
+
+class Processes(Strict):
+    """The units of a process engine."""
+
+    units: dict[Name, ProcessUnit] = Field(min_length=1)
+
+
+class ProcessEngine(Engine):
+    """Units are processes of this machine, children of soakd that end with it."""
+
+    key: ClassVar[str] = "process"
+
+    process: Processes
+
+    def unit_names(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self.process.units)
+
+    def after(self) -> Mapping[str, tuple[str, ...]]:
+        """What the units say."""
+        return {name: unit.after for name, unit in self.process.units.items()}
+
+    def problems(self, base: Path) -> list[str]:
+        """Commands and working directories that are not there, ports that somebody else listens on."""
+        listening = _listening()
+        return [
+            f"{name}: {what}"
+            for name, unit in self.process.units.items()
+            for what in _problems(unit, base, listening)
+        ]
+
+    def open(self, context: EngineContext) -> AbstractAsyncContextManager[Units]:
+        """Run the units' side; on the way out all of them are killed, those that left their group too."""
+        return self._open(context)
+
+    @asynccontextmanager
+    async def _open(self, context: EngineContext) -> AsyncIterator[Units]:
+        async with anyio.create_task_group() as group:
+            units = LocalUnits(self.process.units, context, group)
+            try:
+                yield units
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await units.close()
+
+    async def recover(self, context: EngineContext) -> list[str]:
+        """End every process that carries the run's id in its environment, and its group."""
+        ended = await to_thread.run_sync(end_survivors, context.run)
+        counts = Counter(survivor.unit or "no unit" for survivor in ended)
+        return [
+            f"ended {count} process{'es' if count > 1 else ''} of {unit}" for unit, count in counts.items()
+        ]
+
+
+def _problems(unit: ProcessUnit, base: Path, listening: set[int]) -> list[str]:
+    problems = []
+    program = unit.command[0]
+    cwd = base / (unit.cwd or "")
+    path = unit.env.get("PATH", os.environ.get("PATH", os.defpath))
+    if unit.cwd and not cwd.is_dir():
+        problems.append(f"its working directory {cwd} is not there; make it, or correct `cwd`")
+    elif "/" in program and not os.access(cwd / program, os.X_OK) and not (unit.files and not unit.cwd):
+        problems.append(
+            f"its command {cwd / program} is not there or not executable; correct the path, or `chmod +x` it"
+        )
+    if "/" not in program and shutil.which(program, path=path) is None:
+        problems.append(f"its command {program} is not on PATH; install it, or write its path")
+    if unit.ready and unit.ready.port in listening:
+        problems.append(
+            f"port {unit.ready.port} is in use already; stop who listens there (`ss -tlnp`), or change the port"
+        )
+    return problems
+
+
+def _listening() -> set[int]:
+    """Return the TCP ports that somebody on this machine listens on, without touching them (proc(5): state 0A)."""
+    ports = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        lines = table.read_text().splitlines()[1:] if table.exists() else []
+        ports |= {int(line.split()[1].rpartition(":")[2], 16) for line in lines if line.split()[3] == "0A"}
+    return ports

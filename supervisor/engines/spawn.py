@@ -1,0 +1,134 @@
+"""Starting a local process, and telling how it ended.
+
+A process is spawned with `subprocess.Popen`, which uses vfork: its price does not grow with our memory (see docs/architecture.md for
+the numbers). Its exit is seen through a pidfd, which an event loop can wait for, so nothing polls and no SIGCHLD handler is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+_OURS_ALONE: Final = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+)
+"""What a service manager tells soakd, not the units: a unit that announced itself there would speak for soakd."""
+
+
+@dataclass(slots=True)
+class Child:
+    """A process of ours, leader of its own group, until it is reaped."""
+
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    output: int
+    """Non-blocking read end of the pipe that is its standard output and error."""
+    incarnation: str
+    started: float
+    """Monotonic seconds."""
+    oom_kills: int
+    """The system's count before it was started."""
+    killed: bool = field(default=False)
+    """We sent SIGKILL."""
+
+    @property
+    def pid(self) -> int:
+        """Process id, and the id of its group."""
+        return self.process.pid
+
+    def send(self, number: int) -> None:
+        """Send a signal to the process itself; ended already: nothing happens."""
+        self.killed |= number == signal.SIGKILL
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, number)
+
+    def send_group(self, number: int) -> None:
+        """Send a signal to the whole group. Only before `reap`: until then nobody else can get the group's id."""
+        self.killed |= number == signal.SIGKILL
+        with suppress(
+            ProcessLookupError, PermissionError
+        ):  # PermissionError: all that is left runs as somebody else
+            os.killpg(self.pid, number)
+
+    def reap(self) -> tuple[int | None, str | None]:
+        """End what is left of the group and return exit code and signal name. The process itself has ended."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        code = self.process.wait()  # it has ended: this does not wait
+        return (code, None) if code >= 0 else (None, signal_name(-code))
+
+    def close(self) -> None:
+        """Close our ends; the process must be reaped."""
+        os.close(self.pidfd)
+        os.close(self.output)
+
+
+def spawn(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Child:
+    """Start a process in a group of its own; OSError if it cannot be started. Blocks for about a millisecond."""
+    before = oom_kills()
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.set_blocking(read_end, False)
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={name: value for name, value in env.items() if name not in _OURS_ALONE},
+            stdin=subprocess.DEVNULL,
+            stdout=write_end,
+            stderr=write_end,
+            process_group=0,
+        )
+    except BaseException:
+        os.close(read_end)
+        raise
+    finally:
+        os.close(write_end)
+    started = time.monotonic()
+    incarnation = f"{process.pid}:{start_time(process.pid)}"
+    return Child(process, os.pidfd_open(process.pid), read_end, incarnation, started, before)
+
+
+def start_time(pid: int) -> int:
+    """Return when a process was started, in clock ticks since boot: with its pid this names it for ever. OSError if it is gone."""
+    stat = Path(f"/proc/{pid}/stat").read_bytes()
+    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def signal_name(number: int) -> str:
+    """Return a name such as SIGKILL."""
+    with suppress(ValueError):
+        return signal.Signals(number).name
+    return f"SIG{number}"
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has killed for want of memory, in our control group or, without one, in all.
+
+    From `memory.events` of cgroup v2 (it counts our children too, and nobody else's), else from `/proc/vmstat`.
+    """
+    for path in (_own_cgroup() / "memory.events", Path("/proc/vmstat")):
+        with suppress(OSError, ValueError, IndexError):
+            for line in path.read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    return 0
+
+
+def _own_cgroup() -> Path:
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            if line.startswith("0::"):
+                return Path("/sys/fs/cgroup") / line.removeprefix("0::").lstrip("/")
+    return Path("/sys/fs/cgroup")
