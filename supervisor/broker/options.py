@@ -143,6 +143,7 @@ class Broker(Identity):
         default_factory=dict, description="Further connections by name; a load chooses one with `as: name`."
     )
     nodes: dict[str, Node] = Field(default_factory=dict, description="Servers that are units, by unit.")
+    reach: Duration = Field(30.0, gt=0, description="How long the broker may take to its first answer at the start.")
     monitor: Monitor = Field(default_factory=lambda: Monitor.model_validate({}))
 
     @model_validator(mode="after")

@@ -448,7 +448,9 @@ class BrokerChanged(Event, kind="broker.connection"):
     """A connection of ours to the broker changed its state."""
 
     connection: str
-    state: Literal["connected", "disconnected", "reconnected", "lame-duck", "rejected", "closed"]
+    state: Literal[
+        "connected", "disconnected", "reconnected", "lame-duck", "discovered", "rejected", "closed"
+    ]
     server: str = ""
     detail: str = ""
 

@@ -1,0 +1,63 @@
+"""Subscriptions that outlive the client they were made on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+import nats.errors
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from supervisor.broker.client import Client
+
+Callback = Callable[[Msg], Awaitable[None]]
+
+PATIENCE: Final = 1.0
+"""Seconds a subscription may wait for room in the outbound buffer."""
+
+
+class Subscribed:
+    """One subscription of a handle. It is made again on each new client; messages in between are missed, as core NATS has it."""
+
+    def __init__(
+        self,
+        subject: str,
+        queue: str,
+        callback: Callback,
+        forget: Callable[[Subscribed], None],
+        broken: Callable[[Exception], None],
+    ) -> None:
+        self.subject, self.queue = subject, queue
+        self._callback, self._forget, self._broken = callback, forget, broken
+        self._made: dict[Client, Subscription] = {}
+
+    def made(self, client: Client) -> bool:
+        """Say whether it was made on a client."""
+        return client in self._made
+
+    async def make(self, client: Client) -> None:
+        """Make it on a client; nats.errors.Error if that is closed or the subject is none."""
+        self._made = {known: sub for known, sub in self._made.items() if not known.is_closed}
+        with anyio.move_on_after(
+            PATIENCE
+        ):  # nats-py has registered it by then and sends it once there is room
+            self._made[client] = await client.subscribe(self.subject, queue=self.queue, cb=self._deliver)
+
+    async def unsubscribe(self) -> None:
+        """End it; what has arrived and was not handled yet is dropped."""
+        self._forget(self)
+        for sub in self._made.values():
+            with anyio.move_on_after(PATIENCE):
+                try:
+                    await sub.unsubscribe()
+                except nats.errors.Error:
+                    continue  # its client is closing, and the subscription with it
+        self._made.clear()
+
+    async def _deliver(self, msg: Msg) -> None:
+        try:
+            await self._callback(msg)
+        except Exception as error:  # noqa: BLE001  # raised again in the handle's task; nats-py would only count it
+            self._broken(error)
