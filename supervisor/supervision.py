@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import anyio
 import structlog
@@ -72,3 +73,20 @@ class Supervisor:
             else:
                 return
             await anyio.sleep(PAUSE)
+
+
+@asynccontextmanager
+async def nursery() -> AsyncGenerator[TaskGroup]:
+    """Open a task group that ends its tasks with the body, and lets the body's exception out as it is, not in a group.
+
+    A task's own exception still ends the body and comes out in a group: it is a bug.
+    """
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        try:
+            yield group
+        except Exception as error:  # noqa: BLE001  # raised again below, outside the group
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -155,6 +155,17 @@ class RunIndex:
                 )
         return sorted(found, key=lambda entry: entry.started)
 
+    def alive(self, run_dir: Path) -> int | None:
+        """Return the pid of the daemon whose run has this directory and goes on, None if there is none."""
+        for file in self._runs.glob("*.json"):
+            try:
+                data = json.loads(file.read_bytes())
+                if Path(data["run_dir"]) == run_dir.resolve() and _read_abandoned(file) is None:
+                    return int(data["pid"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # it has just left, or is no entry: `abandoned` complains about those
+        return None
+
     def lock(self, keys: Iterable[str], holder: str) -> Lock:
         """Lock all keys, or none and raise Locked. The locks die with this process."""
         self._locks.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, MutableMapping
-from typing import Any, TextIO, cast
+from typing import Any, Protocol, TextIO, cast
 
 import structlog
 
@@ -40,7 +40,17 @@ class Masker:
         return value
 
 
-def configure(stream: TextIO, *, terminal: bool, secrets: Iterable[str] = (), level: str = "info") -> None:
+class Stream(Protocol):
+    """Where log lines go."""
+
+    def write(self, text: str, /) -> int:
+        """Take text."""
+
+    def flush(self) -> None:
+        """Pass on what was taken."""
+
+
+def configure(stream: Stream, *, terminal: bool, secrets: Iterable[str] = (), level: str = "info") -> None:
     """Send our own log lines and those of the libraries to `stream`, in one format."""
     masker = Masker(secrets)
     shared: list[structlog.typing.Processor] = [
@@ -58,7 +68,7 @@ def configure(stream: TextIO, *, terminal: bool, secrets: Iterable[str] = (), le
     structlog.configure(
         processors=[*shared, *errors, masker, last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", stream)),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import threading
 from types import TracebackType
 from typing import Final, Self
@@ -67,6 +68,8 @@ class Output:
         return self._descriptor
 
     def _write_all(self) -> None:
+        # The daemon is a background process group of its terminal: under `stty tostop` a write would stop it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
         while (text := self._queue.get()) is not None:
             if self.gone:
                 continue

@@ -1,0 +1,260 @@
+"""One run, from preflight to verdict. This page is its table of contents; `lifetimes.py` says what each of them does.
+
+1. Read the soak file: every error at once, nothing touched (exit 2).
+2. Heal what runs that died on this host have left behind.
+3. Preflight: commands, ports, locks, the run directory (exit 2).
+4. Open the journal: from here on everything that happens is on record.
+5. Start telemetry, units, watchdogs, broker, probes, each inside the one before; the system reaches its steady state.
+6. Soak: loads, then faults, until `duration`, a signal, or the end of what soakd can answer for.
+7. Unwind: undo faults, stop loads, settle, look once more, stop units.
+8. Judge from the journal alone, write the reports, run the `on:` commands.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+
+import supervisor
+from supervisor import lifetimes
+from supervisor.ending import End, Guardian, Interrupted, signals
+from supervisor.hooks import run_hooks
+from supervisor.journal.base import JournalError
+from supervisor.journal.events import (
+    EndReason,
+    JournalTrouble,
+    Phase,
+    PhaseEntered,
+    Record,
+    RunEnded,
+    RunStarted,
+    VerdictReached,
+)
+from supervisor.journal.replay import replay
+from supervisor.journal.runs import Entry, Locked, RunIndex, boot_id, create_run_dir, state_dir
+from supervisor.journal.writer import JournalWriter, open_journal
+from supervisor.judge.report import write_reports
+from supervisor.judge.verdict import Judgement, judge
+from supervisor.lifetimes import CannotStart, Run
+from supervisor.recover import heal_abandoned
+from supervisor.soakfile.load import Loaded, load
+from supervisor.telemetry import systemd
+from supervisor.telemetry.output import Output
+
+EXIT: Final[Mapping[str, int]] = {"pass": 0, "fail": 1, "inconclusive": 3}
+CANNOT_START: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says about a run."""
+
+    file: Path
+    root: Path
+    """Where run directories go."""
+    duration: str | None = None
+    """As written, such as 10m."""
+    seed: int | None = None
+    guardian: int | None = None
+    """The descriptor whose end of file says that the guardian is gone."""
+    report: int | None = None
+    """The descriptor on which the guardian is told the run directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    code: int
+    directory: Path
+    judgement: Judgement
+
+
+async def run(options: Options, output: Output) -> Outcome:
+    """Run a soak; SoakFileError or CannotStart if it cannot begin."""
+    overrides = {"duration": options.duration, "seed": options.seed}
+    loaded = await anyio.to_thread.run_sync(lambda: load(options.file, overrides=overrides))
+    soak = loaded.soak
+    end = End(soak.grace)
+    async with signals(end):
+        index = RunIndex(state_dir())
+        await heal_abandoned(index)
+        await preflight(loaded)
+        async with claimed(index, options, loaded) as (run_id, directory), opened(directory) as journal:
+            seed = soak.seed if soak.seed is not None else random.SystemRandom().randrange(2**31)
+            this = Run(
+                run_id, soak, loaded.path.parent, directory, seed, journal, end, Guardian(options.guardian)
+            )
+            await begin(this)
+            await soak_it(this, output, loaded.secrets)
+            return await verdict(this, journal)
+
+
+async def preflight(loaded: Loaded) -> None:
+    """Refuse to start what cannot work: commands that are not there, ports in use."""
+    base, soak = loaded.path.parent, loaded.soak
+
+    def look() -> list[str]:
+        engines = [(f"engines.{name}", e.problems(base)) for name, e in soak.engines.items()]
+        loads = [(f"loads.{name}", one.problems(base)) for name, one in soak.loads.items()]
+        return [f"{loaded.path}: {place}: {problem}" for place, found in engines + loads for problem in found]
+
+    if problems := await anyio.to_thread.run_sync(look):
+        raise CannotStart(*problems)
+
+
+@asynccontextmanager
+async def claimed(index: RunIndex, options: Options, loaded: Loaded) -> AsyncGenerator[tuple[str, Path]]:
+    """Lock the units, make the run directory and enter the run into the index, so that its death can be healed."""
+    soak = loaded.soak
+    run_id = f"{soak.soak}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    keys = [
+        f"{engine}/{soak.soak}/{name}" for engine, kind in soak.engines.items() for name in kind.unit_names()
+    ]
+
+    def claim() -> tuple[AsyncExitStack, Path, Entry]:
+        held = AsyncExitStack()
+        try:
+            held.callback(index.lock(keys, run_id).release)
+            directory = create_run_dir(options.root, soak.soak, time.time())
+            (directory / "soak.yaml").write_text(loaded.resolved)
+            entry = index.enter(run_id, directory, soak.soak)
+        except Locked as error:
+            raise CannotStart(str(error)) from error
+        except OSError as error:
+            raise CannotStart(
+                f"cannot make a run directory under {options.root}: {error.strerror or error}; "
+                "free some space or name another place with --run-dir"
+            ) from error
+        return held, directory, entry
+
+    held, directory, entry = await anyio.to_thread.run_sync(claim)
+    if options.report is not None:
+        os.write(options.report, f"run-dir {directory}\n".encode())
+    async with held:
+        try:
+            yield run_id, directory
+        except CannotStart:
+            await anyio.to_thread.run_sync(entry.leave)
+            raise
+        # Only a run that ended in order leaves the index; after anything else somebody has to look for what is left.
+        await anyio.to_thread.run_sync(entry.leave)
+
+
+@asynccontextmanager
+async def opened(directory: Path) -> AsyncGenerator[JournalWriter]:
+    """Open the journal of a new run."""
+    async with AsyncExitStack() as stack:
+        try:
+            journal = await stack.enter_async_context(open_journal(directory))
+        except JournalError as error:
+            raise CannotStart(f"{error}; free some space or name another place with --run-dir") from error
+        yield journal
+
+
+async def begin(this: Run) -> None:
+    """Put the beginning on record; a run that cannot write is refused, one that can no longer write goes on."""
+    soak = this.soak
+    try:
+        await this.journal.commit(
+            RunStarted(
+                run=this.id,
+                soak=soak.soak,
+                seed=this.seed,
+                soakd=supervisor.__version__,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                boot=boot_id(),
+                file=str(this.file),
+                duration=soak.duration,
+                units=tuple(soak.units()),
+                loads=tuple(soak.loads),
+                faults=tuple(soak.faults),
+                thresholds=tuple(str(threshold) for threshold in soak.thresholds),
+                facts=lifetimes.facts(),
+            )
+        )
+    except JournalError as error:
+        raise CannotStart(
+            f"cannot keep a journal in {this.directory}: {error}; free some space or use --run-dir"
+        ) from error
+
+
+async def soak_it(this: Run, output: Output, hidden: frozenset[str]) -> None:
+    """Open the lifetimes, soak until the end, and unwind them. CannotStart passes, being stopped while starting does not."""
+    phase = this.journal.emit
+    try:
+        async with AsyncExitStack() as lifetime:
+            enter = lifetime.enter_async_context
+            await enter(lifetimes.telemetry(this, output, hidden))
+            phase(PhaseEntered(phase=Phase.STARTING))
+            fleet = await enter(lifetimes.units(this))
+            await enter(lifetimes.watchdogs(this, fleet))
+            connections = await enter(lifetimes.broker(this))
+            steady = await enter(lifetimes.probes(this, fleet, connections))
+            lifetime.callback(phase, PhaseEntered(phase=Phase.SETTLING))
+            this.start = time.monotonic()
+            phase(PhaseEntered(phase=Phase.SOAKING))
+            systemd.notify(f"READY=1\nSTATUS=soaking {this.soak.soak}")
+            await enter(lifetimes.loads(this, connections))
+            await enter(lifetimes.faults(this, fleet, connections, steady))
+            await over(this)
+    except Interrupted:
+        await over(this)
+    except CannotStart as error:
+        await ended(this, EndReason.FAILED_TO_START, str(error))
+        raise
+
+
+async def over(this: Run) -> None:
+    """Wait for the end of the soak and put it on record."""
+    with anyio.move_on_after(this.soak.duration):
+        await this.end.wait()
+    this.end(EndReason.DURATION)
+    assert this.end.reason is not None  # noqa: S101  # it was set one line above at the latest
+    await ended(this, this.end.reason, this.end.detail)
+    # Only a stop that was asked for: a service manager counts its stop timeout from STOPPING=1 on, and an end in peace may take longer.
+    systemd.notify("STOPPING=1" if this.end.reason is EndReason.SIGNAL else f"STATUS=over: {this.end.reason}")
+    this.journal.emit(PhaseEntered(phase=Phase.STOPPING))
+
+
+async def ended(this: Run, reason: EndReason, detail: str) -> None:
+    """Write the end down; if that cannot be made durable the journal's own trouble says so, and judging goes on."""
+    try:
+        await this.journal.commit(RunEnded(reason=reason, detail=detail))
+    except JournalError:
+        return
+
+
+async def verdict(this: Run, journal: JournalWriter) -> Outcome:
+    """Judge from the journal, write the reports, and run what the soak file wants run."""
+    directory = this.directory
+    journal.emit(PhaseEntered(phase=Phase.JUDGING))
+    await journal.call(lambda: None)  # everything before this is written
+    trouble = journal.trouble
+
+    def judge_it() -> Judgement:
+        # A disk that stayed full could not take the trouble itself: it is judged from memory.
+        unwritten = (Record(0, time.time(), time.monotonic(), event) for event in trouble)
+        return judge(chain(replay(directory), unwritten))
+
+    judgement = await anyio.to_thread.run_sync(judge_it)
+    try:
+        await journal.commit(VerdictReached(verdict=judgement.verdict, reasons=judgement.reasons))
+        await anyio.to_thread.run_sync(write_reports, directory, judgement)
+    except (JournalError, OSError) as error:
+        journal.emit(JournalTrouble(what="write-failed", detail=f"cannot write the reports: {error}"))
+    await run_hooks(this.soak, judgement.verdict, directory, this.base, journal)
+    return Outcome(EXIT[judgement.verdict], directory, judgement)

@@ -1,0 +1,289 @@
+"""The lifetimes of a run, from the outside in. Each is a context that starts a part and, on the way out, ends it in order.
+
+What must outlive is outside: telemetry > units > watchdogs > broker > probes > loads > faults. The way out is the same list read
+backwards: faults are undone while units and watchdogs live, loads stop, the system settles and is looked at once more.
+"""
+
+from __future__ import annotations
+
+import platform
+import socket
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import anyio
+import structlog
+
+from supervisor.broker.connection import BrokerError, Connections, open_connections
+from supervisor.ending import End, Guardian
+from supervisor.engines.base import EngineContext, EngineError, Units
+from supervisor.engines.fleet import Fleet
+from supervisor.faults.base import World
+from supervisor.faults.scheduler import Scheduler
+from supervisor.journal.base import Journal
+from supervisor.journal.events import EndReason
+from supervisor.journal.timeline import Timeline
+from supervisor.loads.base import Load, LoadContext
+from supervisor.loads.recorder import Recorder
+from supervisor.probes.base import View
+from supervisor.probes.steady import SteadyState, default_probes
+from supervisor.soak import Soak
+from supervisor.supervision import Supervisor, nursery
+from supervisor.telemetry import console, metrics, narrate, systemd
+from supervisor.telemetry.lag import Lag, sample
+from supervisor.telemetry.logging import configure
+from supervisor.telemetry.output import Output
+from supervisor.telemetry.status import Status
+from supervisor.watch.watchdog import WatchContext
+from supervisor.web.app import EndpointError, serve
+
+FIRST_STEADY: Final = 60.0
+"""Seconds that the system may take to its first steady state, before the soak begins."""
+STOP_LOADS: Final = 10.0
+SETTLE: Final = 60.0
+"""Seconds that the system may take to its steady state after the last load has stopped."""
+STOP_UNITS: Final = 30.0
+LOOK: Final = 2.0
+"""Seconds of the grace that are kept for the last look, the verdict and its files."""
+
+_log: Final = structlog.get_logger("soakd")
+
+
+class CannotStart(Exception):  # noqa: N818  # what happened is in the name
+    """The run cannot begin; each line says what could not be done, where, and what to do."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+@dataclass(slots=True)
+class Run:
+    """What the lifetimes share."""
+
+    id: str
+    soak: Soak
+    file: Path
+    """The soak file."""
+    directory: Path
+    seed: int
+    journal: Journal
+    end: End
+    guardian: Guardian
+    status: Status = field(default_factory=Status)
+    timeline: Timeline = field(default_factory=Timeline)
+    start: float = 0.0
+    """Monotonic seconds at which the soak itself began."""
+
+    @property
+    def base(self) -> Path:
+        """The soak file's folder: relative paths in it are seen from here."""
+        return self.file.parent
+
+    def gave_up(self, reason: str) -> None:
+        """End the run because a part of soakd is beyond help."""
+        self.end(EndReason.GAVE_UP, reason)
+
+    @asynccontextmanager
+    async def leaves(self) -> AsyncGenerator[Supervisor]:
+        """Open a place for leaf tasks that are kept up and end with the lifetime they belong to."""
+        async with nursery() as group:
+            yield Supervisor(group, self.journal, self.gave_up)
+
+
+@asynccontextmanager
+async def telemetry(run: Run, output: Output, secrets: frozenset[str]) -> AsyncGenerator[None]:
+    """Show the run: log lines, live view, endpoint, service manager, and the sampler of gauges."""
+    status, lag = run.status, Lag()
+    run.journal.subscribe(run.timeline.apply)
+    run.journal.subscribe(status.apply)
+    screen = console.Screen(status, output) if output.isatty() else None
+    configure(screen or output, terminal=screen is not None, secrets=secrets)
+    run.journal.subscribe(narrate.narrate)
+    web = run.soak.web
+    try:
+        async with (
+            serve(status, metrics.registry(status), lambda: run.start > 0, web.host, web.port) as url,
+            run.leaves() as supervisor,
+        ):
+            _log.info("endpoint", url=url, run_dir=str(run.directory))
+            supervisor.keep("lag", lag.run)
+            supervisor.keep("observations", partial(sample, run.journal, lag))
+            supervisor.keep("service manager", partial(systemd.keep_alive, lambda: lag.ticks))
+            supervisor.keep("guardian", partial(run.guardian.watch, run.end))
+            if screen is not None:
+                supervisor.keep("console", screen.run)
+            yield
+    except EndpointError as error:
+        raise CannotStart(str(error)) from error
+
+
+@asynccontextmanager
+async def units(run: Run) -> AsyncGenerator[Fleet]:
+    """Open the engines and start every unit, each after what it depends on; end them all on the way out."""
+    environment = broker_environment(run.soak)
+    async with AsyncExitStack() as engines, run.leaves() as supervisor:
+        opened: dict[str, Units] = {}
+        for name, engine in run.soak.engines.items():
+            context = EngineContext(name, run.id, run.directory, run.base, run.journal, environment)
+            opened[name] = await engines.enter_async_context(engine.open(context))
+        fleet = Fleet(run.journal, opened, run.soak.units(), after=run.soak.after())
+        supervisor.keep("fleet", fleet.run)
+        try:
+            async with run.end.interrupts():
+                await fleet.start_all()
+            yield fleet
+        except EngineError as error:
+            raise CannotStart(str(error)) from error
+        finally:
+            with anyio.move_on_after(run.end.budget(STOP_UNITS, keep=LOOK), shield=True):
+                await fleet.stop_all()
+
+
+@asynccontextmanager
+async def watchdogs(run: Run, fleet: Fleet) -> AsyncGenerator[None]:
+    """Keep the units up that the soak file wants kept up."""
+    context = WatchContext(fleet, run.journal, run.timeline)
+    async with run.leaves() as supervisor:
+        for watchdog, unit in run.soak.watched():
+            supervisor.keep(f"watchdog {unit}", partial(watchdog.watch, unit, context))
+        yield
+
+
+@asynccontextmanager
+async def broker(run: Run) -> AsyncGenerator[Connections | None]:
+    """Open the connections to the broker and wait for its first answer."""
+    if run.soak.broker is None:
+        yield None
+        return
+    async with open_connections(run.soak.broker, run.journal) as connections:
+        try:
+            async with run.end.interrupts():
+                handle = await connections.handle("default")
+                await handle.wait_connected(run.soak.broker.reach)
+        except BrokerError as error:
+            raise CannotStart(str(error)) from error
+        yield connections
+
+
+@asynccontextmanager
+async def probes(run: Run, fleet: Fleet, connections: Connections | None) -> AsyncGenerator[SteadyState]:
+    """Look at the system all along: it must be steady before the soak begins, and is looked at once more at its end."""
+    async with aiohttp.ClientSession() as http, run.leaves() as supervisor:
+        view = View(
+            base=run.base,
+            http=http,
+            fleet=fleet,
+            connections=connections,
+            restarts=lambda unit: run.status.units[unit].restarts if unit in run.status.units else 0,
+        )
+        wanted = run.soak.steady_state or default_probes(fleet.ids, broker=connections is not None)
+        steady = SteadyState(wanted, view, run.journal)
+        async with run.end.interrupts():
+            holds, failing = await steady.wait(FIRST_STEADY)
+        if not holds:
+            raise CannotStart(
+                f"cannot begin the soak: the steady state did not hold within {FIRST_STEADY:.0f}s of the start; "
+                "see steady_state in the soak file, and the units' output in the run directory",
+                *(f"  does not hold: {title}" for title in failing),
+            )
+        supervisor.keep("steady state", steady.run)
+        yield steady
+        with anyio.CancelScope(shield=True):
+            await steady.wait(run.end.budget(SETTLE, keep=LOOK))
+
+
+@asynccontextmanager
+async def loads(run: Run, connections: Connections | None) -> AsyncGenerator[None]:
+    """Put the system under load; on the way out let every load finish what it is doing, and count it."""
+    stop = anyio.Event()
+    async with AsyncExitStack() as stack:
+        recorders: list[Recorder] = []
+        async with run.leaves() as counting, run.leaves() as supervisor:
+            running: dict[str, anyio.Event] = {}
+            for name, load in run.soak.loads.items():
+                recorder = Recorder(name, run.journal, run.timeline)
+                stack.callback(recorder.flush)
+                recorders.append(recorder)
+                counting.keep(f"windows {name}", recorder.run)
+                context = LoadContext(
+                    name=name,
+                    run=run.id,
+                    base=run.base,
+                    directory=run.directory,
+                    start=run.start,
+                    seed=run.seed,
+                    journal=run.journal,
+                    timeline=run.timeline,
+                    recorder=recorder,
+                    stop=stop,
+                    connections=connections,
+                    environment=broker_environment(run.soak),
+                )
+                running[name] = anyio.Event()
+                supervisor.keep(f"load {name}", partial(_run_load, load, context, running[name]))
+            yield
+            stop.set()
+            with anyio.move_on_after(run.end.budget(STOP_LOADS, keep=LOOK), shield=True):
+                for ended in running.values():
+                    await ended.wait()
+
+
+async def _run_load(load: Load, context: LoadContext, ended: anyio.Event) -> None:
+    try:
+        await load.run(context)
+    except Exception:
+        if context.stop.is_set():
+            ended.set()
+        raise
+    ended.set()
+
+
+@asynccontextmanager
+async def faults(
+    run: Run, fleet: Fleet, connections: Connections | None, steady: SteadyState
+) -> AsyncGenerator[None]:
+    """Disturb the system; on the way out undo what is open, before anything else ends."""
+    scheduler = Scheduler(
+        run.soak.faults,
+        World(fleet, connections),
+        run.journal,
+        steady,
+        run.seed,
+        run.start,
+        run.guardian.alive,
+    )
+    async with run.leaves() as supervisor:
+        supervisor.keep("faults", scheduler.run)
+        yield
+        patience = max((fault.recovery_timeout for fault in run.soak.faults.values()), default=0.0)
+        with anyio.CancelScope(shield=True):
+            await scheduler.finish(run.end.budget(patience, keep=2 * LOOK))
+
+
+def broker_environment(soak: Soak) -> Mapping[str, str]:
+    """Return what units and command loads are told about the broker."""
+    if soak.broker is None:
+        return {}
+    environment = {"SOAKD_NATS_URL": ",".join(soak.broker.servers)}
+    if soak.broker.user is not None:
+        environment["SOAKD_NATS_USER"] = soak.broker.user
+    if soak.broker.password is not None:
+        environment["SOAKD_NATS_PASSWORD"] = soak.broker.password.get_secret_value()
+    return environment
+
+
+def facts() -> dict[str, str]:
+    """Return what the report says about the machine."""
+    return {
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "host": socket.gethostname(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

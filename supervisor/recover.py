@@ -1,0 +1,182 @@
+"""Heals after a run that died: ends what it started and undoes the episodes that its journal says are open.
+
+The guardian does this at once, as `soakd recover RUN_DIR`; where the guardian died as well, the next start on this host or a
+person does. All of it works from the run directory alone and may be done twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from supervisor.engines.base import EngineContext, Units
+from supervisor.engines.fleet import Fleet
+from supervisor.faults.base import World
+from supervisor.faults.recovery import undo_open
+from supervisor.journal.events import EndReason, FaultIntent, JournalTrouble, RunEnded, RunStarted
+from supervisor.journal.replay import ReplayError, replay
+from supervisor.journal.runs import Entry, Locked, RunIndex, state_dir
+from supervisor.journal.timeline import Timeline
+from supervisor.journal.writer import JournalWriter, open_journal
+from supervisor.soak import Soak
+from supervisor.soakfile.load import load
+
+WAIT_FOR_OTHERS: Final = 20.0
+"""Seconds that somebody else may take to heal the same run."""
+_log: Final = structlog.get_logger("soakd.recover")
+
+
+class CannotRecover(Exception):  # noqa: N818  # what happened is in the name
+    """A run could not be healed; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the journal of a dead run says."""
+
+    started: RunStarted
+    ended: bool
+    open: Mapping[str, FaultIntent]
+    torn: tuple[JournalTrouble, ...]
+
+
+def read_past(directory: Path) -> Past:
+    """Read a run's journal; CannotRecover if the directory is no run."""
+    timeline, started, ended, torn = Timeline(), None, False, []
+    try:
+        for record in replay(directory):
+            timeline.apply(record)
+            if isinstance(record.event, RunStarted):
+                started = record.event
+            elif isinstance(record.event, RunEnded):
+                ended = True
+            elif isinstance(record.event, JournalTrouble):
+                torn.append(record.event)
+    except ReplayError as error:
+        raise CannotRecover(str(error)) from error
+    if started is None:
+        raise CannotRecover(
+            f"cannot recover {directory}: its journal does not say that a run was started there"
+        )
+    return Past(started, ended, timeline.intents(), tuple(torn))
+
+
+@asynccontextmanager
+async def _alone(directory: Path) -> AsyncGenerator[None]:
+    """Let one at a time heal a run, and nobody one that lives: the guardian, the next start and a person may all want to."""
+    index, key = RunIndex(state_dir()), f"recover {directory}"
+    if pid := await anyio.to_thread.run_sync(index.alive, directory):
+        raise CannotRecover(
+            f"cannot recover {directory}: the run goes on (pid {pid}); end it with `kill {pid}`"
+        )
+    lock = None
+    with anyio.move_on_after(WAIT_FOR_OTHERS):
+        while lock is None:
+            try:
+                lock = await anyio.to_thread.run_sync(index.lock, [key], "recover")
+            except Locked:
+                await anyio.sleep(0.05)
+    if lock is None:
+        raise CannotRecover(
+            f"cannot recover {directory}: somebody else has been at it for {WAIT_FOR_OTHERS:.0f}s"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+async def recover(directory: Path) -> list[str]:
+    """Heal one run; return what was done, in words. CannotRecover if something is still broken, with how to mend it."""
+    async with _alone(directory):
+        return await _heal(directory)
+
+
+async def _heal(directory: Path) -> list[str]:
+    past = await anyio.to_thread.run_sync(read_past, directory)
+    # What the soak file takes from the environment is read again: secrets never stand in the run directory.
+    base = Path(past.started.file).parent
+    loaded = await anyio.to_thread.run_sync(lambda: load(directory / "soak.yaml", base=base))
+    soak, done = loaded.soak, list[str]()
+    async with open_journal(directory) as journal, AsyncExitStack() as engines:
+        if not past.ended:
+            journal.emit(RunEnded(reason=EndReason.DIED, detail="the daemon left without a word"))
+        contexts = {
+            name: EngineContext(name, past.started.run, directory, base, journal) for name in soak.engines
+        }
+        for name, engine in soak.engines.items():
+            done += await engine.recover(contexts[name])
+        fleet = await _fleet(soak, contexts, journal, engines)
+        done += await undo_open(past.open, soak.faults, World(fleet), journal)
+    left = await anyio.to_thread.run_sync(read_past, directory)
+    if left.open:
+        names = ", ".join(left.open)
+        raise CannotRecover(
+            f"cannot undo {names} of {directory}: see fault.undo_failed in its journal for what is broken and how to mend it"
+        )
+    return done
+
+
+async def recover_all(what: Path) -> list[str]:
+    """Heal a run by its directory, or every dead run of a soak file; return what was done, in words."""
+    index = RunIndex(state_dir())
+    directory = await anyio.to_thread.run_sync(lambda: what.resolve() if what.is_dir() else None)
+    dead = await anyio.to_thread.run_sync(index.abandoned)
+    if directory is not None:
+        done = await recover(directory)
+        dead = [entry for entry in dead if entry.run_dir == directory]
+    else:
+        soak = (await anyio.to_thread.run_sync(lambda: load(what))).soak.soak
+        dead, done = [entry for entry in dead if entry.soak == soak], []
+        for entry in dead:
+            done += [f"{entry.run_dir}:", *await recover(entry.run_dir)]
+    for entry in dead:
+        await anyio.to_thread.run_sync(entry.leave)
+    return done or [f"{what}: nothing was left to heal"]
+
+
+async def _fleet(
+    soak: Soak, contexts: Mapping[str, EngineContext], journal: JournalWriter, stack: AsyncExitStack
+) -> Fleet:
+    """Open the engines whose units go on after a run; the units of the others have ended with it."""
+    opened: dict[str, Units] = {}
+    for name, engine in soak.engines.items():
+        if engine.units_outlive_run:
+            opened[name] = await stack.enter_async_context(engine.open(contexts[name]))
+    names = {unit: place for unit, place in soak.units().items() if place[0] in opened}
+    return Fleet(journal, opened, names, after={})
+
+
+async def heal_abandoned(index: RunIndex) -> None:
+    """Heal every run of this host that is dead and has not been healed. What cannot be healed is said and kept for later."""
+    for entry in await anyio.to_thread.run_sync(index.abandoned):
+        await heal(entry)
+
+
+async def heal(entry: Entry) -> bool:
+    """Heal one abandoned run of the index; say whether nothing is left to do."""
+    started = time.monotonic()
+    if not await anyio.to_thread.run_sync(entry.run_dir.is_dir):
+        _log.warning(
+            "a run that died has no run directory any more: there is nothing to heal by", run=entry.run_id
+        )
+    else:
+        try:
+            done = await recover(entry.run_dir)
+        except CannotRecover as error:
+            _log.error("a run that died could not be healed", run=entry.run_id, why=str(error))
+            return False
+        took = round(time.monotonic() - started, 2)
+        _log.warning(
+            "healed a run that died", run=entry.run_id, run_dir=str(entry.run_dir), done=done, took=took
+        )
+    await anyio.to_thread.run_sync(entry.leave)
+    return True

@@ -1,0 +1,400 @@
+"""Whole runs of the real program: how it ends, how it dies, and what is left after that (nothing)."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor.journal import events as ev
+from supervisor.journal.replay import replay
+
+SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(3600)"]
+PATIENCE = 20.0
+
+
+def wait(what: str, look: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+    """Wait until `look` says something true, and return it."""
+    deadline = time.monotonic() + seconds
+    while not (seen := look()):
+        assert time.monotonic() < deadline, f"waited {seconds}s in vain: {what}"
+        time.sleep(0.02)
+    return seen
+
+
+def soak_file(**changes: Any) -> dict[str, Any]:
+    """A small soak of two processes, one load and one fault that fires at once."""
+    unit = {"command": SLEEPER, "ready": {"log": "up"}}
+    return {
+        "soak": "small",
+        "seed": 1,
+        "engines": {"local": {"process": {"units": {"a": unit, "b": {**unit, "after": ["a"]}}}}},
+        "watchdogs": [{"units": ["a", "b"], "restart": "permanent"}],
+        "loads": {"ping": {"command": ["true"], "pause": "100ms"}},
+        "faults": {"bounce": {"restart": ["a"], "at": ["200ms"]}},
+        "thresholds": ["load ping: ok >= 95%", "recovery < 30s"],
+        **changes,
+    }
+
+
+class Soakd:
+    """One run of the program in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def write(self, soak: dict[str, Any], name: str = "soak.yaml") -> Path:
+        path = self.folder / name
+        path.write_text(json.dumps(soak))  # YAML 1.2 is a superset of JSON
+        return path
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "supervisor", *words],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+
+    def start(self, soak: dict[str, Any], *words: str) -> None:
+        path = self.write(soak)
+        output = (self.folder / "output").open("wb")
+        with output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "supervisor", "run", str(path), *words],
+                cwd=self.folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output").read_text()
+
+    @property
+    def run_dir(self) -> Path:
+        return self.folder / "runs" / "small" / "latest"
+
+    def events(self, *kinds: type[ev.Event]) -> list[ev.Event]:
+        if not self.run_dir.is_dir() or not list(self.run_dir.glob("journal-*")):
+            return []
+        return [record.event for record in replay(self.run_dir.resolve()) if isinstance(record.event, kinds)]
+
+    def soaking(self) -> bool:
+        assert self.process is None or self.process.poll() is None, self.output
+        return any(event.phase is ev.Phase.SOAKING for event in self.events(ev.PhaseEntered))  # type: ignore[attr-defined]
+
+    def daemon(self) -> int:
+        return self.events(ev.RunStarted)[0].pid  # type: ignore[attr-defined, no-any-return]
+
+    def units(self) -> list[int]:
+        """Pids of all processes that carry the mark of the run."""
+        run = self.events(ev.RunStarted)
+        mark = f"SOAKD_RUN={run[0].run}".encode() if run else b"?"  # type: ignore[attr-defined]
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if mark in (entry / "environ").read_bytes():
+                        found.append(int(entry.name))
+                except OSError:
+                    continue
+        return found
+
+    def end(self, seconds: float = PATIENCE) -> int:
+        assert self.process is not None
+        return self.process.wait(seconds)
+
+    def verdict(self) -> dict[str, Any]:
+        return json.loads((self.run_dir / "verdict.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def soakd(tmp_path: Path) -> Iterator[Soakd]:
+    one = Soakd(tmp_path)
+    yield one
+    if one.process is not None and one.process.poll() is None:
+        one.process.send_signal(signal.SIGTERM)
+        try:
+            one.process.wait(15)
+        except subprocess.TimeoutExpired:
+            one.process.kill()
+
+
+def test_a_soak_passes_and_leaves_its_run_directory(soakd: Soakd) -> None:
+    soakd.start(soak_file(duration="3s", on={"end": {"command": ["sh", "-c", "echo $SOAKD_VERDICT > told"]}}))
+    assert soakd.end(40) == 0, soakd.output
+    here = {path.name for path in soakd.run_dir.iterdir()}
+    assert {
+        "soak.yaml",
+        "journal-0001.jsonl",
+        "ping.log",
+        "a.mon.log",
+        "verdict.json",
+        "junit.xml",
+        "summary.md",
+        "evidence.csv",
+    } <= here
+    assert soakd.verdict()["verdict"] == "pass"
+    assert (soakd.folder / "told").read_text() == "pass\n"
+    closed = soakd.events(ev.EpisodeClosed)
+    assert [(event.episode, event.recovered) for event in closed] == [("bounce#1", True)]  # type: ignore[attr-defined]
+    for line in soakd.output.splitlines():
+        json.loads(line)
+    assert soakd.units() == []
+
+
+def test_report_judges_again_and_reaches_the_same_verdict(soakd: Soakd) -> None:
+    soakd.start(soak_file(duration="2s", thresholds=["load ping: failed > 100"]))
+    assert soakd.end(40) == 1, soakd.output
+    first = soakd.verdict()
+    (soakd.run_dir / "verdict.json").unlink()
+    again = soakd.command("report", str(soakd.run_dir))
+    assert again.returncode == 1, again.stderr
+    assert soakd.verdict() == first
+    assert "load ping: failed > 100" in again.stdout
+
+
+def test_sigterm_ends_in_order_and_a_cut_soak_is_inconclusive(soakd: Soakd) -> None:
+    soakd.start(soak_file(duration="1h"))
+    wait("soaking", soakd.soaking)
+    assert soakd.process is not None
+    soakd.process.send_signal(signal.SIGTERM)
+    assert soakd.end(12) == 3, soakd.output
+    ended = soakd.events(ev.RunEnded)
+    assert [(event.reason, event.detail) for event in ended] == [(ev.EndReason.SIGNAL, "SIGTERM")]  # type: ignore[attr-defined]
+    assert soakd.units() == []
+    assert any("duration" in reason or "signal" in reason for reason in soakd.verdict()["reasons"])
+
+
+def test_a_soak_without_duration_that_is_stopped_can_pass(soakd: Soakd) -> None:
+    soakd.start(soak_file())
+    wait("a closed episode", lambda: soakd.events(ev.EpisodeClosed))
+    wait("a window", lambda: soakd.events(ev.LoadWindow))
+    assert soakd.process is not None
+    soakd.process.send_signal(signal.SIGINT)
+    assert soakd.end(12) == 0, soakd.output
+
+
+def test_a_second_signal_leaves_at_once_and_the_guardian_heals(soakd: Soakd) -> None:
+    stubborn = [
+        sys.executable,
+        "-c",
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(3600)",
+    ]
+    soak = soak_file()
+    soak["engines"]["local"]["process"]["units"]["a"].update(command=stubborn, stop_timeout="60s")
+    soak["grace"] = "60s"
+    del soak["faults"]
+    soakd.start(soak)
+    wait("soaking", soakd.soaking)
+    assert soakd.process is not None
+    soakd.process.send_signal(signal.SIGTERM)
+    wait("the end", lambda: soakd.events(ev.RunEnded))
+    soakd.process.send_signal(signal.SIGTERM)
+    assert soakd.end(15) == 3, soakd.output
+    assert soakd.units() == []
+
+
+@pytest.mark.parametrize("hold", ["0s", "1h"])
+def test_sigkill_of_the_daemon_ends_every_process_and_undoes_open_episodes(soakd: Soakd, hold: str) -> None:
+    soakd.start(soak_file(faults={"bounce": {"restart": ["a"], "at": ["100ms"], "hold": hold}}))
+    wait("an intent", lambda: soakd.events(ev.FaultIntent))
+    os.kill(soakd.daemon(), signal.SIGKILL)
+    wait("no unit left", lambda: not soakd.units(), 3.0)
+    assert soakd.end() == 3, soakd.output
+    undone = [event for event in soakd.events(ev.FaultUndone)]
+    assert [event.episode for event in undone] == ["bounce#1"]  # type: ignore[attr-defined]
+    assert any(event.reason is ev.EndReason.DIED for event in soakd.events(ev.RunEnded))  # type: ignore[attr-defined]
+    assert soakd.verdict()["verdict"] in ("inconclusive", "fail")
+
+
+def test_sigkill_of_the_guardian_makes_the_daemon_stop_in_order(soakd: Soakd) -> None:
+    soakd.start(soak_file())
+    wait("soaking", soakd.soaking)
+    daemon = soakd.daemon()
+    assert soakd.process is not None
+    soakd.process.kill()
+    soakd.process.wait()
+    wait("the daemon's end", lambda: not Path(f"/proc/{daemon}").exists(), 15)
+    assert soakd.units() == []
+    assert [event.reason for event in soakd.events(ev.RunEnded)] == [ev.EndReason.GUARDIAN_GONE]  # type: ignore[attr-defined]
+    assert soakd.verdict()["verdict"] == "inconclusive"
+
+
+def kill_both(soakd: Soakd) -> None:
+    wait("an intent", lambda: soakd.events(ev.FaultIntent))
+    daemon = soakd.daemon()
+    assert soakd.process is not None
+    os.kill(soakd.process.pid, signal.SIGSTOP)  # so that it cannot heal in between
+    os.kill(daemon, signal.SIGKILL)
+    soakd.process.kill()
+    soakd.process.wait()
+    wait("the daemon's end", lambda: not Path(f"/proc/{daemon}/exe").exists())
+
+
+@pytest.mark.parametrize("by", ["directory", "file"])
+def test_recover_heals_after_the_death_of_both(soakd: Soakd, by: str) -> None:
+    soakd.start(soak_file(faults={"bounce": {"restart": ["a"], "at": ["100ms"], "hold": "1h"}}))
+    kill_both(soakd)
+    assert soakd.units(), "units outlive both: there is something to heal"
+    target = str(soakd.run_dir) if by == "directory" else "soak.yaml"
+    healed = soakd.command("recover", target)
+    assert healed.returncode == 0, healed.stderr
+    assert soakd.units() == []
+    assert len(soakd.events(ev.FaultUndone)) == 1
+    again = soakd.command("recover", target)
+    assert again.returncode == 0, again.stderr
+    assert len(soakd.events(ev.FaultUndone)) == 1
+    assert soakd.command("report", str(soakd.run_dir)).returncode == 3
+
+
+def test_the_next_start_heals_after_the_death_of_both(soakd: Soakd) -> None:
+    soakd.start(soak_file(faults={"bounce": {"restart": ["a"], "at": ["100ms"], "hold": "1h"}}))
+    kill_both(soakd)
+    left, first = soakd.units(), soakd.run_dir.resolve()
+    assert left
+    soakd.start(soak_file(duration="1s", faults={}))
+    assert soakd.end(40) == 0, soakd.output
+    assert not any(Path(f"/proc/{pid}").exists() for pid in left)
+    undone = [record.event for record in replay(first) if isinstance(record.event, ev.FaultUndone)]
+    assert [event.by for event in undone] == ["recover"]
+
+
+def test_two_runs_of_one_soak_do_not_get_at_the_same_units(soakd: Soakd) -> None:
+    soakd.start(soak_file())
+    wait("soaking", soakd.soaking)
+    second = soakd.command("run", "soak.yaml")
+    assert second.returncode == 2
+    assert "small" in second.stderr
+    assert str(soakd.daemon()) in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+
+
+def test_a_lost_terminal_does_not_end_a_run(soakd: Soakd) -> None:
+    path = soakd.write(soak_file(duration="4s"))
+    master, slave = pty.openpty()
+    soakd.process = subprocess.Popen(
+        [sys.executable, "-m", "supervisor", "run", str(path)],
+        cwd=soakd.folder,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
+    seen = b""
+    while b"soaking" not in seen:
+        seen += os.read(master, 65536)
+    os.close(master)
+    assert soakd.end(40) == 0
+    assert soakd.verdict()["verdict"] == "pass"
+
+
+# --- bad input: one clear line, exit 2, everything started is stopped --------------------------------------------------
+
+
+def refused(soakd: Soakd, soak: dict[str, Any], *words: str) -> str:
+    done = soakd.command("run", str(soakd.write(soak)), *words)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr + done.stdout
+    assert soakd.units() == []
+    return done.stderr
+
+
+def test_an_unknown_unit_is_refused(soakd: Soakd) -> None:
+    told = refused(soakd, soak_file(faults={"bounce": {"restart": ["aa"], "every": "1s"}}))
+    assert "faults.bounce.restart" in told
+    assert "aa" in told
+
+
+def test_a_command_that_does_not_exist_is_refused(soakd: Soakd) -> None:
+    soak = soak_file()
+    soak["engines"]["local"]["process"]["units"]["a"]["command"] = ["no-such-program"]
+    soak["loads"]["ping"]["command"] = ["no-such-load"]
+    told = refused(soakd, soak)
+    assert "no-such-program" in told
+    assert "no-such-load" in told
+
+
+def test_a_port_in_use_is_refused(soakd: Soakd) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        soak = soak_file()
+        soak["engines"]["local"]["process"]["units"]["a"]["ready"] = {"port": port}
+        assert f"{port}" in refused(soakd, soak)
+        assert f"{port}" in refused(soakd, soak_file(web={"port": port}))
+
+
+def test_a_unit_that_cannot_start_is_refused_with_its_last_words(soakd: Soakd) -> None:
+    soak = soak_file()
+    soak["engines"]["local"]["process"]["units"]["b"]["command"] = ["sh", "-c", "echo no such table; exit 4"]
+    told = refused(soakd, soak)
+    assert "b" in told
+    assert "no such table" in told
+
+
+def test_a_broker_that_is_never_reachable_is_refused(soakd: Soakd, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound, not listening: refused
+        port = nobody.getsockname()[1]
+        monkeypatch.setenv("SOAKD_REACH_BROKER", "2s")
+        told = refused(soakd, soak_file(broker={"servers": [f"127.0.0.1:{port}"], "reach": "2s"}))
+        assert f"127.0.0.1:{port}" in told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+def test_a_full_disk_is_refused(soakd: Soakd, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(disk)], check=True)
+    try:
+        with (disk / "filler").open("wb") as filler, pytest.raises(OSError, match="No space"):
+            while True:
+                filler.write(b"x" * 4096)
+                filler.flush()
+        told = refused(soakd, soak_file(), "--run-dir", str(disk))
+        assert str(disk) in told
+        assert "--run-dir" in told
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    shutil.rmtree(disk)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run"], "FILE"),
+        (["run", "nowhere.yaml"], "nowhere.yaml"),
+        (["run", "x.yaml", "--duration", "5"], "duration"),
+        (["report", "nowhere"], "nowhere"),
+        (["crashes", "nowhere"], "nowhere"),
+        (["walk"], "walk"),
+        ([], "COMMAND"),
+    ],
+)
+def test_wrong_words_are_answered_in_words(soakd: Soakd, words: list[str], told: str) -> None:
+    done = soakd.command(*words)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
