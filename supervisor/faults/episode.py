@@ -6,13 +6,11 @@ closed: undo is shielded, bounded, and made again when it fails.
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
-import structlog
 
 from supervisor.engines.base import UnitState
 from supervisor.faults.base import Fault, Steady, World
@@ -28,8 +26,8 @@ from supervisor.journal.events import (
 )
 from supervisor.values import format_duration
 
-log = structlog.get_logger("soakd.faults")
-
+LEAST: Final = 3.0
+"""Seconds that undo has at the end of a run, whatever else there is to do: what the guardian would have after a SIGKILL."""
 RESTARTS: Final = 3
 """How often the time to recover may begin anew because another fault was in place meanwhile."""
 
@@ -59,28 +57,30 @@ class Episode:
         self.closed = False
         self._fault, self._scene = fault, scene
         self._cut = anyio.CancelScope()
-        self._deadline = math.inf
-        self._bounded = anyio.CancelScope()
+        self._undoing = anyio.CancelScope(shield=True)
+        self._recovering = anyio.CancelScope()
         self._left: dict[str, tuple[UnitState, str | None]] = {}
+        self._truncated = ""
         self._recovered: bool | None = None
         self._recovery: float | None = None
         self._failing: tuple[str, ...] = ()
 
-    def finish(self, deadline: float) -> None:
-        """Cut inject and hold short; undo, and then recovery, have until `deadline` (the event loop's clock)."""
-        self._deadline = self._bounded.deadline = deadline
+    def finish(self, timeout: float) -> None:
+        """Cut inject and hold short, and give recovery and undo `timeout` seconds; undo comes first and has `LEAST` anyway."""
+        now = anyio.current_time()
+        self._recovering.deadline = now + timeout
+        self._undoing.deadline = now + max(timeout, LEAST)
         self._cut.cancel()
 
     async def live(self) -> None:
         """Put the intent on disk, inject, hold, undo, watch the system recover, close. IntentLost: nothing was injected."""
         await self._announce()
         self._scene.disturbances.enter(self.intent.episode)
-        truncated = ""
         try:
             with self._cut:
                 await self._disturb()
-            truncated = self._cut_short()
         finally:
+            self._truncated = self._cut_short()
             try:
                 await self._undo()
                 await self._recover()
@@ -92,10 +92,17 @@ class Episode:
                         episode=self.intent.episode,
                         recovered=self._recovered,
                         recovery=self._recovery,
-                        truncated=truncated,
+                        truncated=self._truncated,
                         failing=self._failing,
                     ),
                 )
+
+    async def mend(self, timeout: float) -> None:
+        """Try once more to undo it, after it was closed with its undo failed. It has as much time as in `finish`."""
+        with anyio.move_on_after(max(timeout, LEAST), shield=True):
+            self.undone = not await undo_episode(
+                self._fault, self._scene.world, self.intent, self._scene.journal
+            )
 
     async def _announce(self) -> None:
         """Commit the intent. It cannot be cancelled: whether it is on disk decides everything that follows."""
@@ -106,9 +113,8 @@ class Episode:
         except (JournalError, TimeoutError) as error:
             self.undone = self.closed = True
             reason = f"its intent could not be journalled: {describe(error)}"
-            if isinstance(
-                error, TimeoutError
-            ):  # it may come to stand there yet, and nobody shall believe it open
+            if isinstance(error, TimeoutError):
+                # It may come to stand there yet, and nobody shall believe it open.
                 journal.emit(FaultUndone(episode=episode, attempts=0))
                 journal.emit(EpisodeClosed(episode=episode, recovered=None, truncated=reason))
             raise IntentLost(reason) from error
@@ -148,18 +154,15 @@ class Episode:
         )
 
     async def _undo(self) -> None:
-        intent, scene, failure = self.intent, self._scene, "the time that the run has to end was up"
-        with anyio.CancelScope(shield=True, deadline=self._deadline) as self._bounded:
-            failure = await undo_episode(self._fault, scene.world, intent, scene.journal)
-        self.undone = not failure
-        if failure:
-            log.error("a fault could not be undone", episode=intent.episode, error=failure)
-        scene.disturbances.leave(intent.episode)
+        with self._undoing:
+            failure = await undo_episode(self._fault, self._scene.world, self.intent, self._scene.journal)
+            self.undone = not failure
+        self._scene.disturbances.leave(self.intent.episode)
 
     async def _recover(self) -> None:
         """Wait for the steady state. It is only meant where no fault is in place: while another one is, the time does not count."""
         disturbances, began = self._scene.disturbances, time.monotonic()
-        with anyio.CancelScope(deadline=self._deadline) as self._bounded:
+        with self._recovering:
             for _ in range(1 + RESTARTS):
                 asked = time.monotonic()
                 holds, self._failing = await self._scene.steady.wait(self._fault.recovery_timeout)

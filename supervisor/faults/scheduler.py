@@ -12,16 +12,13 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import anyio
-import structlog
 
 from supervisor.faults.base import Aim, CannotAim, Fault, Steady, World
 from supervisor.faults.draws import Draw, draw
-from supervisor.faults.episode import Episode, IntentLost, Scene
-from supervisor.faults.recovery import describe, undo_episode
+from supervisor.faults.episode import LEAST, Episode, IntentLost, Scene
+from supervisor.faults.recovery import describe
 from supervisor.journal.base import Journal
 from supervisor.journal.events import DrawSkipped, FaultIntent
-
-log = structlog.get_logger("soakd.faults")
 
 AIM_TIMEOUT: Final = 10.0
 """Seconds a kind may take to choose its targets (it may have to ask the broker for a leader)."""
@@ -99,16 +96,16 @@ class Scheduler:
 
         What an earlier attempt could not undo is tried once more. Returns the episodes that are still not undone.
         """
-        self._finishing, deadline = True, anyio.current_time() + timeout
-        broken = [line for line in self._lines if line.broken]
+        self._finishing = True
+        broken = [line.episode for line in self._lines if line.episode and line.broken]
         for line in self._lines:
             line.waiting.cancel()
             if line.episode:
-                line.episode.finish(deadline)
-        with anyio.move_on_after(timeout + FINISH_MARGIN):
+                line.episode.finish(timeout)
+        with anyio.move_on_after(max(timeout, LEAST) + FINISH_MARGIN):
             async with anyio.create_task_group() as group:
-                for line in broken:
-                    group.start_soon(self._mend, line, deadline)
+                for episode in broken:
+                    group.start_soon(episode.mend, timeout)
                 if self._over:
                     await self._over.wait()
         last = [line.episode for line in self._lines if line.episode]
@@ -182,12 +179,3 @@ class Scheduler:
     def _skip(self, line: _Line, drawn: Draw, reason: str) -> None:
         line.skip(drawn)
         self._scene.journal.emit(DrawSkipped(fault=line.name, n=drawn.n, reason=reason))
-        log.warning("a fault was skipped", fault=line.name, n=drawn.n, reason=reason)
-
-    async def _mend(self, line: _Line, deadline: float) -> None:
-        """Try once more to undo an episode that was closed without it."""
-        if episode := line.episode:
-            with anyio.CancelScope(shield=True, deadline=deadline):
-                episode.undone = not await undo_episode(
-                    line.fault, self._scene.world, episode.intent, self._scene.journal
-                )

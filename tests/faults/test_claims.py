@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import time
+
+import anyio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.faults.claims import Claims, Disturbances
+
+units = st.frozensets(st.sampled_from("abcde"), max_size=4)
+
+
+async def test_who_shares_no_unit_does_not_wait() -> None:
+    claims = Claims()
+    with anyio.fail_after(5):
+        assert await claims.take("one#1", ["a", "b"]) is False
+        assert await claims.take("two#1", ["c"]) is False
+        assert await claims.take("three#1", []) is False
+
+
+async def test_the_second_waits_for_the_first() -> None:
+    claims, waited = Claims(), []
+    await claims.take("one#1", ["a", "b"])
+
+    async def second() -> None:
+        waited.append(await claims.take("two#1", ["b", "c"]))
+
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(second)
+            await anyio.wait_all_tasks_blocked()
+            assert claims.ahead("two#1") == ("one#1",)
+            assert not waited
+            claims.drop("one#1")
+    assert waited == [True]
+
+
+async def test_who_gives_up_waiting_keeps_nobody_out() -> None:
+    claims = Claims()
+    await claims.take("one#1", ["a"])
+    with anyio.move_on_after(0):
+        await claims.take("two#1", ["a", "b"])
+    with anyio.fail_after(5):
+        assert await claims.take("three#1", ["b"]) is False
+
+
+@given(st.lists(units, min_size=1, max_size=8))
+def test_two_never_have_a_unit_at_once_and_everybody_has_a_turn(wanted: list[frozenset[str]]) -> None:
+    anyio.run(_all_take_turns, wanted, backend="asyncio")
+
+
+async def _all_take_turns(wanted: list[frozenset[str]]) -> None:
+    claims, taken, order = Claims(), list[str](), list[int]()
+
+    async def live(number: int) -> None:
+        await claims.take(f"f#{number}", wanted[number])
+        assert not wanted[number].intersection(taken)
+        taken.extend(wanted[number])
+        await anyio.lowlevel.checkpoint()
+        for unit in wanted[number]:
+            taken.remove(unit)
+        claims.drop(f"f#{number}")
+        order.append(number)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:
+            for number in range(len(wanted)):
+                group.start_soon(live, number)
+    assert sorted(order) == list(range(len(wanted)))
+
+
+async def test_calm_is_when_the_last_disturbance_is_gone() -> None:
+    disturbances = Disturbances()
+    before = time.monotonic()
+    disturbances.enter("one#1")
+    disturbances.enter("two#1")
+    disturbances.leave("one#1")
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(disturbances.calm)
+            await anyio.wait_all_tasks_blocked()
+            disturbances.leave("two#1")
+            disturbances.leave("two#1")
+        await disturbances.calm()
+    assert disturbances.since(before)
+    assert not disturbances.since(time.monotonic())
