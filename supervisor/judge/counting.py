@@ -71,6 +71,11 @@ def add(counts: dict[str, int], more: Mapping[str, int]) -> None:
         counts[key] = counts.get(key, 0) + count
 
 
+def times(count: int) -> str:
+    """Write `once`, `2 times`."""
+    return "once" if count == 1 else f"{count:,} times"
+
+
 def plural(count: int, noun: str) -> str:
     """Write `1 crash`, `2 crashes`, `1,200 operations`."""
     if count != 1:

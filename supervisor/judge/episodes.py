@@ -50,6 +50,11 @@ def split_mark(mark: str) -> tuple[str, str]:
     return episode, stage
 
 
+def readings_of(event: Evidence) -> list[tuple[str, Reading]]:
+    """Return each reading with the time it belongs to: before, during, recovered."""
+    return [(event.when, reading) for reading in event.readings]
+
+
 def fault_of(episode: str) -> str:
     """Return the fault of `restart-nats#7`."""
     return episode.rpartition("#")[0]
@@ -166,6 +171,8 @@ class Episodes:
 
     faults: dict[str, FaultTotals] = field(default_factory=dict)
     _kept: dict[str, Episode] = field(default_factory=dict)
+    _before: dict[str, list[tuple[str, Reading]]] = field(default_factory=dict)
+    """What was seen before episodes whose intent is still to come, the latest few."""
 
     def apply(self, event: Event, moment: Moment) -> None:
         """Take one event; what does not concern episodes is ignored."""
@@ -180,9 +187,10 @@ class Episodes:
             case (
                 FaultInjected() | FaultFailed() | FaultUndone() | UndoFailed() | EpisodeClosed() | Evidence()
             ):
-                episode = self._kept.get(event.episode)
-                if episode:
+                if episode := self._kept.get(event.episode):
                     self._proceed(episode, event, moment)
+                elif isinstance(event, Evidence):
+                    self._foresee(event)
             case _:
                 pass
 
@@ -210,9 +218,9 @@ class Episodes:
 
     def _begin(self, intent: FaultIntent, moment: Moment) -> None:
         targets = tuple(target.unit for target in intent.targets)
-        self._kept[intent.episode] = Episode(
-            intent.episode, intent.fault, intent.type, intent.n, targets, moment
-        )
+        episode = Episode(intent.episode, intent.fault, intent.type, intent.n, targets, moment)
+        episode.evidence += self._before.pop(intent.episode, [])
+        self._kept[intent.episode] = episode
         fault = self.fault(intent.fault)
         fault.type = intent.type
         fault.episodes += 1
@@ -236,9 +244,14 @@ class Episodes:
             case EpisodeClosed() if episode.closed is None:
                 self._close(episode, fault, event, moment)
             case Evidence():
-                episode.evidence += [(event.when, reading) for reading in event.readings]
+                episode.evidence += readings_of(event)
             case _:
                 pass
+
+    def _foresee(self, event: Evidence) -> None:
+        if len(self._before) >= LISTED:
+            del self._before[next(iter(self._before))]
+        self._before.setdefault(event.episode, []).extend(readings_of(event))
 
     def _close(self, episode: Episode, fault: FaultTotals, event: EpisodeClosed, moment: Moment) -> None:
         episode.closed, episode.recovered, episode.recovery = moment, event.recovered, event.recovery

@@ -64,7 +64,7 @@ def check(text: str, tally: Tally) -> Checked:
     if seen.value is None:
         return Checked(text, Verdict.INCONCLUSIVE, None, "nothing", seen.basis)
     shown = show(seen.value, threshold.unit)
-    why = f"{shown} was seen ({seen.basis})" if seen.basis else f"{shown} was seen"
+    why = f"seen {shown} ({seen.basis})" if seen.basis else f"seen {shown}"
     verdict = Verdict.PASS if threshold.holds(seen.value) else Verdict.FAIL
     if seen.doubt:
         return Checked(text, Verdict.INCONCLUSIVE, seen.value, shown, f"{why}, but {seen.doubt}")
@@ -81,7 +81,7 @@ def show(value: float, unit: Unit) -> str:
     if unit is Unit.COUNT:
         return f"{value:,.6f}".rstrip("0").rstrip(".")
     if value == math.inf:
-        return "never"
+        return "no recovery"
     return f"{value * 1000:.6g}ms" if 0 < value < 1 else format_duration(value)
 
 

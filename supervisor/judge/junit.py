@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 from xml.etree import ElementTree as ET  # it only writes here
 
-from supervisor.judge.counting import plural
+from supervisor.judge.counting import times
 from supervisor.judge.document import iso
 from supervisor.judge.episodes import Episode, Outcome
 from supervisor.judge.evaluation import Verdict
@@ -73,7 +73,7 @@ def _suite(root: ET.Element, name: str, began: str | None, cases: Iterable[_Case
 
 def _invariants(tally: Tally) -> Iterator[_Case]:
     for name, some in tally.invariants.items():
-        yield _Case(name, "failure", f"violated {plural(some.count, 'time')}: {some}")
+        yield _Case(name, "failure", f"violated {times(some.count)}: {some}")
 
 
 def _episode(episode: Episode) -> _Case:

@@ -11,7 +11,7 @@ ROWS: Final = 20
 """Rows of a table before it says how many more there are."""
 WIDTH: Final = 160
 """Characters of a cell: a table is to be read, the whole text is in verdict.json and the files it names."""
-_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~])")
+_SPECIAL: Final = re.compile(r"([\\`*_\[\]<|~])")
 
 
 def text(value: object, width: int = WIDTH) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from supervisor.judge.counting import plural
+from supervisor.judge.counting import plural, times
 from supervisor.judge.tally import Tally
 
 
@@ -16,9 +16,9 @@ def notes(tally: Tally) -> tuple[str, ...]:
 def _unexplained(tally: Tally) -> Iterator[str]:
     for unit in tally.units.values():
         if unit.unexplained:
-            yield f"{unit.name} crashed {plural(unit.unexplained, 'time')} while no episode was open"
+            yield f"{unit.name} crashed {times(unit.unexplained)} while no episode was open"
         if unit.start_failed:
-            yield f"{unit.name} could not be started {plural(unit.start_failed.count, 'time')}: {unit.start_failed}"
+            yield f"{unit.name} could not be started {times(unit.start_failed.count)}: {unit.start_failed}"
     for load in tally.loads.values():
         if load.unexplained:
             top = sorted(load.unexplained_errors.items(), key=lambda item: (-item[1], item[0]))[:3]
@@ -47,7 +47,7 @@ def _ourselves(tally: Tally) -> Iterator[str]:
         if load.dropped or load.late:
             yield f"load {load.name}: {load.dropped:,} operations dropped, {load.late:,} started late"
     if tally.cleanups_failed:
-        yield f"cleanup failed {plural(tally.cleanups_failed.count, 'time')}: {tally.cleanups_failed}"
+        yield f"cleanup failed {times(tally.cleanups_failed.count)}: {tally.cleanups_failed}"
     if tally.tasks_crashed:
-        count = plural(tally.tasks_crashed.count, "time")
+        count = times(tally.tasks_crashed.count)
         yield f"parts of soakd itself crashed {count} and were started again: {tally.tasks_crashed}"

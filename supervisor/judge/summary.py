@@ -8,16 +8,15 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Final
 
+from supervisor.judge import tables
 from supervisor.judge.counting import Moment
-from supervisor.judge.episodes import Damage, Episode, FaultTotals
-from supervisor.judge.evaluation import Verdict, show
+from supervisor.judge.evaluation import Verdict
 from supervisor.judge.markdown import ROWS, code, table, text
 from supervisor.judge.notes import notes
-from supervisor.judge.operations import LoadTotals
+from supervisor.judge.tables import clock
 from supervisor.judge.tally import Tally
-from supervisor.judge.thresholds import Unit
 from supervisor.judge.verdict import Judgement
-from supervisor.values import Histogram, format_duration
+from supervisor.values import format_duration
 
 FILES: Final = 3
 """Crash files that are named to begin with."""
@@ -30,12 +29,12 @@ def render(judgement: Judgement, directory: str = ".") -> str:
         _head(judgement),
         _why(judgement),
         _firsts(tally),
-        _thresholds(judgement),
-        _crashes(tally),
-        _faults(tally),
-        _episodes(tally),
-        _loads(tally),
-        _failures(tally),
+        tables.thresholds(judgement),
+        tables.crashes(tally),
+        tables.faults(tally),
+        tables.episodes(tally),
+        tables.loads(tally),
+        tables.failures(tally),
         _notes(tally),
         _where(judgement, directory),
     )
@@ -81,185 +80,17 @@ def _why(judgement: Judgement) -> Iterator[str]:
 
 
 def _firsts(tally: Tally) -> Iterator[str]:
-    firsts = sorted(tally.firsts.items(), key=lambda item: item[1].moment.mono)
+    last_name = {
+        first: name for name, first in tally.firsts.items()
+    }  # one that is the first in two ways is told once
     rows = [
         (name, _into(first.moment, tally), first.what, ", ".join(first.episodes) or "nothing")
-        for name, first in firsts
+        for first, name in sorted(last_name.items(), key=lambda item: item[0].moment.mono)
     ]
     if rows:
         yield "## First failures, and what was open then"
         yield ""
         yield from table(("first", "when", "what", "open"), rows, len(rows), "kinds of failure")
-
-
-def _thresholds(judgement: Judgement) -> Iterator[str]:
-    ordered = sorted(judgement.thresholds, key=lambda one: -one.verdict.rank)
-    if ordered:
-        yield "## Thresholds"
-        yield ""
-        rows = [(one.text, one.verdict, one.shown) for one in ordered]
-        yield from table(("threshold", "verdict", "seen"), rows, len(rows), "thresholds")
-
-
-def _crashes(tally: Tally) -> Iterator[str]:
-    units = sorted((unit for unit in tally.units.values() if unit.crashes), key=lambda unit: -unit.crashes)
-    if not units:
-        return
-    yield "## Crashes"
-    yield ""
-    rows = [
-        (
-            unit.name,
-            f"{unit.crashes:,}",
-            f"{unit.unexplained:,}",
-            f"{unit.restarts:,}" + (", given up" if unit.given_up else ""),
-            _time(unit.worst_downtime) if unit.restarts else "",
-        )
-        for unit in units
-    ]
-    yield from table(("unit", "crashes", "unexplained", "restarts", "longest down"), rows, len(rows), "units")
-    groups = sorted(
-        ((unit.name, group) for unit in units for group in unit.groups.values()),
-        key=lambda item: -item[1].count,
-    )
-    causes = [
-        (
-            name,
-            f"{group.count:,}",
-            f"{group.unexplained:,}",
-            f"{group.signature} ({group.how})",
-            ", ".join(group.files[:1]),
-        )
-        for name, group in groups
-    ]
-    header = ("unit", "crashes", "unexplained", "root cause", "first file")
-    yield from table(header, causes, len(causes), "root causes")
-
-
-def _faults(tally: Tally) -> Iterator[str]:
-    faults = list(tally.episodes.faults.values())
-    if faults:
-        yield "## Faults"
-        yield ""
-        header = (
-            "fault",
-            "episodes",
-            "recovered",
-            "recovery p50 / worst",
-            "failures direct / during / recovering",
-            "crashes",
-        )
-        yield from table(header, map(_fault, faults), len(faults), "faults")
-
-
-def _fault(fault: FaultTotals) -> tuple[object, ...]:
-    recovered = f"{fault.recovered:,}"
-    if fault.not_recovered:
-        recovered += f", {fault.not_recovered.count:,} not"
-    if fault.unseen:
-        recovered += f", {fault.unseen:,} not seen"
-    recovery = f"{_quantile(fault.recovery, 0.5)} / {_quantile(fault.recovery, 1.0)}"
-    return fault.name, f"{fault.episodes:,}", recovered, recovery, *_damage(fault.damage)
-
-
-def _damage(damage: Damage) -> tuple[str, str]:
-    crashes = ", ".join(f"{unit} {count:,}" for unit, count in damage.crashes.items())
-    return " / ".join(f"{count:,}" for count in damage.stages.values()), crashes
-
-
-def _episodes(tally: Tally) -> Iterator[str]:
-    """Yield the episodes that went wrong first, then the rest in order of time."""
-    listed = sorted(tally.episodes.listed(), key=lambda episode: episode.good)
-    if listed:
-        yield "## Episodes"
-        yield ""
-        header = (
-            "episode",
-            "when",
-            "targets",
-            "outcome",
-            "recovery",
-            "first failure",
-            "failures direct / during / recovering",
-            "crashes",
-        )
-        rows = (_episode(episode, tally) for episode in listed)
-        yield from table(header, rows, tally.episodes.count, "episodes")
-
-
-def _episode(episode: Episode, tally: Tally) -> tuple[object, ...]:
-    outcome = str(episode.outcome)
-    for what, why in (
-        ("inject failed", episode.inject_error),
-        ("undo failed", episode.broken),
-        ("truncated", episode.truncated),
-        ("failing", ", ".join(episode.failing)),
-    ):
-        if why:
-            outcome += f"; {what}: {why}"
-    return (
-        episode.id,
-        _into(episode.intended, tally),
-        ", ".join(episode.targets),
-        outcome,
-        _time(episode.recovery),
-        _time(episode.to_first_failure),
-        *_damage(episode.damage),
-    )
-
-
-def _loads(tally: Tally) -> Iterator[str]:
-    loads = list(tally.loads.values())
-    if loads:
-        yield "## Loads"
-        yield ""
-        header = (
-            "load",
-            "scheduled",
-            "ok",
-            "p50",
-            "p99",
-            "failures direct / during / recovering",
-            "unexplained",
-            "dropped",
-        )
-        yield from table(header, map(_load, loads), len(loads), "loads")
-
-
-def _load(load: LoadTotals) -> tuple[object, ...]:
-    share = show(load.ok / load.attempts, Unit.SHARE) if load.attempts else "none"
-    stages = " / ".join(f"{count:,}" for count in load.stages.values())
-    times = (_quantile(load.response, 0.5), _quantile(load.response, 0.99))
-    return (
-        load.name,
-        f"{load.attempts:,}",
-        share,
-        *times,
-        stages,
-        f"{load.unexplained:,}",
-        f"{load.dropped:,}",
-    )
-
-
-def _failures(tally: Tally) -> Iterator[str]:
-    errors = [
-        (load.name, error, f"{count:,}", f"{load.unexplained_errors.get(error, 0):,}")
-        for load in tally.loads.values()
-        for error, count in sorted(load.errors.items(), key=lambda item: (-item[1], item[0]))
-    ]
-    if errors:
-        yield "## Errors of the loads"
-        yield ""
-        yield from table(("load", "error", "failures", "unexplained"), errors, len(errors), "error classes")
-    samples = [
-        (load.name, _into(_at(sample.at, tally), tally), sample.name, sample.error, sample.detail)
-        for load in tally.loads.values()
-        for sample in load.samples
-    ]
-    if samples:
-        yield "The first failures of each load:"
-        yield ""
-        yield from table(("load", "when", "operation", "error", "detail"), samples, len(samples), "samples")
 
 
 def _notes(tally: Tally) -> Iterator[str]:
@@ -301,24 +132,11 @@ def _utc(moment: Moment) -> str:
     return datetime.fromtimestamp(moment.wall, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _at(mono: float, tally: Tally) -> Moment:
-    return (tally.began or tally.alive).at(mono)
-
-
 def _into(moment: Moment, tally: Tally) -> str:
-    """Write a moment as the time since the soak began, and the time of day."""
+    """Write a moment with the time since the soak began."""
     origin = tally.soaking or tally.began or moment
-    clock = datetime.fromtimestamp(moment.wall, UTC).strftime("%H:%M:%S")
-    return f"{clock} (+{_span(max(moment.mono - origin.mono, 0.0))})"
+    return f"{clock(moment)} (+{_span(max(moment.mono - origin.mono, 0.0))})"
 
 
 def _span(seconds: float) -> str:
     return format_duration(round(seconds)) if seconds >= 1 else "0s"
-
-
-def _time(seconds: float | None) -> str:
-    return "" if seconds is None else show(seconds, Unit.DURATION)
-
-
-def _quantile(histogram: Histogram, share: float) -> str:
-    return _time(histogram.quantile(share)) or "-"

@@ -42,6 +42,7 @@ from supervisor.judge.units import UnitTotals, how_it_ended
 
 NAMES: Final = 1000
 """Units, loads, probes: a soak names far fewer; whatever else a journal contains, memory stays bounded."""
+UNEXPLAINED: Final = "unexplained"
 LAG: Final = "soakd_event_loop_lag_seconds"
 _AFTERWARDS: Final = (RunEnded, FaultUndone, UndoFailed, EpisodeClosed, VerdictReached, HookRan)
 """What recovery and judging write when the soak is over."""
@@ -99,7 +100,7 @@ class Tally:
     """The worst lag of soakd's own event loop, in seconds."""
     cleanups_failed: Some = field(default_factory=Some)
     firsts: dict[str, First] = field(default_factory=dict)
-    """By what went wrong: an operation, a crash, an invariant; with and without an episode to explain it."""
+    """By what went wrong: the first crash, and the first crash that is unexplained, which may be the same."""
 
     def apply(self, record: Record) -> None:
         """Take the next record."""
@@ -203,7 +204,7 @@ class Tally:
 
     def _first(self, kind: str, first: First) -> None:
         """Keep the earliest of its kind, and the earliest that no episode explains."""
-        for name in (kind, f"unexplained {kind}") if not first.episodes else (kind,):
+        for name in (kind,) if first.episodes else (kind, f"{kind}, {UNEXPLAINED}"):
             if name not in self.firsts or first.moment.mono < self.firsts[name].moment.mono:
                 self.firsts[name] = first
 

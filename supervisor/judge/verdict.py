@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from supervisor.journal.events import EndReason, Record
-from supervisor.judge.counting import Some, plural
+from supervisor.judge.counting import Some, plural, times
 from supervisor.judge.episodes import FaultTotals, Outcome
 from supervisor.judge.evaluation import Checked, Verdict, check, complete
 from supervisor.judge.tally import Tally
@@ -125,7 +125,7 @@ def _end(tally: Tally) -> Iterator[Finding]:
 def _evidence(tally: Tally) -> Iterator[Finding]:
     """What the journal and the crash files lack."""
     for what, some in tally.trouble.items():
-        text = f"evidence was or may have been lost, {what} {plural(some.count, 'time')}: {some}"
+        text = f"evidence was or may have been lost ({what}, {times(some.count)}): {some}"
         yield _doubt("journal-trouble", text, JOURNAL)
     for unit in tally.units.values():
         if unit.uncaptured:
@@ -133,7 +133,7 @@ def _evidence(tally: Tally) -> Iterator[Finding]:
             text = f"{unit.name}: the evidence of {count} could not be written: {unit.uncaptured}"
             yield _doubt("crash-not-captured", text, f"{unit.name}.mon.log")
     for name, some in tally.invariants.items():
-        text = f"{name} was violated {plural(some.count, 'time')}: {some}"
+        text = f"{name} was violated {times(some.count)}: {some}"
         yield _fail("invariant", text, JOURNAL)
 
 
@@ -168,7 +168,7 @@ def _faults(tally: Tally) -> Iterator[Finding]:
 
 
 def _missing(fault: FaultTotals, wanted: int) -> str:
-    fired = f"fired {fault.injected:,} of {plural(wanted, 'time')}" if wanted > 1 else "never fired"
+    fired = f"fired {fault.injected:,} of {times(wanted)}" if wanted > 1 else "never fired"
     text = f"{fault.name} {fired}"
     if fault.inject_failed:
         text += f"; inject failed: {fault.inject_failed}"

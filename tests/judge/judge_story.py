@@ -10,16 +10,21 @@ from supervisor.journal.events import (
     EndReason,
     EpisodeClosed,
     Event,
+    Evidence,
     FaultInjected,
     FaultIntent,
     FaultUndone,
+    JournalTrouble,
     LoadStopped,
     LoadWindow,
     Phase,
     PhaseEntered,
+    ProbeChanged,
+    Reading,
     Record,
     RunEnded,
     RunStarted,
+    Sample,
     Slice,
     SteadyChanged,
     Target,
@@ -162,3 +167,70 @@ def piece(
         response=tuple(histogram.pack()) if ok else (),
         **more,
     )
+
+
+def long_night() -> Story:
+    """Tell the story of the golden reports: two good episodes, one bad, crashes with and without an episode, a torn page."""
+    story = Story().begin(
+        soak="provisioning-nats-disruption",
+        run="provisioning-nats-disruption-20270115T080000",
+        duration=14400.0,
+        units=("nats1", "dispatcher", "prefill"),
+        loads=("e2e", "rpc"),
+        faults=("restart-nats", "rollout"),
+        thresholds=(
+            "load rpc: ok >= 95%",
+            "load rpc: p99 < 250ms",
+            "unexplained failures == 0",
+            "recovery < 30s",
+            "crashes <= 5",
+            "load rpc: lost == 0",
+        ),
+        probes=("http http://127.0.0.1:8000/ready == 200",),
+        facts={"nats-server": "2.11.4", "python": "3.11.7"},
+    )
+    ready = "http http://127.0.0.1:8000/ready == 200"
+    story.tell(ProbeChanged(reading=Reading(probe=ready, ok=True, value=200.0)))
+    for _ in range(4):
+        story.wait(10).operate(ok=100).operate("e2e", ok=2, took=4.2)
+    name = "restart-nats#1"
+    story.tell(Evidence(episode=name, when="before", readings=(Reading(probe=ready, ok=True, value=200.0),)))
+    story.episode(n=1)
+    story.window("rpc", piece(f"{name}:during", ok=5, failed=3, first_failure=story.mono - 2.8))
+    story.window("rpc", piece(f"{name}:recovering", ok=20, failed=1, first_ok=story.mono - 1.5))
+    story.wait(30).intend(n=2).wait(0.5)
+    story.crash("dispatcher", episodes=("restart-nats#2:direct",))
+    story.crash(
+        "prefill",
+        "OSError: [Errno 104] Connection reset by peer | retry",
+        episodes=("restart-nats#2:direct",),
+    )
+    story.tell(FaultInjected(episode="restart-nats#2", took=0.5)).wait(1)
+    story.tell(FaultUndone(episode="restart-nats#2")).wait(3.25)
+    seen = Reading(probe=ready, ok=False, value=503.0, detail="503 Service Unavailable")
+    story.tell(Evidence(episode="restart-nats#2", when="during", readings=(seen,)))
+    story.tell(EpisodeClosed(episode="restart-nats#2", recovered=True, recovery=3.25))
+    story.window(
+        "rpc", piece("restart-nats#2:direct", ok=10, failed=2, indeterminate=4, first_failure=story.mono - 4)
+    )
+    story.wait(20).crash("dispatcher", "KeyError: 'realm_<topic>'", oom=False)
+    story.wait(5).window(
+        "rpc",
+        piece(ok=90, failed=2, error="NoRespondersError", first_failure=story.mono - 3),
+        samples=(
+            Sample(
+                at=story.mono - 3.1,
+                name="connector.echo",
+                outcome="failed",
+                error="NoRespondersError",
+                detail="nats: no responders available for request",
+                took=0.1,
+            ),
+        ),
+        counters={"lost": 0},
+    )
+    story.wait(30).episode("rollout", recovered=False, recovery=None, failing=(ready,))
+    story.tell(SteadyChanged(holds=False, failing=(ready,)))
+    story.tell(JournalTrouble(what="disk-full", detail="journal-0002.jsonl: No space left on device", lost=3))
+    story.wait(14000)
+    return story.end(EndReason.SIGNAL, "SIGTERM")
