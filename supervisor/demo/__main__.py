@@ -1,0 +1,44 @@
+"""`python -m supervisor.demo SERVICE`: one service of the demo's system in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+
+from supervisor.demo import dispatcher, listener, prefill, transformer
+from supervisor.demo.system import connect, prepare
+
+SERVICES = {
+    "dispatcher": dispatcher.serve,
+    "listener": listener.serve,
+    "prefill": prefill.serve,
+    "transformer": transformer.serve,
+}
+
+
+async def main(service: str, servers: list[str]) -> None:
+    """Connect, make sure that the streams are there, and serve until something breaks."""
+    nc = await connect(servers, service)
+    try:
+        system = await prepare(nc)
+        await SERVICES[service](system)
+    finally:
+        await nc.close()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m supervisor.demo", description=__doc__)
+    parser.add_argument("service", choices=SERVICES)
+    parser.add_argument(
+        "--servers",
+        default=os.environ.get("SOAKD_NATS_URL", "nats://127.0.0.1:4222"),
+        help="comma list of URLs; SOAKD_NATS_USER and SOAKD_NATS_PASSWORD say who we are",
+    )
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )
+    asyncio.run(main(arguments.service, arguments.servers.split(",")))
