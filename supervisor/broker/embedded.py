@@ -126,9 +126,8 @@ def _config(name: str, embedded: Embedded, nodes: Mapping[str, Mapping[str, int]
         f'cluster {{ name: "soakd", listen: "127.0.0.1:{own["route"]}", routes: [{", ".join(routes)}] }}'
     )
     limits = ""
-    if embedded.sync_interval is not None:
-        every = embedded.sync_interval
-        limits += f"  sync_interval: {every if every == 'always' else f'{every * 1000:.0f}ms'}\n"
+    if embedded.sync_interval:
+        limits += f"  sync_interval: {embedded.sync_interval}\n"
     if embedded.max_file:
         limits += f"  max_file_store: {embedded.max_file}\n"
     return _CONFIG.format(
