@@ -13,11 +13,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+PART = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+"""How events and their parts are kept. JSON has no infinity: as a string it comes back as what it was, not as null."""
+
 
 class Event(BaseModel):
     """One thing that happened. Subclasses name their kind; `durable` ones are fsynced before anybody acts on them."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = PART
 
     kind: ClassVar[str] = ""
     version: ClassVar[int] = 1
@@ -269,7 +272,7 @@ class UnitGivenUp(Event, kind="unit.given_up", durable=True):
 class Target(BaseModel):
     """One unit a fault acts on."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = PART
 
     unit: str
     incarnation: str | None = None
@@ -348,7 +351,7 @@ class DrawSkipped(Event, kind="fault.skipped"):
 class Sample(BaseModel):
     """One failed or indeterminate operation, kept as an example."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = PART
 
     at: float
     """Intended start, monotonic seconds."""
@@ -363,7 +366,7 @@ class Sample(BaseModel):
 class Slice(BaseModel):
     """The operations of a window that the same set of episodes overlapped."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = PART
 
     episodes: tuple[str, ...] = ()
     """Sorted `id:stage` marks; empty: no episode."""
@@ -376,9 +379,9 @@ class Slice(BaseModel):
     """Monotonic seconds at which the first ok operation ended; None: there was none, or nobody noted it."""
     first_failure: float | None = None
     """The same of the first failed or indeterminate operation."""
-    response: tuple[float, ...] = ()
+    response: tuple[int | float, ...] = ()
     """`values.Histogram.pack`: from the intended start to the end of ok operations."""
-    service: tuple[float, ...] = ()
+    service: tuple[int | float, ...] = ()
     """The same from the actual start. Empty where it equals `response` (a closed loop)."""
 
 
@@ -413,7 +416,7 @@ class LoadStopped(Event, kind="load.stopped"):
 class Reading(BaseModel):
     """What one probe saw."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = PART
 
     probe: str
     """The probe in words, such as `http http://127.0.0.1:8000/ready == 200`."""

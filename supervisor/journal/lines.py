@@ -48,7 +48,7 @@ class Head:
 def encode(event: Event) -> bytes:
     """Return an event's data as JSON, defaults left out; a TypeError or pydantic's error if it holds what is not JSON."""
     if isinstance(event, OpenEvent):
-        return json.dumps(event.data, separators=(",", ":")).encode()
+        return json.dumps(event.data, separators=(",", ":"), allow_nan=False).encode()
     return event.__pydantic_serializer__.to_json(event, exclude_defaults=True)
 
 
