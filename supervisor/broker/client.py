@@ -45,6 +45,10 @@ class Signal(NamedTuple):
     detail: str = ""
 
 
+def _text(error: Exception) -> str:
+    return str(error).removeprefix("nats: ").strip().strip("'") or repr(error)
+
+
 class Client(NatsClient):
     """One client of nats-py for a handle; it reconnects by itself and tells what it notices."""
 
@@ -64,8 +68,9 @@ class Client(NatsClient):
         self._closers: set[asyncio.Task[Any]] = set()
         self._echo: Subscription | None = None
         self._canaries: dict[bytes, anyio.Event] = {}
-        self._sent = 0
+        self._failures = self._sent = 0
         self._muted = self._complaint = ""
+        self._ending = False
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -90,7 +95,7 @@ class Client(NatsClient):
             if not opened:
                 await self.end(0)
         if not opened:
-            raise (RejectedError if self.rejections else BrokerError)(self.reason)
+            raise (RejectedError if self.rejections >= len(self._server_pool) else BrokerError)(self.reason)
         self.rejections = 0
 
     def _settings(self) -> dict[str, Any]:
@@ -110,6 +115,7 @@ class Client(NatsClient):
 
     async def end(self, grace: float) -> None:
         """Close, sending what is left within `grace` seconds. It always returns, and nothing of the client lives on."""
+        self._ending = True
         with anyio.CancelScope(shield=True):
             loops = {
                 self._reading_task,
@@ -220,7 +226,7 @@ class Client(NatsClient):
     # --- nats-py's callbacks, inside its read loop ---------------------------------------------------------------------
 
     async def _on_error(self, error: Exception) -> None:
-        text = str(error).removeprefix("nats: ").strip().strip("'")
+        text = _text(error)
         if self._echo is not None and self._echo.subject.lower() in text.lower():
             if "subscription" in text.lower():
                 self._muted = (
@@ -231,20 +237,16 @@ class Client(NatsClient):
         elif self.is_connected:  # a slow subscription, a missing permission: the connection itself is well
             if text != self._complaint and not isinstance(error, nats.errors.UnexpectedEOF):
                 self._complaint = text
-                self._tell(Signal(self, "complaint", text or repr(error)))
+                self._tell(Signal(self, "complaint", text))
         else:
             silent = isinstance(error, TimeoutError | nats.errors.TimeoutError)
-            self.reason = (
-                f"{self._trying}: {f'no answer within {CONNECT:g}s' if silent else text or repr(error)}"
-            )
+            self.reason = f"{self._trying}: {f'no answer within {CONNECT:g}s' if silent else text}"
             if isinstance(error, ssl.SSLError) or str(error).startswith("nats: '"):
-                self._on_rejected()
-
-    def _on_rejected(self) -> None:
-        self.rejections += 1
-        self._tell(Signal(self, "rejected", self.reason))
-        if self._dialling is not None and self.rejections >= len(self._server_pool):
-            self._dialling.cancel()
+                self.rejections += 1
+                self._tell(Signal(self, "rejected", self.reason))
+            self._failures += 1
+            if self._dialling is not None and self._failures >= len(self._server_pool):
+                self._dialling.cancel()  # all servers had their turn; when to try again is the handle's business
 
     async def _on_disconnected(self) -> None:
         self._tell(Signal(self, "disconnected"))
@@ -260,8 +262,8 @@ class Client(NatsClient):
         self._tell(Signal(self, "lame-duck"))
 
     async def _on_closed(self) -> None:
-        if self.last_error is not None:  # an -ERR: nats-py closes for good
-            self.reason = f"{self.server}: {str(self.last_error).removeprefix('nats: ').strip()}"
+        if self.last_error is not None and not self._ending:  # an -ERR: nats-py closes for good
+            self.reason = f"{self.server}: {_text(self.last_error)}"
             self._tell(Signal(self, "rejected", self.reason))
         self._tell(Signal(self, "closed"))
 
@@ -286,7 +288,7 @@ class Client(NatsClient):
     async def _process_op_err(self, e: Exception) -> None:
         """Remember why a connection ended; nats-py does not say."""
         if self.is_connected:
-            self.reason = f"{self.server}: {str(e).removeprefix('nats: ') or repr(e)}"
+            self.reason = f"{self.server}: {_text(e)}"
         await super()._process_op_err(e)
 
     async def _connect_to_server(self, s: Srv) -> None:

@@ -33,7 +33,7 @@ log = structlog.get_logger("soakd.broker")
 
 EVERY: Final = 0.5
 """Seconds from one canary to the next."""
-DEADLINE: Final = 1.0
+DEADLINE: Final = 0.8
 """Seconds a canary may take. A second one decides, so that a busy event loop of ours is not taken for a dead server."""
 PATIENCE: Final = 0.7
 """Seconds a client has to reconnect by itself, which keeps its subscriptions and unsent messages, before a new one is built."""

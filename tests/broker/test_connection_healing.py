@@ -1,0 +1,269 @@
+"""A handle is usable again within three seconds of its server, whatever happened to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import anyio
+import nats.errors
+import pytest
+from nats.aio.msg import Msg
+from nats_servers import NatsServer, Start, until
+
+from supervisor.broker.connection import BrokerError, Handle, open_connections
+from supervisor.broker.options import Broker
+from supervisor.journal.events import BrokerChanged
+from supervisor.journal.writer import JournalWriter
+
+WITHIN = 3.0
+"""Seconds after which a handle must be usable again."""
+
+
+@pytest.fixture
+async def handle(broker: Broker, journal: JournalWriter) -> AsyncIterator[Handle]:
+    async with open_connections(broker, journal) as connections:
+        handle = await connections.handle("default")
+        await handle.wait_connected(5)
+        yield handle
+
+
+async def usable(handle: Handle) -> None:
+    """The promise: within three seconds a canary is answered, and so it stays."""
+    await handle.wait_connected(WITHIN)
+    await handle.canary()
+
+
+async def down(handle: Handle) -> None:
+    await until(lambda: not handle.connected)
+
+
+async def fill(handle: Handle, quarters: int) -> None:
+    """Publish so many times 256 KiB."""
+    for _ in range(quarters):
+        await handle.nc.publish("fill", bytes(256 * 1024))
+
+
+def states(changes: list[BrokerChanged]) -> list[str]:
+    return [change.state for change in changes]
+
+
+async def test_the_plain_case(handle: Handle, changes: list[BrokerChanged]) -> None:
+    assert handle.connected
+    assert 0 < await handle.canary() < 1
+    await until(lambda: states(changes) == ["connected"])
+    assert changes[0].connection == "default"
+
+
+async def test_a_server_that_restarts(
+    handle: Handle, server: NatsServer, changes: list[BrokerChanged]
+) -> None:
+    await server.stop()
+    await down(handle)
+    with pytest.raises(BrokerError, match="not connected"):
+        await handle.canary()
+    await server.start()
+    await usable(handle)
+    await until(lambda: states(changes) == ["connected", "disconnected", "reconnected"])
+
+
+async def test_a_server_that_is_killed_and_stays_away(handle: Handle, server: NatsServer) -> None:
+    await server.kill()
+    await down(handle)
+    await anyio.sleep(2)  # long enough for several rounds of every kind of attempt
+    with pytest.raises(BrokerError, match=f"cannot use the broker at nats://{server.address}.*refused"):
+        await handle.wait_connected(0.1)
+    await server.start()
+    await usable(handle)
+
+
+async def test_a_server_that_is_paused(handle: Handle, server: NatsServer) -> None:
+    server.pause()
+    await down(handle)
+    await anyio.sleep(1.5)
+    server.resume()
+    await usable(handle)
+
+
+async def test_a_flush_that_timed_out_does_not_end_the_read_loop(
+    handle: Handle, server: NatsServer, changes: list[BrokerChanged]
+) -> None:
+    """In nats-py the late PONG meets a cancelled future, the read loop ends and is_connected stays true."""
+    client = handle.nc
+    server.pause()
+    with pytest.raises(nats.errors.FlushTimeoutError):
+        await client.flush(timeout=0.2)  # type: ignore[arg-type]
+    server.resume()
+    await usable(handle)
+    assert handle.nc is client
+    assert client._reading_task is not None
+    assert not client._reading_task.done()
+    assert "disconnected" not in states(changes)
+
+
+async def test_a_dead_read_loop(handle: Handle, changes: list[BrokerChanged]) -> None:
+    """Whatever ends it: the client believes to be connected, the canary knows better."""
+    reader = handle.nc._reading_task
+    assert reader is not None
+    reader.cancel()
+    await until(reader.done)
+    assert handle.nc.is_connected
+    await until(lambda: states(changes) == ["connected", "disconnected", "reconnected"], WITHIN)
+    await usable(handle)
+
+
+async def test_a_dead_reconnect(handle: Handle, server: NatsServer) -> None:
+    client = handle.nc
+    await server.kill()
+    await down(handle)
+    await until(lambda: client._reconnection_task is not None)
+    assert client._reconnection_task is not None
+    client._reconnection_task.cancel()
+    await server.start()
+    await usable(handle)
+
+
+async def test_unsent_bytes_to_a_paused_server(handle: Handle, server: NatsServer) -> None:
+    """nats-py would wait for the paused server to close the old socket before it tries a new one (#671)."""
+    server.pause()
+    with anyio.move_on_after(2):
+        await fill(handle, 64)
+    await down(handle)
+    await anyio.sleep(1.5)
+    server.resume()
+    await usable(handle)
+
+
+async def test_unsent_bytes_while_another_server_is_there(
+    cluster: list[NatsServer], journal: JournalWriter
+) -> None:
+    broker = Broker.model_validate({"servers": [server.address for server in cluster]})
+    async with open_connections(broker, journal) as connections:
+        handle = await connections.handle("default")
+        await handle.wait_connected(5)
+        paused = next(server for server in cluster if server.address == handle.nc.server)
+        paused.pause()
+        with anyio.move_on_after(2):
+            await fill(handle, 64)
+        await down(handle)
+        await usable(handle)
+        assert handle.nc.server != paused.address
+
+
+async def test_a_full_buffer(handle: Handle, server: NatsServer) -> None:
+    await server.kill()
+    await until(lambda: handle.nc.is_reconnecting)
+    with pytest.raises(nats.errors.OutboundBufferLimitError):
+        await fill(handle, 100)
+    await server.start()
+    await usable(handle)
+    await handle.nc.publish("fill", b"more")
+
+
+async def test_credentials_that_are_revoked_for_a_while(
+    start: Start, journal: JournalWriter, changes: list[BrokerChanged]
+) -> None:
+    """The server's -ERR closes a client of nats-py for good."""
+    good, bad = (f"authorization {{ user: soak, password: {word} }}" for word in ("right", "wrong"))
+    server = await start(good)
+    broker = Broker.model_validate({"servers": server.address, "user": "soak", "password": "right"})
+    async with open_connections(broker, journal) as connections:
+        handle = await connections.handle("default")
+        await handle.wait_connected(5)
+        await server.reload(bad)
+        await down(handle)
+        await until(lambda: "rejected" in states(changes))
+        await anyio.sleep(2)
+        with pytest.raises(BrokerError, match=r"(?i)authorization violation"):
+            await handle.wait_connected(0.1)
+        tries = server.log.count("authentication error")
+        assert 2 <= tries < 30, "it should try again, and not like mad"
+        await server.reload(good)
+        await usable(handle)
+    assert states(changes).count("rejected") == 1
+    refusal = next(change for change in changes if change.state == "rejected")
+    assert "authorization violation" in refusal.detail.lower()
+
+
+async def test_an_error_of_the_server_that_closes_the_client(
+    start: Start, journal: JournalWriter, changes: list[BrokerChanged]
+) -> None:
+    """nats-py takes every -ERR but two for the end, also those after which the server goes on."""
+    server = await start("max_subscriptions: 8")
+    async with open_connections(Broker.model_validate({"servers": server.address}), journal) as connections:
+        handle = await connections.handle("default")
+        client = handle.nc
+        for n in range(8):
+            await client.subscribe(f"more.{n}")
+        await until(lambda: client.is_closed)
+        await usable(handle)
+        assert handle.nc is not client
+        await until(lambda: "reconnected" in states(changes))
+    refusal = next(change for change in changes if change.state == "rejected")
+    assert "maximum subscriptions exceeded" in refusal.detail
+
+
+async def test_a_server_that_comes_late(
+    server: NatsServer, broker: Broker, journal: JournalWriter, changes: list[BrokerChanged]
+) -> None:
+    await server.stop()
+    async with open_connections(broker, journal) as connections:
+        handle = await connections.handle("default")
+        assert not handle.connected
+        with pytest.raises(BrokerError, match="refused"):
+            _ = handle.nc
+        await server.start()
+        await usable(handle)
+    await until(lambda: states(changes) == ["connected", "closed"])
+
+
+async def test_our_own_event_loop_that_stands_still(handle: Handle, changes: list[BrokerChanged]) -> None:
+    client = handle.nc
+    time.sleep(1.5)  # noqa: ASYNC251  # the disturbance
+    await usable(handle)
+    assert handle.nc is client
+    assert states(changes) == ["connected"]
+
+
+async def test_subscriptions_survive_both_ways_of_healing(handle: Handle, server: NatsServer) -> None:
+    heard: list[bytes] = []
+
+    async def hear(msg: Msg) -> None:
+        heard.append(msg.data)
+
+    subscribed = await handle.subscribe("news.*", hear)
+    await handle.nc.publish("news.1", b"plain")
+    await until(lambda: heard == [b"plain"])
+
+    client = handle.nc
+    await server.kill()
+    await down(handle)
+    await server.start()
+    await usable(handle)
+    await handle.nc.publish("news.2", b"after a restart")
+    await until(lambda: heard[-1] == b"after a restart")
+
+    await client.end(0)  # as after an -ERR
+    await down(handle)
+    await usable(handle)
+    assert handle.nc is not client
+    await handle.nc.publish("news.3", b"on a new client")
+    await until(lambda: heard[-1] == b"on a new client")
+
+    await subscribed.unsubscribe()
+    await handle.nc.publish("news.4", b"unheard")
+    await handle.canary()
+    assert len(heard) == 3
+
+
+async def test_a_subscription_that_raises_is_not_swallowed(broker: Broker, journal: JournalWriter) -> None:
+    async def fail(_: Msg) -> None:
+        raise ValueError("a bug of ours")
+
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # it is raised where the context ends
+        async with open_connections(broker, journal) as connections:
+            handle = await connections.handle("default")
+            await handle.subscribe("news", fail)
+            await handle.nc.publish("news")
+            await anyio.sleep(5)
+    assert caught.group_contains(ValueError, match="a bug of ours")
