@@ -7,11 +7,13 @@ as `OpenEvent`. Times inside events are seconds; clocks of the moment stand on t
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 PART = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
 """How events and their parts are kept. JSON has no infinity: as a string it comes back as what it was, not as null."""
@@ -60,10 +62,16 @@ class Record:
     event: Event
 
 
-def decode(kind: str, data: dict[str, Any]) -> Event:
-    """Return the typed event; ValueError (pydantic's) if the data does not fit its kind."""
+def decode(kind: str, version: int, data: bytes) -> Event:
+    """Return the event that JSON data of a kind stands for, an `OpenEvent` if no class here can read it.
+
+    ValueError if the data is no JSON. This is the place to lift the data of older versions.
+    """
     cls = KINDS.get(kind)
-    return cls.model_validate(data) if cls else OpenEvent(name=kind, data=data)
+    if cls is not None and version == cls.version:
+        with suppress(ValidationError):
+            return cls.__pydantic_validator__.validate_json(data)  # type: ignore[no-any-return]  # it makes a cls
+    return OpenEvent(name=kind, data=json.loads(data))
 
 
 # --- the run ---------------------------------------------------------------------------------------------------------

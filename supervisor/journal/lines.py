@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 from zlib import crc32
 
-from pydantic import ValidationError
-
-from supervisor.journal.events import KINDS, Event, OpenEvent, Record
+from supervisor.journal.events import Event, OpenEvent, Record
 
 _TAIL: Final = len(',"crc":"00000000"}\n')
 _HEAD: Final = re.compile(
@@ -80,20 +78,3 @@ def parse(line: bytes) -> Head:
         json.loads(kind),
         body[match.end() :],
     )
-
-
-def event_of(head: Head) -> Event:
-    """Return the typed event; what does not fit its kind (a newer version's) stays open JSON."""
-    cls = KINDS.get(head.kind)
-    if cls is not None and head.version == cls.version:
-        try:
-            return cls.__pydantic_validator__.validate_json(head.data)  # type: ignore[no-any-return]  # it makes a cls
-        except ValidationError:
-            pass
-    return OpenEvent(name=head.kind, data=json.loads(head.data))
-
-
-def decode(line: bytes) -> Record:
-    """Read a whole line; LineError if it is not one."""
-    head = parse(line)
-    return Record(head.sequence, head.wall, head.mono, event_of(head))

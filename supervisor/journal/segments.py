@@ -6,33 +6,37 @@ Everything here blocks: it runs in the journal's threads, or in a replay.
 from __future__ import annotations
 
 import errno
-import gzip
+import io
+import lzma
 import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal
 
 PLAIN: Final = ".jsonl"
-PACKED: Final = ".jsonl.gz"
-_NAME: Final = re.compile(r"journal-(\d{4,})\.jsonl(\.gz)?")
+PACKED: Final = ".jsonl.xz"
+_NAME: Final = re.compile(r"journal-(\d{4,})\.jsonl(\.xz)?")
+_CHUNK: Final = 1 << 16
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-class DiskError(Exception):
-    """Bytes could not be written or made durable; `what` is the word `journal.trouble` has for it."""
+Trouble = Literal["disk-full", "short-write", "fsync-failed", "write-failed"]
+"""The words `journal.trouble` has for it."""
 
-    def __init__(
-        self, what: Literal["disk-full", "short-write", "fsync-failed", "write-failed"], detail: str
-    ) -> None:
+
+class DiskError(Exception):
+    """Bytes could not be written or made durable."""
+
+    def __init__(self, what: Trouble, detail: str) -> None:
         super().__init__(detail)
         self.what, self.detail = what, detail
 
     @classmethod
     def of(cls, error: OSError, doing: str) -> DiskError:
         """Sort an OSError into what it means for the journal."""
-        what: Literal["disk-full", "write-failed"] = "disk-full" if error.errno in _FULL else "write-failed"
+        what: Trouble = "disk-full" if error.errno in _FULL else "write-failed"
         return cls(what, f"cannot {doing}: {error.strerror or error}")
 
 
@@ -57,7 +61,7 @@ def segments(run_dir: Path) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for path in sorted(run_dir.iterdir()):
         if match := _NAME.fullmatch(path.name):
-            found.setdefault(int(match[1]), path)  # "….jsonl" sorts before "….jsonl.gz"
+            found.setdefault(int(match[1]), path)  # "….jsonl" sorts before "….jsonl.xz"
     return dict(sorted(found.items()))
 
 
@@ -68,8 +72,27 @@ def segment_path(run_dir: Path, number: int) -> Path:
 
 def lines_of(path: Path) -> Iterator[bytes]:
     """Read a segment line by line, newlines included; the last one may lack it."""
-    with gzip.open(path) if path.name.endswith(PACKED) else path.open("rb") as file:
+    with _open(path) as file:
         yield from file
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.name.endswith(PLAIN):
+        try:
+            return path.open("rb")
+        except FileNotFoundError:  # it was compressed since the directory was listed
+            path = path.with_name(path.name.removesuffix(PLAIN) + PACKED)
+    # In one piece: a segment is small, and its lines then come at C speed.
+    return io.BytesIO(_unpack(path.read_bytes()))
+
+
+def _unpack(packed: bytes) -> bytes:
+    """Decompress a segment; if it is damaged, as much as there is, and a last line that says so by being none."""
+    decompressor, lines = lzma.LZMADecompressor(), bytearray()
+    with suppress(lzma.LZMAError, EOFError):
+        for start in range(0, len(packed), _CHUNK):
+            lines += decompressor.decompress(packed[start : start + _CHUNK])
+    return bytes(lines) if decompressor.eof else bytes(lines) + b"damaged"
 
 
 def sync_directory(path: Path, disk: Disk) -> None:

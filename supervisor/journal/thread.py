@@ -15,6 +15,7 @@ import os
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from supervisor.journal.appender import Appender
+from supervisor.journal.archive import Archiver
 from supervisor.journal.base import JournalError
-from supervisor.journal.events import Event, JournalTrouble, Record
+from supervisor.journal.events import Event, JournalTrouble, Record, TaskCrashed
 from supervisor.journal.files import Logs, RotatedLog
 from supervisor.journal.lines import encode, line_of
 from supervisor.journal.replay import last_sequence
-from supervisor.journal.segments import Disk, DiskError, segments
+from supervisor.journal.segments import Disk, DiskError, Trouble, segments
 
 BATCH: Final = 2_000
 """Records in one write at most."""
@@ -35,6 +37,8 @@ SYNC_EVERY: Final = 1.0
 RETRY_EVERY: Final = 1.0
 BACKLOG: Final = 20_000
 """Records that wait for the disk to take them again; more are lost and counted. At 1 kB each, 20 MB."""
+QUIET: Final = 60.0
+"""Seconds in which a kind of trouble that was overcome is not told again: a disk that fails often must not fill itself with that."""
 TOLD: Final = 100
 """Troubles that are kept for whoever asks."""
 
@@ -94,12 +98,14 @@ class WriterThread(threading.Thread):
         self._segment, self._budget = segment, budget
         self._logs = Logs()
         self._appender: Appender
+        self._archiver: Archiver
         self._directory = -1
         self._sequence = 0
         self._backlog: list[Item] = []
-        self._outage: list[str] = []
+        self._outage: list[Trouble] = []
         """The troubles of the present outage; empty while the disk takes records."""
         self._retry_at = 0.0
+        self._quiet: dict[str, float] = {}
         self._lost = 0
         self._dropped_told = 0
 
@@ -112,18 +118,38 @@ class WriterThread(threading.Thread):
             self._owner.post([], [(self._opened, JournalError(why)), (self._ended, None)])
             return
         self._owner.post([], [(self._opened, None)])
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001  # told to the loop, and everything asked from here on is refused
+            self._tell(JournalTrouble(what="write-failed", detail=f"the journal's thread died: {error!r}"))
+            self._refuse(error)
+        finally:
+            self._archiver.stop()
+            self._appender.close()
+            self._logs.close()
+            self._archiver.join()
+            os.close(self._directory)
+            self._owner.post([], [(self._ended, None)])
+
+    def _work(self) -> None:
         going = True
         while going:
             items, logs, call, going = self._collect()
-            self._write(items, last=not going)
+            self._write(items, waited_for=not going)
             for log in logs:
                 self._logs.flush(log)
             if call:
                 self._run_call(call)
-        self._appender.close()
-        self._logs.close()
-        os.close(self._directory)
-        self._owner.post([], [(self._ended, None)])
+        self._write([], waited_for=True)  # what the last write had to say about itself
+
+    def _refuse(self, error: Exception) -> None:
+        """Answer whoever asks that there is no journal any more."""
+        while (entry := self.queue.get()) is not None:
+            future = entry.waiter if isinstance(entry, Item) else getattr(entry, "future", None)
+            if future:
+                self._owner.post(
+                    [], [(future, JournalError(f"cannot write: the journal's thread died: {error!r}"))]
+                )
 
     def _open(self) -> None:
         """Lock the directory and see where its journal ends."""
@@ -136,9 +162,11 @@ class WriterThread(threading.Thread):
             raise JournalError("another soakd writes to it") from None
         found = segments(self._run_dir)
         self._sequence = last_sequence(found)
-        self._appender = Appender(
-            self._run_dir, max(found, default=0) + 1, self._disk, lambda _: None, self._segment
-        )
+        number = max(found, default=0) + 1
+        self._archiver = Archiver(self._run_dir, self._budget, self._archiver_crashed)
+        self._archiver.start()
+        self._archiver.closed(number - 1)
+        self._appender = Appender(self._run_dir, number, self._disk, self._archiver.closed, self._segment)
 
     def _collect(self) -> tuple[list[Item], list[RotatedLog], Call | None, bool]:
         """Wait for work; take all there is, up to the next call."""
@@ -161,52 +189,66 @@ class WriterThread(threading.Thread):
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do without being asked, None for never."""
-        times = [self._retry_at] if self._outage else []
-        if self._appender.unsynced_since is not None:
-            times.append(self._appender.unsynced_since + SYNC_EVERY)
-        return max(min(times) - time.monotonic(), 0.0) if times else None
+        since = self._appender.unsynced_since
+        if self._outage:
+            due = self._retry_at
+        elif self._backlog:
+            return 0.0
+        elif since is not None:
+            due = since + SYNC_EVERY
+        else:
+            return None
+        return max(due - time.monotonic(), 0.0)
 
-    def _write(self, items: list[Item], *, last: bool = False) -> None:
-        """Write a batch with what had to wait before it, tell the loop; or keep it for a better time."""
+    def _write(self, items: list[Item], *, waited_for: bool) -> None:
+        """Write a batch after what had to wait before it, and tell the loop; or keep it for a better time."""
         now = time.monotonic()
         if self.dropped > self._dropped_told:
-            items.append(self._count_dropped())
-        waited_for = last or any(item.waiter for item in items)
+            items = [*items, self._count_dropped()]
+        waited_for = waited_for or any(item.waiter for item in items)
         if self._outage and not waited_for and now < self._retry_at:
             self._keep(items)
             return
-        items = self._backlog + items
+        items, self._backlog = self._backlog + items, []
         since = self._appender.unsynced_since
-        sync = waited_for or any(item.event.durable for item in items)
-        sync = sync or (since is not None and now >= since + SYNC_EVERY)
-        if not items and not sync:
+        overdue = since is not None and now >= since + SYNC_EVERY
+        sync = waited_for or overdue or any(item.event.durable for item in items)
+        if not items and not (sync and since is not None):
             return
         records = [
-            Record(n, item.wall, item.mono, item.event) for n, item in enumerate(items, self._sequence + 1)
+            Record(number, item.wall, item.mono, item.event)
+            for number, item in enumerate(items, self._sequence + 1)
         ]
         lines = b"".join(map(line_of, records, [item.data for item in items]))
         try:
             overcome = self._appender.append(lines, sync=sync)
         except DiskError as error:
             self._fail(items, error)
-            return
-        self._sequence += len(records)
-        self._backlog = []
+        else:
+            self._sequence += len(records)
+            self._succeed(list(zip(items, records, strict=True)), overcome)
+
+    def _succeed(self, written: list[tuple[Item, Record]], overcome: list[DiskError]) -> None:
+        """Hand a batch back to the loop, and put on record what had to be overcome for it."""
         self._owner.post(
-            [record for item, record in zip(items, records, strict=True) if not item.told],
-            [(item.waiter, record) for item, record in zip(items, records, strict=True) if item.waiter],
+            [record for item, record in written if not item.told],
+            [(item.waiter, record) for item, record in written if item.waiter],
         )
-        told = [self._tell(JournalTrouble(what=error.what, detail=error.detail)) for error in overcome]
         if self._outage:
-            told.append(self._recovered())
-        if told:
-            self._write(told, last=last)
+            lost, self._lost = self._lost, 0
+            detail = f"the disk takes records again; {lost} were lost"
+            self._backlog.append(self._tell(JournalTrouble(what=self._outage[0], detail=detail, lost=lost)))
+            self._outage = []
+        now = time.monotonic()
+        for error in overcome:
+            if now >= self._quiet.get(error.what, now):
+                self._quiet[error.what] = now + QUIET
+                self._backlog.append(self._tell(JournalTrouble(what=error.what, detail=error.detail)))
 
     def _fail(self, items: list[Item], error: DiskError) -> None:
         """Refuse those who wait, keep the rest, and say so at once even though it cannot be written."""
         waiters = [item.waiter for item in items if item.waiter]
         self._lost += len(waiters)
-        self._backlog = []
         if error.what not in self._outage:
             self._outage.append(error.what)
             self._backlog.append(self._tell(JournalTrouble(what=error.what, detail=error.detail)))
@@ -219,15 +261,6 @@ class WriterThread(threading.Thread):
         room = BACKLOG - len(self._backlog)
         self._backlog += items[:room]
         self._lost += len(items[room:])
-
-    def _recovered(self) -> Item:
-        what, lost = self._outage[0], self._lost
-        self._outage, self._lost = [], 0
-        return self._tell(
-            JournalTrouble.model_validate(
-                {"what": what, "detail": f"the disk takes records again, {lost} were lost", "lost": lost}
-            )
-        )
 
     def _count_dropped(self) -> Item:
         dropped = self.dropped
@@ -244,6 +277,11 @@ class WriterThread(threading.Thread):
         self._owner.post([Record(self._sequence, wall, mono, trouble)], [])
         return Item(wall, mono, trouble, encode(trouble), told=True)
 
+    def _archiver_crashed(self, error: Exception) -> None:
+        """Put it on record (from the archiver): a journal that nobody keeps small will fill the disk."""
+        event = crash("journal archiver", error)
+        self.queue.put(Item(*self._owner.stamp(), event, encode(event)))
+
     def _run_call(self, call: Call) -> None:
         if call.future.cancelled():
             return
@@ -253,3 +291,9 @@ class WriterThread(threading.Thread):
         except BaseException as error:  # noqa: BLE001  # it is raised where the call was made
             outcome = error
         self._owner.post([], [(call.future, outcome)])
+
+
+def crash(part: str, error: Exception) -> TaskCrashed:
+    """Return the record of a part of the journal that raised and is gone for good, so that the verdict cannot be a pass."""
+    text = "".join(traceback.format_exception(error))[-4000:]
+    return TaskCrashed(task=part, error=f"{type(error).__name__}: {error}", traceback=text, gave_up=True)

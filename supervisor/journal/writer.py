@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -18,11 +17,11 @@ import anyio
 
 from supervisor.journal.appender import SEGMENT
 from supervisor.journal.base import JournalError, Listener, Log
-from supervisor.journal.events import Event, JournalTrouble, Record, TaskCrashed
+from supervisor.journal.events import Event, JournalTrouble, Record
 from supervisor.journal.files import RotatedLog, write_atomically
 from supervisor.journal.lines import CLOCK_DIGITS, encode
 from supervisor.journal.segments import Disk
-from supervisor.journal.thread import Call, Item, WriterThread
+from supervisor.journal.thread import Call, Item, WriterThread, crash
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -155,7 +154,7 @@ class JournalWriter:
                     listener(record)
                 except Exception as error:  # noqa: BLE001  # not swallowed: the verdict becomes inconclusive
                     self._listeners.pop(token, None)
-                    self.emit(_crash_of(listener, error))
+                    self.emit(crash(f"listener {getattr(listener, '__qualname__', listener)}", error))
         for future, outcome in settled:
             if future.done():
                 continue
@@ -163,14 +162,6 @@ class JournalWriter:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
-
-
-def _crash_of(listener: Listener, error: Exception) -> TaskCrashed:
-    name = getattr(listener, "__qualname__", repr(listener))
-    text = "".join(traceback.format_exception(error))[-4000:]
-    return TaskCrashed(
-        task=f"listener {name}", error=f"{type(error).__name__}: {error}", traceback=text, gave_up=True
-    )
 
 
 @asynccontextmanager
