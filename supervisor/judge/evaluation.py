@@ -141,7 +141,7 @@ def _latency(metric: Metric, quantile: float, load: LoadTotals) -> _Seen:
     value = histogram.quantile(quantile)
     if value is None:
         return _Seen(None, f"{load.name} has no ok operation to take a time of")
-    late = load.late > 0 and load.late >= (1 - quantile) * load.attempts
+    late = load.late > 0 and load.late >= round((1 - quantile) * load.attempts, 6)
     doubt = f"soakd itself started {load.late:,} of them late, so it may be its own lag" if late else ""
     return _Seen(value, f"of {plural(histogram.count, 'ok operation')}", doubt)
 

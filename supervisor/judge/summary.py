@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Final
 
 from supervisor.judge import tables
-from supervisor.judge.counting import Moment
+from supervisor.judge.counting import Moment, plural
 from supervisor.judge.evaluation import Verdict
 from supervisor.judge.markdown import ROWS, code, table, text
 from supervisor.judge.notes import notes
@@ -70,11 +70,11 @@ def _why(judgement: Judgement) -> Iterator[str]:
     if judgement.verdict is Verdict.PASS:
         tally = judgement.tally
         seen = (
-            (len(judgement.thresholds), "thresholds hold"),
-            (tally.episodes.count, "episodes recovered"),
-            (sum(load.ok for load in tally.loads.values()), "operations were ok"),
+            (len(judgement.thresholds), "threshold", "kept"),
+            (sum(fault.recovered for fault in tally.episodes.faults.values()), "episode", "recovered"),
+            (sum(load.ok for load in tally.loads.values()), "operation", "ok"),
         )
-        told = ", ".join(f"{count:,} {what}" for count, what in seen if count)
+        told = ", ".join(f"{plural(count, noun)} {how}" for count, noun, how in seen if count)
         yield f"Nothing speaks against it{': ' + told if told else ''}."
     yield ""
 

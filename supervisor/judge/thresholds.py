@@ -10,7 +10,6 @@ compared with must have the metric's unit. Errors carry their position within th
 from __future__ import annotations
 
 import difflib
-import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -275,5 +274,4 @@ def _read(text: str, unit: Unit) -> float | None:
             return parse_duration(text)
     except ValueError:
         return None
-    number = float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else math.inf
-    return number if math.isfinite(number) else None
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else None  # finite, as long as LONGEST is

@@ -146,7 +146,7 @@ def _units(tally: Tally) -> Iterator[Finding]:
 
 def _faults(tally: Tally) -> Iterator[Finding]:
     """Episodes that went wrong, and faults that were to happen and did not."""
-    planned = tally.started.planned if tally.started else {}
+    wanted = dict.fromkeys(tally.started.faults, 1) | tally.started.planned if tally.started else {}
     for fault in tally.episodes.faults.values():
         if fault.undo_failed:
             count = plural(fault.undo_failed.count, "episode")
@@ -154,9 +154,8 @@ def _faults(tally: Tally) -> Iterator[Finding]:
         if fault.not_recovered:
             text = f"{fault.name}: {fault.not_recovered.count:,} of {plural(fault.episodes, 'episode')} did not recover"
             yield _fail("not-recovered", f"{text} in time: {fault.not_recovered}", "evidence.csv")
-        wanted = planned.get(fault.name, 1)
-        if fault.injected < wanted:
-            yield _doubt("never-fired", _missing(fault, wanted), JOURNAL)
+        if fault.injected < wanted.get(fault.name, 0):
+            yield _doubt("never-fired", _missing(fault, wanted[fault.name]), JOURNAL)
         elif fault.unseen and not fault.recovered and not fault.not_recovered:
             text = f"{fault.name}: nobody saw whether the system recovers from it: the run ended first"
             yield _doubt("recovery-unseen", text, "evidence.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from supervisor.journal.events import (
@@ -32,6 +33,8 @@ from supervisor.journal.events import (
     UnitExited,
     UnitRestarted,
 )
+from supervisor.judge.report import render
+from supervisor.judge.verdict import judge
 from supervisor.values import Histogram
 
 START = 1_800_000_000.0
@@ -234,3 +237,8 @@ def long_night() -> Story:
     story.tell(JournalTrouble(what="disk-full", detail="journal-0002.jsonl: No space left on device", lost=3))
     story.wait(14000)
     return story.end(EndReason.SIGNAL, "SIGTERM")
+
+
+if __name__ == "__main__":  # makes the golden reports anew
+    for name, text in render(Path("runs/provisioning/latest"), judge(long_night().records)).items():
+        (Path(__file__).with_name("golden") / name).write_text(text)

@@ -1,0 +1,531 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from judge_story import Story, long_night, piece
+
+from supervisor.journal.events import (
+    DrawSkipped,
+    EndReason,
+    EpisodeClosed,
+    Event,
+    Evidence,
+    FaultFailed,
+    FaultInjected,
+    FaultUndone,
+    HookRan,
+    InvariantViolated,
+    JournalTrouble,
+    LoadWindow,
+    Observation,
+    OpenEvent,
+    Phase,
+    PhaseEntered,
+    ProbeChanged,
+    Reading,
+    Record,
+    RunEnded,
+    Slice,
+    SteadyChanged,
+    TaskCrashed,
+    UndoFailed,
+    UnitGivenUp,
+    VerdictReached,
+)
+from supervisor.journal.replay import replay
+from supervisor.journal.writer import JournalWriter, open_journal
+from supervisor.judge.evaluation import Verdict
+from supervisor.judge.verdict import Judgement, judge
+from supervisor.values import Histogram
+
+
+def begun(**facts: object) -> Story:
+    return Story().begin(**facts)
+
+
+def passing() -> Story:
+    """Tell of a load, an episode and an explained failure, all of it as it should be."""
+    story = begun(
+        units=("worker",), loads=("rpc",), faults=("restart-nats",), thresholds=("load rpc: ok >= 95%",)
+    )
+    return story.wait(10).operate().episode().window("rpc", piece("restart-nats#1:during", ok=9, failed=1))
+
+
+LAG = "soakd_event_loop_lag_seconds"
+BLIND = Reading(probe="tcp x", ok=False, value=None, detail="no route to host")
+
+FAILS: dict[str, tuple[Callable[[], Story], str]] = {
+    "threshold": (
+        lambda: begun(loads=("rpc",), thresholds=("ok == 100%",)).window("rpc", piece(ok=9, failed=1)).end(),
+        "ok == 100% does not hold: seen 90% (9 of 10 scheduled operations) (see verdict.json)",
+    ),
+    "given-up": (
+        lambda: passing().crash().tell(UnitGivenUp(unit="worker", crashes=3, intensity="2 / 1m")).end(),
+        "worker was given up: it crashed more often than 2 / 1m (1 crash) (see worker.mon.log)",
+    ),
+    "undo-failed": (
+        lambda: (
+            passing()
+            .intend(n=2)
+            .tell(
+                FaultInjected(episode="restart-nats#2", took=0),
+                UndoFailed(episode="restart-nats#2", attempt=1, error="e", broken="nats1 is down: start it"),
+                FaultUndone(episode="restart-nats#2", attempts=2),
+                EpisodeClosed(episode="restart-nats#2", recovered=True, recovery=1),
+            )
+            .end()
+        ),
+        "restart-nats: undo failed in 1 episode: restart-nats#2: nats1 is down: start it (see journal-*.jsonl)",
+    ),
+    "not-recovered": (
+        lambda: passing().episode(n=2, recovered=False, recovery=None).end(),
+        "restart-nats: 1 of 2 episodes did not recover in time: restart-nats#2 (see evidence.csv)",
+    ),
+    "invariant": (
+        lambda: (
+            passing()
+            .tell(
+                InvariantViolated(invariant="no acked message lost", subject="orders", detail="seq 7 is gone")
+            )
+            .end()
+        ),
+        "no acked message lost was violated once: orders: seq 7 is gone (see journal-*.jsonl)",
+    ),
+    "aborted": (
+        lambda: passing().end(EndReason.ABORT, "crashes <= 5"),
+        "the run was aborted 13.5s into the soak: crashes <= 5 (see journal-*.jsonl)",
+    ),
+}
+
+DOUBTS: dict[str, tuple[Callable[[], Story], str]] = {
+    "threshold": (
+        lambda: begun(loads=("rpc",), thresholds=("lost == 0",)).operate().end(),
+        "lost == 0 cannot be judged: all loads never reported a count of lost (see verdict.json)",
+    ),
+    "no-start": (
+        lambda: Story().tell(PhaseEntered(phase=Phase.SOAKING)).operate().end(),
+        "the journal does not say what was started: its beginning is missing (see journal-*.jsonl)",
+    ),
+    "no-end": (
+        passing,
+        "the journal breaks off 13.5s into the soak: the run did not end in order (see journal-*.jsonl)",
+    ),
+    "guardian-gone": (
+        lambda: passing().end(EndReason.GUARDIAN_GONE),
+        "the guardian was gone, so the run stopped itself, 13.5s into the soak (see journal-*.jsonl)",
+    ),
+    "gave-up": (
+        lambda: passing().end(EndReason.GAVE_UP, "load rpc crashed"),
+        "a part of soakd itself crashed more often than it may, 13.5s into the soak: load rpc crashed",
+    ),
+    "failed-to-start": (
+        lambda: begun(loads=("rpc",)).operate().end(EndReason.FAILED_TO_START, "nats1 is not ready"),
+        "the run failed to start, 0ms into the soak: nats1 is not ready (see journal-*.jsonl)",
+    ),
+    "died": (
+        lambda: passing().end(EndReason.DIED),
+        "the daemon died without a word, 13.5s into the soak (see journal-*.jsonl)",
+    ),
+    "no-soak": (
+        lambda: Story().tell(Story().begin(duration=None).records[0].event).operate().end(EndReason.SIGNAL),
+        "the run was ended before the soak began (see journal-*.jsonl)",
+    ),
+    "short": (
+        lambda: passing().end(EndReason.SIGNAL, "SIGTERM"),
+        "a signal ended the soak after 13.5s of 1m: SIGTERM (see journal-*.jsonl)",
+    ),
+    "journal-trouble": (
+        lambda: passing().tell(JournalTrouble(what="fsync-failed", detail="journal-0001.jsonl: EIO")).end(),
+        "evidence was or may have been lost (fsync-failed, once): journal-0001.jsonl: EIO (see journal-*.jsonl)",
+    ),
+    "no-operation": (
+        lambda: begun(loads=("rpc",)).window("rpc", scheduled=5, dropped=5).end(),
+        "load rpc did not finish a single operation (5 dropped), so it says nothing (see rpc.log)",
+    ),
+    "never-ok": (
+        lambda: begun(loads=("rpc",)).window("rpc", piece("a#1:during", failed=3)).end(),
+        "load rpc: none of its 3 operations was ok, so it shows nothing (see rpc.log)",
+    ),
+    "unreadable": (
+        lambda: begun(loads=("rpc",)).window("rpc", Slice(ok=3, response=(1.0, 1.0, -5, 3))).end(),
+        "load rpc: latencies of 1 slice could not be read (see journal-*.jsonl)",
+    ),
+    "never-fired": (
+        lambda: begun(faults=("a",)).tell(DrawSkipped(fault="a", n=1, reason="x is held by b#1")).end(),
+        "a never fired; 1 draw skipped: x is held by b#1 (see journal-*.jsonl)",
+    ),
+    "recovery-unseen": (
+        lambda: begun(faults=("a",)).episode("a", recovered=None).end(),
+        "a: nobody saw whether the system recovers from it: the run ended first (see evidence.csv)",
+    ),
+    "never-closed": (
+        lambda: passing().intend(n=2).tell(FaultInjected(episode="restart-nats#2", took=0)).end(),
+        "1 episode never closed, and their faults may still be in place: restart-nats#2; run soakd recover",
+    ),
+    "crash-not-captured": (
+        lambda: passing().crash(captured=False, file=None).end(),
+        "worker: the evidence of 1 crash could not be written: exit code 1 (see worker.mon.log)",
+    ),
+    "task-gave-up": (
+        lambda: passing().tell(TaskCrashed(task="probes", error="E: e", traceback="", gave_up=True)).end(),
+        "a part of soakd crashed until it was given up: probes (E: e) (see journal-*.jsonl)",
+    ),
+    "own-lag": (
+        lambda: passing().tell(Observation(values={LAG: 1.001})).end(),
+        "soakd's own event loop once lagged 1.001s (at most 1s is trusted): the machine was overloaded",
+    ),
+    "not-steady": (
+        lambda: passing().tell(SteadyChanged(holds=False, failing=("tcp x",))).end(),
+        "the steady state did not hold at the end: tcp x (see evidence.csv)",
+    ),
+    "probe-blind": (
+        lambda: passing().tell(ProbeChanged(reading=BLIND)).end(),
+        "probe tcp x could never look: no route to host (see journal-*.jsonl)",
+    ),
+    "nothing-looked": (
+        lambda: Story().tell(*(r.event for r in begun().records[:3])).end(),
+        "nothing looked at the system: there was neither load nor probe (see soak.yaml)",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", FAILS)
+def test_fails(rule: str) -> None:
+    tell, reason = FAILS[rule]
+
+    judgement = judge(tell().records)
+
+    assert judgement.verdict is Verdict.FAIL
+    assert judgement.findings[0].rule == rule
+    assert judgement.reasons == (reason,)
+
+
+@pytest.mark.parametrize("rule", DOUBTS)
+def test_is_inconclusive(rule: str) -> None:
+    tell, reason = DOUBTS[rule]
+
+    judgement = judge(tell().records)
+
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert [finding.rule for finding in judgement.findings] == [rule]
+    assert judgement.reasons[0].startswith(reason)
+
+
+def test_passes_when_nothing_speaks_against_it() -> None:
+    judgement = judge(passing().end().records)
+
+    assert (judgement.verdict, judgement.reasons) == (Verdict.PASS, ())
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        begun().tell().end(),
+        begun(loads=("rpc",)).operate().end(),
+        begun(duration=None, loads=("rpc",)).operate().end(EndReason.SIGNAL, "SIGINT"),
+        begun(loads=("rpc",)).operate().wait(61).end(EndReason.SIGNAL, "SIGTERM"),
+        begun(loads=("rpc",)).operate().window("rpc", piece(ok=1, failed=50)).end(),
+        begun(faults=("a",)).episode("a").tell(DrawSkipped(fault="a", n=2, reason="busy")).end(),
+        begun(faults=("a",)).episode("a").episode("a", 2, recovered=None).end(),
+        begun(faults=("a",)).episode("a").intend("a", 2).tell(FaultFailed(episode="a#2", error="e"))
+        .tell(FaultUndone(episode="a#2"), EpisodeClosed(episode="a#2", recovered=True)).end(),
+        begun().crash().end(),
+        begun().tell(TaskCrashed(task="probes", error="E: e", traceback="")).end(),
+        begun().tell(Observation(values={LAG: 1.0})).end(),
+        begun().tell(SteadyChanged(holds=False), SteadyChanged(holds=True)).end(),
+        begun().end().tell(SteadyChanged(holds=False, failing=("units are stopped by now",))),
+        begun().tell(ProbeChanged(reading=BLIND), ProbeChanged(reading=BLIND.model_copy(update={"ok": True}))).end(),
+        begun().tell(OpenEvent(name="mine", data={"x": 1})).end(),
+        begun().end().tell(HookRan(on="end", command="false", code=1)),
+        begun().end().tell(RunEnded(reason=EndReason.DIED)),
+    ],
+)  # fmt: skip
+def test_what_does_not_speak_against_it(story: Story) -> None:
+    assert judge(story.records).reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("planned", "fired", "reason"),
+    [
+        ({}, 0, "a never fired"),
+        ({}, 1, None),
+        ({"a": 3}, 2, "a fired 2 of 3 times"),
+        ({"a": 3}, 3, None),
+        ({"a": 3}, 0, "a fired 0 of 3 times"),
+    ],
+)
+def test_a_fault_with_fixed_times_must_fire_at_all_of_them(
+    planned: dict[str, int], fired: int, reason: str | None
+) -> None:
+    story = begun(faults=("a",), planned=planned)
+    for n in range(fired):
+        story.episode("a", n + 1)
+
+    reasons = judge(story.end().records).reasons
+
+    assert [text.partition(" (see")[0] for text in reasons] == ([reason] if reason else [])
+
+
+def test_an_inject_that_always_fails_is_a_fault_that_never_fired() -> None:
+    story = begun(faults=("a",)).intend("a").tell(FaultFailed(episode="a#1", error="no such unit"))
+    story.tell(FaultUndone(episode="a#1"), EpisodeClosed(episode="a#1", recovered=True, recovery=0.1))
+
+    (reason,) = judge(story.end().records).reasons
+
+    assert reason.startswith("a never fired; inject failed: a#1: no such unit")
+
+
+def test_a_declared_probe_of_which_there_is_no_reading_is_blind() -> None:
+    story = begun(probes=("http x", "tcp y")).tell(ProbeChanged(reading=Reading(probe="tcp y", ok=True)))
+
+    (reason,) = judge(story.end().records).reasons
+
+    assert reason.startswith("probe http x could never look: there is no reading of it")
+
+
+def test_a_probe_of_an_episode_that_never_saw_anything_is_blind_too() -> None:
+    story = passing().tell(Evidence(episode="restart-nats#1", when="during", readings=(BLIND,))).end()
+
+    assert judge(story.records).findings[0].rule == "probe-blind"
+
+
+def test_the_worst_comes_first_and_wins() -> None:
+    judgement = judge(long_night().records)
+
+    assert judgement.verdict is Verdict.FAIL
+    ranks = [finding.verdict.rank for finding in judgement.findings]
+    assert ranks == sorted(ranks, reverse=True)
+    assert {Verdict.FAIL, Verdict.INCONCLUSIVE} == {finding.verdict for finding in judgement.findings}
+
+
+def test_no_records_at_all_are_inconclusive() -> None:
+    judgement = judge(())
+
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert {"no-start", "no-end"} <= {finding.rule for finding in judgement.findings}
+
+
+def test_a_run_healed_days_after_its_death_lasted_until_its_death() -> None:
+    story = passing().wait(10).intend(n=2).tell(FaultInjected(episode="restart-nats#2", took=0)).wait(200_000)
+    story.tell(FaultUndone(episode="restart-nats#2", by="recover"))
+    story.tell(EpisodeClosed(episode="restart-nats#2", recovered=None), RunEnded(reason=EndReason.DIED))
+
+    judgement = judge(story.records)
+
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.reasons[0].startswith("the daemon died without a word, 23.5s into the soak")
+
+
+def test_findings_do_not_grow_with_the_run() -> None:
+    story = begun(units=("worker",), loads=("rpc",), faults=("a",))
+    for n in range(1, 300):
+        story.wait(10).episode("a", n, recovered=False).crash(captured=False).operate(ok=1)
+        story.tell(JournalTrouble(what="dropped", detail=f"queue full {n}"))
+        story.tell(InvariantViolated(invariant=f"i{n}", subject="s", detail="d"))
+        story.tell(ProbeChanged(reading=BLIND.model_copy(update={"probe": f"tcp {n}"})))
+
+    judgement = judge(story.end().records)
+
+    assert len(judgement.findings) < 70
+    assert all(len(text) < 500 for text in judgement.reasons)
+    assert "a#1, a#2, a#3, a#4, a#5 and 294 more" in " ".join(judgement.reasons)
+
+
+# --- properties -------------------------------------------------------------------------------------------------------
+
+MARKS = st.lists(st.sampled_from(["a#1:direct", "a#1:during", "b#2:recovering"]), max_size=2, unique=True)
+COUNTS = st.integers(0, 30)
+
+
+@st.composite
+def slices(draw: st.DrawFn) -> Slice:
+    failed, indeterminate = draw(COUNTS), draw(COUNTS)
+    return piece(
+        *sorted(draw(MARKS)),
+        ok=draw(COUNTS),
+        failed=failed,
+        indeterminate=indeterminate,
+        took=draw(st.floats(0, 10)),
+        error=draw(st.sampled_from(["timeout", "refused"])),
+        first_failure=draw(st.floats(5000, 6000)) if failed + indeterminate else None,
+    )
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> LoadWindow:
+    pieces = {one.episodes: one for one in draw(st.lists(slices(), max_size=3))}
+    count = sum(one.ok + one.failed + one.indeterminate for one in pieces.values())
+    dropped = draw(COUNTS)
+    return LoadWindow(
+        load=draw(st.sampled_from(["rpc", "e2e"])),
+        start=0,
+        end=10,
+        scheduled=count + dropped,
+        started=count,
+        late=draw(COUNTS),
+        dropped=dropped,
+        slices=tuple(pieces.values()),
+        counters=draw(st.dictionaries(st.sampled_from(["lost", "skipped"]), COUNTS)),
+    )
+
+
+OTHERS: list[Event] = [
+    JournalTrouble(what="dropped", detail="x"),
+    SteadyChanged(holds=False),
+    SteadyChanged(holds=True),
+    Observation(values={LAG: 2.0}),
+    UnitGivenUp(unit="worker", crashes=1, intensity="1 / 1m"),
+    ProbeChanged(reading=BLIND),
+]
+THRESHOLDS = (
+    "ok >= 50%",
+    "load rpc: p90 < 1s",
+    "unexplained failures <= 10",
+    "lost == 0",
+    "failures < 30%",
+    "late < 10",
+)
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> Story:
+    story = begun(loads=("rpc", "e2e"), faults=("a",), thresholds=THRESHOLDS)
+    story.episode("a", recovered=draw(st.sampled_from([True, True, False, None])))
+    for event in draw(st.lists(windows() | st.sampled_from(OTHERS), max_size=12)):
+        story.wait(1).tell(event)
+    return story.end(draw(st.sampled_from([EndReason.DURATION, EndReason.SIGNAL])))
+
+
+def outcome(judgement: Judgement) -> tuple[object, ...]:
+    return judgement.verdict, judgement.findings, judgement.thresholds
+
+
+@given(stories())
+def test_judging_again_gives_the_same(story: Story) -> None:
+    first, second = judge(story.records), judge(iter(story.records))
+
+    assert outcome(first) == outcome(second)
+    assert first.tally == second.tally
+
+
+@given(stories(), st.data())
+def test_earlier_verdicts_in_the_journal_do_not_matter(story: Story, data: st.DataObject) -> None:
+    told: list[Record] = []
+    for record in story.records:
+        told.append(record)
+        if data.draw(st.booleans()):
+            verdict = data.draw(st.sampled_from(["pass", "inconclusive", "fail"]))
+            told.append(
+                Record(0, record.wall, record.mono, VerdictReached(verdict=verdict, reasons=("said",)))
+            )
+
+    assert outcome(judge(told)) == outcome(judge(story.records))
+
+
+@given(stories(), st.data())
+def test_folding_adjacent_windows_does_not_change_the_verdict(story: Story, data: st.DataObject) -> None:
+    folded = list(_folded(story.records, lambda: data.draw(st.booleans())))
+
+    assert outcome(judge(folded)) == outcome(judge(story.records))
+
+
+def _folded(records: Iterable[Record], fold: Callable[[], bool]) -> Iterator[Record]:
+    """Merge some windows into the window of the same load right before them, as the journal does above its byte budget."""
+    last: Record | None = None
+    for record in records:
+        if not isinstance(record.event, LoadWindow):
+            if last:
+                yield last
+            last = None
+            yield record
+            continue
+        if last and isinstance(last.event, LoadWindow) and last.event.load == record.event.load and fold():
+            last = Record(record.sequence, record.wall, record.mono, _merged(last.event, record.event))
+            continue
+        if last:
+            yield last
+        last = record
+    if last:
+        yield last
+
+
+def _merged(one: LoadWindow, other: LoadWindow) -> LoadWindow:
+    pieces = {each.episodes: each for each in one.slices}
+    for each in other.slices:
+        pieces[each.episodes] = _both(pieces[each.episodes], each) if each.episodes in pieces else each
+    counters = dict(one.counters)
+    for name, amount in other.counters.items():
+        counters[name] = counters.get(name, 0) + amount
+    sums = {
+        name: getattr(one, name) + getattr(other, name)
+        for name in ("scheduled", "started", "late", "dropped")
+    }
+    return LoadWindow(
+        load=one.load,
+        start=one.start,
+        end=other.end,
+        slices=tuple(pieces.values()),
+        counters=counters,
+        **sums,
+    )
+
+
+def _both(one: Slice, other: Slice) -> Slice:
+    response = Histogram.unpack(one.response)
+    response.merge(Histogram.unpack(other.response))
+    errors = dict(one.errors)
+    for name, count in other.errors.items():
+        errors[name] = errors.get(name, 0) + count
+    first = [each.first_failure for each in (one, other) if each.first_failure is not None]
+    return Slice(
+        episodes=one.episodes,
+        ok=one.ok + other.ok,
+        failed=one.failed + other.failed,
+        indeterminate=one.indeterminate + other.indeterminate,
+        errors=errors,
+        first_failure=min(first, default=None),
+        response=tuple(response.pack()) if response.count else (),
+    )
+
+
+# --- a real journal ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_verdict_of_a_replayed_journal_is_the_live_one(tmp_path: Path) -> None:
+    live: list[Record] = []
+    async with open_journal(tmp_path / "run") as journal:
+        journal.subscribe(live.append)
+        await _tell(journal, passing().end())
+
+    from_disk = judge(replay(tmp_path / "run"))
+
+    assert outcome(from_disk) == outcome(judge(live))
+    assert from_disk.tally == judge(live).tally
+    assert from_disk.tally.episodes.listed()[0].outcome == "recovered"
+
+
+async def test_a_torn_journal_is_inconclusive(tmp_path: Path) -> None:
+    async with open_journal(tmp_path / "run") as journal:
+        await _tell(journal, passing().end())
+    (segment,) = (tmp_path / "run").glob("journal-*.jsonl")
+    segment.write_bytes(segment.read_bytes()[:-20])
+
+    rules = {finding.rule for finding in judge(replay(tmp_path / "run")).findings}
+
+    assert "journal-trouble" in rules
+
+
+async def _tell(journal: JournalWriter, story: Story) -> None:
+    for record in story.records[:-1]:
+        journal.emit(record.event)
+    await journal.commit(story.records[-1].event)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.sampled_from(long_night().records), max_size=60))
+def test_any_records_in_any_order_get_a_verdict(records: list[Record]) -> None:
+    assert judge(records).verdict in Verdict
