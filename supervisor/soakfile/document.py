@@ -38,7 +38,7 @@ class Node:
 
     mark: Mark
     span: tuple[int, int]
-    """The characters of the text that write it, its anchor and tag included."""
+    """The characters of the text that write it, its anchor and tag included; for an alias those of what it stands for."""
     origin: Mark | None = field(default=None, kw_only=True)
     """For what came by an alias or a merge: where it was written. `mark` is then the place of the alias or the `<<`."""
     size: int = field(default=1, kw_only=True)
@@ -114,19 +114,9 @@ class Document:
                 place = Place(place.mark, place.mark, node.origin or node.mark)
             yield node, place
 
-    def scalars(self) -> Iterator[Scalar]:
-        """Yield every scalar value once, where it is written."""
-        open_nodes = [self.root] if self.root else []
-        while open_nodes:
-            node = open_nodes.pop()
-            if node.origin is not None:
-                continue  # met where it is written
-            if isinstance(node, Scalar):
-                yield node
-            elif isinstance(node, Mapped):
-                open_nodes += [entry.node for entry in node.entries.values()]
-            elif isinstance(node, Listing):
-                open_nodes += node.items
+    def has(self, path: Path) -> bool:
+        """Say whether there is a value at a path."""
+        return sum(1 for _ in self.walk(path)) > len(path)
 
 
 def describe(value: Any) -> str:

@@ -198,7 +198,7 @@ class _Builder:
             why = "is used inside the value it stands for" if inside else f"has no &{name} before it"
             self._flaw(mark, f"*{name} {why}")
             return Scalar(mark, span, None)
-        return replace(node, mark=mark, span=span, origin=node.origin or node.mark)
+        return replace(node, mark=mark, origin=node.origin or node.mark)
 
     def _open(self, event: MappingStartEvent | SequenceStartEvent, mark: Mark) -> None:
         if len(self._frames) >= MAX_DEPTH:
@@ -246,11 +246,12 @@ class _Builder:
 
     def _key(self, node: Node, event: NodeEvent) -> _Key:
         if not isinstance(node, Scalar):
-            self._flaw(node.mark, "a key is a word, found a list or a mapping")
+            self._flaw(node.mark, "a key is a word, found a list or a mapping", "?")
             return _Key("?", node.mark)
         if not isinstance(node.value, str):
-            self._flaw(node.mark, f"a key is text, found {describe(node.value)}: write it in quotes")
-            return _Key(str(getattr(event, "value", "")), node.mark)
+            text = str(getattr(event, "value", ""))
+            self._flaw(node.mark, f"a key is text, found {describe(node.value)}: write it in quotes", text)
+            return _Key(text, node.mark)
         frame = self._frames[-1]
         if node.value == "<<" and isinstance(event, ScalarEvent) and event.style is None:
             if frame.merges:

@@ -1,0 +1,233 @@
+"""What no single entry of a soak file can see: whether the names in it mean something, and whether the parts fit together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from supervisor.engines.selectors import Selector
+from supervisor.judge.thresholds import Subject
+from supervisor.kinds import check_name
+from supervisor.soak import find_unit, selected, unit_ids
+from supervisor.soakfile.errors import Path
+from supervisor.soakfile.parts import Parts
+from supervisor.soakfile.shape import leaves, member
+from supervisor.soakfile.wording import Finding, did_you_mean, either
+
+PROTECT: Final = "soakd.protect"
+_UNIT_FILES: Final = re.compile(r".*\.mon|.*\.crash\..*")
+"""`x.mon.log` and `x.crash.<time>.log` are files of a unit x; the log of a load is `<load>.log`."""
+
+
+def check(parts: Parts) -> list[Finding]:
+    """Return all that does not fit together."""
+    return [finding for rule in _RULES for finding in rule(_Names(parts), parts)]
+
+
+class _Names:
+    """The units there are, and what is said where one is named that is not among them."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.ids = unit_ids(parts.engines)
+        discovered = any(not engine.unit_names() for engine in parts.engines.values())
+        self.all_known = "engines" not in parts.bad and not discovered
+        """False: there may be units that only the run, or a corrected file, knows."""
+
+    def find(self, name: str, engine: str = "") -> str | None:
+        return find_unit(name, self.ids, engine)
+
+    def unknown(self, name: str) -> str:
+        """Say why a name means no unit; empty if it does, or may."""
+        if self.find(name) or not self.all_known:
+            return ""
+        same = [unit for unit, (_, own) in self.ids.items() if own == name]
+        if same:
+            return f"more than one engine has a unit {name}: write {either(same)}"
+        return _unknown("unit", name, list(self.ids)[:20])
+
+
+def _unit_names(_: _Names, parts: Parts) -> Iterator[Finding]:
+    for engine, kind in parts.engines.items():
+        for unit in kind.unit_names():
+            try:
+                check_name(unit)
+            except ValueError as error:
+                yield Finding(_locate(parts.data, ("engines", engine), unit), str(error), key=True)
+
+
+def _load_names(_: _Names, parts: Parts) -> Iterator[Finding]:
+    for name in parts.names("loads"):
+        if _UNIT_FILES.fullmatch(name):
+            what = f"a load cannot be called {name}: {name}.log is the name of a unit's file, choose another"
+            yield Finding(("loads", name), what, key=True)
+
+
+def _selected(names: _Names, parts: Parts) -> Iterator[Finding]:
+    """Names of units in watchdogs, faults and probes."""
+    for path, selector in _selectors(parts):
+        for name in selector.names():
+            if what := names.unknown(name):
+                yield Finding(_locate(parts.data, path, name), what)
+
+
+def _started_after(names: _Names, parts: Parts) -> Iterator[Finding]:
+    for engine, kind in parts.engines.items():
+        for unit, others in kind.after().items():
+            for other in others:
+                if not names.find(other, engine) and (what := names.unknown(other)):
+                    yield Finding(_after(parts, engine, unit, other), what)
+
+
+def _circles(names: _Names, parts: Parts) -> Iterator[Finding]:
+    """Units that wait for each other. Each circle is cut where it was found, so that there may be others."""
+    before = {
+        unit: {
+            found: other
+            for other in parts.engines[engine].after().get(own, ())
+            if (found := names.find(other, engine))
+        }
+        for unit, (engine, own) in names.ids.items()
+    }
+    while True:
+        try:
+            TopologicalSorter(before).prepare()
+        except CycleError as error:
+            circle: list[str] = error.args[1]  # each comes before the next, the last is the first
+            first, unit = circle[0], circle[1]
+            written = before[unit].pop(first)
+            what = f"these units wait for each other, so none can start: {' after '.join(reversed(circle))}"
+            yield Finding(_after(parts, *names.ids[unit], written), what)
+        else:
+            return
+
+
+def _watched_twice(_: _Names, parts: Parts) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, watchdog in parts.watchdogs.items():
+        for unit in selected(watchdog.units, parts.engines):
+            if seen.setdefault(unit, index) != index:
+                what = f"watchdogs[{seen[unit]}] keeps {unit} up already: a unit has one watchdog"
+                yield Finding(_locate(parts.data, ("watchdogs", index, "units"), unit), what)
+
+
+def _protected(names: _Names, parts: Parts) -> Iterator[Finding]:
+    for path, selector in _selectors(parts):
+        if path[0] != "faults":
+            continue
+        for name in selector.names():
+            engine, own = names.ids.get(names.find(name) or "", ("", ""))
+            labels = parts.engines[engine].labels().get(own, {}) if engine else {}
+            if labels.get(PROTECT) == "true":
+                what = f"{name} has the label {PROTECT}: true, so no fault may touch it"
+                yield Finding(_locate(parts.data, path, name), what)
+
+
+def _broker_needed(_: _Names, parts: Parts) -> Iterator[Finding]:
+    if parts.broker is not None or "broker" in parts.bad:
+        return
+    needs: list[tuple[Path, str]] = [
+        *(
+            (("loads", name, "cleanup"), "this")
+            for name, load in parts.loads.items()
+            if getattr(load, "cleanup", None)
+        ),
+        *(
+            (("steady_state", index), "the probe")
+            for index, probe in parts.steady_state.items()
+            if probe.key == "broker"
+        ),
+        *((path, "leader_of") for path, selector in _selectors(parts) if selector.leader_of),
+    ]
+    for path, what in needs:
+        yield Finding(path, f"{what} needs a broker: add the section broker, with its servers")
+
+
+def _broker_nodes(names: _Names, parts: Parts) -> Iterator[Finding]:
+    for node in parts.broker.nodes if parts.broker else ():
+        if what := names.unknown(node):
+            yield Finding(("broker", "nodes", node), what, key=True)
+
+
+def _judged(names: _Names, parts: Parts) -> Iterator[Finding]:
+    """Names in thresholds."""
+    loads, faults = parts.names("loads"), parts.names("faults")
+    for index, threshold in parts.thresholds.items():
+        path, text = ("thresholds", index), threshold.text
+        if threshold.load is not None and threshold.load not in loads:
+            yield Finding(path, _unknown("load", threshold.load, loads), offset=_offset(text, threshold.load))
+        if threshold.of is None:
+            continue
+        if threshold.metric.subject is Subject.FAULT and threshold.of not in faults:
+            yield Finding(path, _unknown("fault", threshold.of, faults), offset=_offset(text, threshold.of))
+        if threshold.metric.subject is Subject.UNIT and (what := names.unknown(threshold.of)):
+            yield Finding(path, what, offset=_offset(text, threshold.of))
+
+
+_RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (
+    _unit_names,
+    _load_names,
+    _selected,
+    _started_after,
+    _circles,
+    _watched_twice,
+    _protected,
+    _broker_needed,
+    _broker_nodes,
+    _judged,
+)
+
+
+def _unknown(noun: str, name: str, known: Sequence[str]) -> str:
+    hint = did_you_mean(name, known) or (
+        f": expected {either(known)}" if known else f": there are no {noun}s"
+    )
+    return f'there is no {noun} "{name}"{hint}'
+
+
+def _offset(text: str, name: str) -> int:
+    """Return where a name stands as a word of its own in a threshold."""
+    match = re.search(rf"(?<![^\s:]){re.escape(name)}(?![^\s:<>=!])", text)
+    return match.start() if match else 0
+
+
+def _selectors(parts: Parts) -> Iterator[tuple[Path, Selector]]:
+    for section in ("watchdogs", "faults", "steady_state", "loads"):
+        for key, entry in getattr(parts, section).items():
+            yield from _selectors_in((section, key), entry)
+
+
+def _selectors_in(path: Path, value: object) -> Iterator[tuple[Path, Selector]]:
+    if isinstance(value, Selector):
+        yield path, value
+    elif isinstance(value, BaseModel):
+        for name, field in type(value).model_fields.items():
+            yield from _selectors_in((*path, field.alias or name), getattr(value, name))
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _selectors_in((*path, key), inner)
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _selectors_in((*path, index), inner)
+
+
+def _after(parts: Parts, engine: str, unit: str, other: str) -> Path:
+    """Return where `unit` says that it comes after `other`."""
+    section: Path = ("engines", engine)
+    for path, value in leaves(member(parts.data, section), section):
+        if value == other and unit in path and "after" in path:
+            return path
+    return section
+
+
+def _locate(data: Any, path: Path, name: str) -> Path:
+    """Return the path of a name below a path, as a value or as a key; the path itself if it is not there."""
+    for below, value in leaves(member(data, path), path):
+        if value == name:
+            return below
+        if name in below[len(path) :]:
+            return below[: below.index(name, len(path)) + 1]
+    return path

@@ -1,0 +1,60 @@
+"""Secrets: which values are, and the soak file without those that are written out in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from pydantic import BaseModel, SecretBytes, SecretStr
+
+from supervisor.soakfile.document import Document, Scalar
+from supervisor.soakfile.errors import Path
+from supervisor.telemetry.logging import MASK
+
+_PROPERTIES: Final = re.compile(r"(?:[&!]\S*\s+)*")
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?\}", re.DOTALL)
+
+
+def secret_fields(value: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Yield the path and value of every secret field of a model and of what is in it."""
+    members: Iterable[tuple[str | int, object]] = ()
+    if isinstance(value, SecretStr):
+        yield path, value.get_secret_value()
+    elif isinstance(value, SecretBytes):
+        yield path, value.get_secret_value().decode(errors="replace")
+    elif isinstance(value, BaseModel):
+        fields = type(value).model_fields
+        members = ((field.alias or name, getattr(value, name)) for name, field in fields.items())
+    elif isinstance(value, Mapping):
+        members = value.items()
+    elif isinstance(value, list | tuple):
+        members = enumerate(value)
+    for step, inner in members:
+        yield from secret_fields(inner, (*path, step))
+
+
+def mask_source(text: str, document: Document, paths: Iterable[Path]) -> str:
+    """Return the file's text with the values at these paths masked, as far as they are not variables anyway."""
+    spans: dict[tuple[int, int], str] = {}
+    for path in paths:
+        way = list(document.walk(path))
+        if len(way) > len(path) and isinstance(node := way[-1][0], Scalar):
+            spans[node.span] = _masked(str(node.value))
+    for (start, end), masked in sorted(spans.items(), reverse=True):
+        written = text[start:end]
+        properties = _PROPERTIES.match(written)
+        kept = properties.end() if properties else 0
+        rest = len(written.rstrip())
+        if masked and kept < rest:
+            text = f'{text[: start + kept]}"{masked}"{text[start + rest :]}'
+    return text
+
+
+def _masked(written: str) -> str:
+    """Return what takes the place of a secret; empty if nothing of it is written in the file."""
+    variable = _VARIABLE.fullmatch(written)
+    if variable is None:
+        return MASK
+    name, fallback = variable.groups()
+    return f"${{{name}:-{MASK}}}" if fallback else ""

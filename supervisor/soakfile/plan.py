@@ -1,0 +1,151 @@
+"""The plan of a soak, as `soakd check` shows it: what would run, in which order, and what would be drawn. Touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from graphlib import TopologicalSorter
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from supervisor.faults.draws import Preview, draws
+from supervisor.probes.base import Probe
+from supervisor.probes.steady import default_probes
+from supervisor.soak import Soak, selected
+from supervisor.soakfile.document import Listing, Mapped, Node, Scalar
+from supervisor.soakfile.errors import Path
+from supervisor.soakfile.load import Loaded
+from supervisor.telemetry.logging import Masker
+from supervisor.values import format_duration
+
+DRAWS: Final = 3
+"""Draws of each fault that are shown."""
+WARNINGS: Final = "warnings"
+
+Section = tuple[str, Sequence[str]]
+
+
+def plan(loaded: Loaded) -> Group:
+    """Return the whole plan for a rich console."""
+    masker = Masker(loaded.secrets)
+    parts: list[RenderableType] = []
+    for heading, lines in sections(loaded):
+        parts.append(Text(heading, style="bold yellow" if heading == WARNINGS else "bold"))
+        for line in lines:
+            indent = 2 + len(line) - len(line.lstrip())
+            parts.append(Padding(Text(masker.text(line.lstrip())), (0, 0, 0, indent)))
+    return Group(*parts)
+
+
+def sections(loaded: Loaded) -> Iterator[Section]:
+    """Yield each heading with its lines; what the soak does not have is left out."""
+    soak = loaded.soak
+    duration = f"for {format_duration(soak.duration)}" if soak.duration else "until it is stopped"
+    seed = "a new seed for each run" if soak.seed is None else f"seed {soak.seed}"
+    yield f"soak {soak.soak}", [f"{duration}, {seed}, {format_duration(soak.grace)} to end after a signal"]
+    yield from _some("units, in the order they start", _start_order(soak))
+    yield from _some("watchdogs", _watchdogs(loaded))
+    if soak.broker is not None:
+        yield (
+            "broker",
+            [f"servers {', '.join(soak.broker.servers)}", f"connections {', '.join(soak.broker.names)}"],
+        )
+    yield from _some("loads", [f"{name}: {_written(loaded, ('loads', name))}" for name in soak.loads])
+    yield from _some(_faults_heading(soak), _faults(loaded))
+    probes = soak.steady_state or default_probes(soak.units(), broker=soak.broker is not None)
+    yield from _some(
+        "steady state" if soak.steady_state else "steady state, since the file names none", _titles(probes)
+    )
+    yield from _some("thresholds", [threshold.text for threshold in soak.thresholds])
+    hooks = {"fail": soak.on.fail, "end": soak.on.end}
+    yield from _some(
+        "commands at the end",
+        [f"on {name}: {_written(loaded, ('on', name))}" for name, hook in hooks.items() if hook],
+    )
+    yield from _some(WARNINGS, warnings(loaded))
+
+
+def warnings(loaded: Loaded) -> list[str]:
+    """Return what would keep the soak from starting just now, in words."""
+    soak, base = loaded.soak, loaded.base
+    engines = [(f"engines.{name}", engine.problems(base)) for name, engine in soak.engines.items()]
+    loads = [(f"loads.{name}", load.problems(base)) for name, load in soak.loads.items()]
+    return [f"{place}: {problem}" for place, problems in engines + loads for problem in problems]
+
+
+def _some(heading: str, lines: Sequence[str]) -> Iterator[Section]:
+    if lines:
+        yield heading, lines
+
+
+def _start_order(soak: Soak) -> list[str]:
+    """Return a line for each step of the start: units of one step start together."""
+    units, order, lines = soak.units(), TopologicalSorter(soak.after()), list[str]()
+    order.prepare()
+    while ready := order.get_ready():
+        order.done(*ready)
+        step = [f"{unit} ({units[unit][0]})" for unit in sorted(ready, key=list(units).index)]
+        lines.append(f"{len(lines) + 1}. {', '.join(step)}")
+    return lines
+
+
+def _watchdogs(loaded: Loaded) -> list[str]:
+    soak = loaded.soak
+    lines = []
+    for watchdog in soak.watchdogs:
+        units = ", ".join(selected(watchdog.units, soak.engines)) or str(watchdog.units)
+        lines.append(f"{units}: {watchdog.restart}, given up after more than {watchdog.intensity}")
+    kept = {unit for _, unit in soak.watched()}
+    if alone := [unit for unit in soak.units() if unit not in kept]:
+        lines.append(f"none for {', '.join(alone)}: what crashes there stays down")
+    return lines
+
+
+def _faults_heading(soak: Soak) -> str:
+    return "faults" if soak.seed is not None else "faults, with the draws of seed 0 as an example"
+
+
+def _faults(loaded: Loaded) -> list[str]:
+    soak = loaded.soak
+    first = draws(soak.faults, soak.seed or 0, DRAWS, list(soak.units()))
+    lines = []
+    for name, previews in first.items():
+        lines.append(f"{name}: {_written(loaded, ('faults', name))}")
+        lines += [
+            f"  {preview.draw.episode} {_when(preview)}: {preview.targets or 'as found'}"
+            for preview in previews
+        ]
+    return lines
+
+
+def _when(preview: Preview) -> str:
+    after = format_duration(preview.draw.delay)
+    return f"{after} after the start" if preview.draw.from_start else f"{after} after the last one"
+
+
+def _titles(probes: Iterable[Probe]) -> list[str]:
+    return [
+        probe.title + (f" within {format_duration(probe.within)}" if probe.within else "") for probe in probes
+    ]
+
+
+def _written(loaded: Loaded, path: Path) -> str:
+    """Return an entry as it stands in the file, on one line."""
+    nodes = [node for node, _ in loaded.document.walk(path)]
+    return _line(nodes[-1]).removeprefix("{").removesuffix("}")
+
+
+def _line(node: Node) -> str:
+    match node:
+        case Mapped():
+            return "{" + ", ".join(f"{key}: {_line(entry.node)}" for key, entry in node.entries.items()) + "}"
+        case Listing():
+            return "[" + ", ".join(map(_line, node.items)) + "]"
+        case Scalar(value=str() as text):
+            return " ".join(text.split())
+        case Scalar():
+            return str(node.value).lower()
+        case _:
+            return ""
