@@ -147,7 +147,10 @@ class Registry(Generic[K]):
             "type": "object",
             "required": [PYTHON],
             "properties": {
-                PYTHON: {"type": "string", "description": f"A {self.noun} of your own: path.py:Class."}
+                PYTHON: {
+                    "type": "string",
+                    "description": f"A kind of {self.noun} of your own: path.py:Class.",
+                }
             },
         }
         return {"anyOf": [*known.get("anyOf", [known]), foreign]}
