@@ -63,8 +63,12 @@ class Connections:
 @asynccontextmanager
 async def open_connections(broker: Broker, journal: Journal) -> AsyncGenerator[Connections]:
     """Give out connections for as long as the context lasts; close all of them at its end, each within about a second."""
+    failure: Exception | None = None
     async with anyio.create_task_group() as group:
         try:
             yield Connections(broker, journal, group)
-        finally:
-            group.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001  # raised below as it is, not as part of a group
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nats.aio.client import RawCredentials
 
 from supervisor.broker.options import Options, Tls
+
+_SEED: Final = "SU[A-Z2-7]{56}"
+_CREDS: Final = re.compile(
+    rf"BEGIN NATS USER JWT-+\s+\S+\.\S+\.\S+\s.*BEGIN USER NKEY SEED-+\s+{_SEED}\s", re.DOTALL
+)
 
 
 class CredentialsError(Exception):
@@ -31,9 +37,9 @@ def arguments(options: Options) -> dict[str, Any]:
         found["user_credentials"] = RawCredentials(text)
     if options.nkey is not None:
         seed = _read(options.nkey, "nkey").strip()
-        if not seed.startswith("SU"):
+        if not re.fullmatch(_SEED, seed):
             raise CredentialsError(
-                f"cannot use nkey {options.nkey}: expected a user's seed, which begins with SU"
+                f"cannot use nkey {options.nkey}: expected a user's seed, 58 letters and digits that begin with SU"
             )
         found["nkeys_seed_str"] = seed
     if options.tls is not None:

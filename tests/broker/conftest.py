@@ -41,8 +41,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start servers of one's own: `await start(config, name=...)`."""
     servers: list[NatsServer] = []
 
-    async def start(config: str = "", name: str = "solo") -> NatsServer:
-        servers.append(server := NatsServer(tmp_path / f"{name}{len(servers)}", config, name))
+    async def start(config: str = "", name: str = "solo", jetstream: str = "") -> NatsServer:
+        directory = tmp_path / f"{name}{len(servers)}"
+        servers.append(server := NatsServer(directory, config, name, jetstream=jetstream))
         return await server.start()
 
     yield start

@@ -39,9 +39,12 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 class NatsServer:
     """One server; `config` is added to its configuration and can be changed with `reload`."""
 
-    def __init__(self, directory: Path, config: str = "", name: str = "solo", cluster: str = "") -> None:
+    def __init__(
+        self, directory: Path, config: str = "", name: str = "solo", *, cluster: str = "", jetstream: str = ""
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.config, self.name, self.cluster = directory, config, name, cluster
+        self.jetstream = jetstream
         self._holder = reserve()
         self.port = port_of(self._holder)
         self.address = f"127.0.0.1:{self.port}"
@@ -60,7 +63,7 @@ class NatsServer:
         file = self.directory / "nats.conf"
         file.write_text(
             f'server_name: {self.name}\nlisten: "{self.address}"\npid_file: "{self.directory}/pid"\n'
-            f'jetstream {{ store_dir: "{self.directory}/store" }}\n{self.cluster}\n{self.config}\n'
+            f'jetstream {{ store_dir: "{self.directory}/store", {self.jetstream} }}\n{self.cluster}\n{self.config}\n'
         )
         return file
 
@@ -133,7 +136,7 @@ def make_cluster(directory: Path, size: int = 3, config: str = "") -> Iterator[l
             directory / f"n{n}",
             config,
             f"n{n}",
-            f'cluster {{ name: trio, listen: "127.0.0.1:{port_of(holder)}", routes: [{routes}] }}',
+            cluster=f'cluster {{ name: trio, listen: "127.0.0.1:{port_of(holder)}", routes: [{routes}] }}',
         )
         for n, holder in enumerate(holders, 1)
     ]
