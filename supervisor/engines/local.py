@@ -20,6 +20,7 @@ from supervisor.engines.output import GENERATIONS, MAX_BYTES, Awaited, Generatio
 from supervisor.engines.spawn import Child, oom_kills, spawn
 from supervisor.engines.survivors import RUN, UNIT, end_survivors
 from supervisor.journal.base import JournalError
+from supervisor.values import format_duration
 
 if TYPE_CHECKING:
     from supervisor.engines.process import ProcessUnit
@@ -152,15 +153,11 @@ class LocalUnits:
                     group.cancel_scope.cancel()
         if is_ready:
             return
-        if known.life is life and life:
-            what = (
-                f"cannot see {unit} ready: {check} was not so within {check.timeout:g} s ({seen})"
-                if check
-                else ""
-            )
+        if life is None or life.over or check is None:
+            what = f"it {_how(known.last)} before that; waited for {check or 'its start'}"
         else:
-            what = f"cannot see {unit} ready: it {_how(known.last)} before {check or 'that'}"
-        raise EngineError(what + await self._last_lines(known))
+            what = f"waited {format_duration(check.timeout)} for {check}, last seen: {seen}"
+        raise EngineError(f"cannot see {unit} become ready: {what}{await self._last_lines(known)}")
 
     async def _last_lines(self, known: _Unit) -> str:
         lines = (await self.logs(known.name, last=LAST_LINES)).decode(errors="replace").splitlines()
@@ -318,7 +315,7 @@ def _how(last: Exit | None) -> str:
 def _explain(error: Exception, known: _Unit) -> str:
     """Say why a process could not be started and what to do, in words for the user."""
     program = known.spec.command[0]
-    what = error.filename if isinstance(error, OSError) and error.filename else program
+    what = str(error.filename if isinstance(error, OSError) and error.filename else program)
     match error:
         case FileNotFoundError() | NotADirectoryError() if what == str(known.cwd):
             return f"its working directory {what} is not there; make it, or correct `cwd`"

@@ -132,13 +132,18 @@ class ProcessEngine(Engine):
 
     @asynccontextmanager
     async def _open(self, context: EngineContext) -> AsyncIterator[Units]:
+        failure: Exception | None = None
         async with anyio.create_task_group() as group:
             units = LocalUnits(self.process.units, context, group)
             try:
                 yield units
+            except Exception as error:  # noqa: BLE001  # raised below, as it is: this group is nobody else's business
+                failure = error
             finally:
                 with anyio.CancelScope(shield=True):
                     await units.close()
+        if failure:
+            raise failure
 
     async def recover(self, context: EngineContext) -> list[str]:
         """End every process that carries the run's id in its environment, and its group."""

@@ -53,8 +53,10 @@ class Ready(Strict):
 
     def __str__(self) -> str:
         if self.port:
-            return f"127.0.0.1:{self.port} accepts connections"
-        return f"{self.http} answers {self.status}" if self.http else f"its output has a line like {self.log}"
+            return f"127.0.0.1:{self.port} to accept connections"
+        return (
+            f"{self.http} to answer {self.status}" if self.http else f"a line like {self.log} in its output"
+        )
 
     async def wait(self, awaited: Awaited | None, say: Callable[[str], None]) -> None:
         """Wait for it, without a time limit; `say` is told what was seen last. `awaited` is the log's pattern."""
@@ -66,7 +68,7 @@ class Ready(Strict):
                 url = self.http
                 await _poll(lambda: _look_at_url(session, url, self.status), say)
         elif awaited is not None:
-            say("no line like it so far")
+            say("no such line")
             await awaited.seen.wait()
 
 
@@ -83,12 +85,14 @@ async def _look_at_port(port: int) -> str:
     try:
         with anyio.fail_after(LOOK):
             stream = await anyio.connect_tcp("127.0.0.1", port)
-    except (OSError, TimeoutError) as error:
-        return f"{type(error).__name__}: {error}" if str(error) else "no answer"
+    except TimeoutError:
+        return "no answer"
+    except OSError:
+        return "nobody listens there"
     async with stream:
         # A connection to a free port above 32768 can, once in some ten thousand tries, meet itself.
         itself = stream.extra(SocketAttribute.local_port) == port  # noqa: S610  # not Django's
-    return "connection refused" if itself else ""
+    return "nobody listens there" if itself else ""
 
 
 async def _look_at_url(session: aiohttp.ClientSession, url: str, status: int) -> str:
@@ -96,4 +100,4 @@ async def _look_at_url(session: aiohttp.ClientSession, url: str, status: int) ->
         async with session.get(url, allow_redirects=False) as answer:
             return "" if answer.status == status else f"it answers {answer.status}"
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        return f"{type(error).__name__}: {error}" if str(error) else "no answer"
+        return str(error) or "no answer"

@@ -122,12 +122,13 @@ class Selector(Strict):
     def draw(self, candidates: Sequence[str], rng: random.Random) -> tuple[str, ...]:
         """Return those of the candidates that are meant, in their order; ValueError if there are too few.
 
-        The same `rng` and candidates give the same draw, on every machine.
+        The same `rng` and candidates give the same draw, on every machine and Python.
         """
         if self.pick is None:
             return tuple(candidates)
-        drawn = rng.sample(range(len(candidates)), self.pick.size(len(candidates)))
-        return tuple(candidates[index] for index in sorted(drawn))
+        size = self.pick.size(len(candidates))
+        order = sorted(range(len(candidates)), key=lambda _: rng.random())  # all that Python promises never to change
+        return tuple(candidates[index] for index in sorted(order[:size]))
 
     def __str__(self) -> str:
         if self.leader_of:

@@ -1,0 +1,353 @@
+"""The fleet over real processes; every interleaving of it stands in test_fleet_interleavings.py."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import pytest
+
+from supervisor.engines.base import EngineContext, EngineError, UnitState
+from supervisor.engines.fleet import DEPARTURES, Departure, Desired, Fleet, Held, Protected
+from supervisor.engines.process import ProcessEngine
+from supervisor.engines.selectors import Selector
+from supervisor.journal.events import (
+    Cause,
+    Event,
+    UnitExited,
+    UnitReady,
+    UnitStarted,
+    UnitStartFailed,
+)
+from supervisor.journal.writer import JournalWriter
+
+IDLE = {"command": "sleep 1000"}
+EPISODE = "restart-a#1"
+
+
+@dataclass
+class Stage:
+    fleet: Fleet
+    events: list[Event]
+
+    async def heard(self, kind: type[Event], unit: str, count: int = 1) -> Any:
+        """Wait for the n-th event of a kind about a unit."""
+        with anyio.fail_after(10):
+            while len(found := [e for e in self.events if isinstance(e, kind) and e.unit == unit]) < count:  # type: ignore[attr-defined]  # noqa: ASYNC110  # all of these have it; records come from a thread
+                await anyio.sleep(0.005)
+            return found[count - 1]
+
+
+@asynccontextmanager
+async def staged(journal: JournalWriter, leaders: Any = None, **units: Any) -> AsyncIterator[Stage]:
+    engine = ProcessEngine.model_validate({"process": {"units": units}})
+    context = EngineContext("local", "test-run", journal.run_dir, journal.run_dir, journal)
+    events: list[Event] = []
+    unsubscribe = journal.subscribe(lambda record: events.append(record.event))
+    async with engine.open(context) as running, anyio.create_task_group() as group:
+        fleet = Fleet(journal, {"local": running}, {u: ("local", u) for u in units}, engine.after(), leaders)
+        group.start_soon(fleet.run)
+        yield Stage(fleet, events)
+        group.cancel_scope.cancel()
+    unsubscribe()
+
+
+def pid_of(fleet: Fleet, unit: str) -> int:
+    pid = fleet.status(unit).observed.pid
+    assert pid
+    return pid
+
+
+def rng() -> random.Random:
+    return random.Random(1)  # noqa: S311  # draws are meant to be reproduced
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+
+async def test_units_start_in_order_and_stop_the_other_way_round(journal: JournalWriter) -> None:
+    slow = [sys.executable, "-uc", "import time; time.sleep(0.1); print('ready'); time.sleep(1000)"]
+    units = {
+        "app": {**IDLE, "after": ["db", "cache"]},
+        "db": {"command": slow, "ready": {"log": "ready"}},
+        "cache": {"command": slow, "ready": {"log": "ready"}},
+        "free": IDLE,
+    }
+    async with staged(journal, **units) as stage:
+        assert stage.fleet.ids == ("app", "db", "cache", "free")
+        assert stage.fleet.status("app").observed.state is UnitState.ABSENT
+        await stage.fleet.start_all()
+        await stage.heard(UnitReady, "app")
+        told = [(type(e), e.unit) for e in stage.events if isinstance(e, UnitStarted | UnitReady)]
+        app = told.index((UnitStarted, "app"))
+        assert {told.index((UnitReady, unit)) < app for unit in ("db", "cache")} == {True}
+        assert told.index((UnitStarted, "db")) < told.index((UnitReady, "cache")), "these start together"
+        assert (await stage.heard(UnitReady, "db")).took > 0.1
+
+        await stage.fleet.stop_all()
+        await stage.heard(UnitExited, "db")
+        await stage.heard(UnitExited, "cache")
+        exits = [e for e in stage.events if isinstance(e, UnitExited)]
+        assert [e.unit for e in exits].index("app") < 2
+        assert {(e.cause, e.by) for e in exits} == {(Cause.RUN, "run")}
+        for unit in units:
+            assert stage.fleet.status(unit).observed.state is UnitState.DOWN
+            with pytest.raises(Held, match="down by run"):
+                await stage.fleet.start(unit, by="watchdog")
+
+
+async def test_the_first_failure_ends_the_start_and_shows_the_log(journal: JournalWriter) -> None:
+    broken = {"command": ["sh", "-c", "echo no database; exit 3"], "ready": {"port": 1}}
+    async with staged(journal, a=IDLE, broken=broken, never={**IDLE, "after": ["broken"]}) as stage:
+        with pytest.raises(EngineError, match=r"(?s)broken.*code 3.*no database"):
+            await stage.fleet.start_all()
+        assert not any(isinstance(e, UnitStarted) and e.unit == "never" for e in stage.events)
+        await stage.fleet.stop_all()
+
+
+async def test_a_start_that_fails_is_journalled(journal: JournalWriter) -> None:
+    async with staged(journal, a={"command": "no-such-program"}) as stage:
+        with pytest.raises(EngineError, match="no-such-program was not found"):
+            await stage.fleet.start_all()
+        failed = await stage.heard(UnitStartFailed, "a")
+        assert (failed.by, "no-such-program" in failed.error) == ("run", True)
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        ({"a": ["b"], "b": ["a"]}, "break the circle of `after`"),
+        ({"a": ["c"], "b": []}, "cannot start a after c: there is no such unit"),
+    ],
+)
+async def test_an_order_that_cannot_be(journal: JournalWriter, after: dict[str, Any], message: str) -> None:
+    async with staged(
+        journal, **{unit: {**IDLE, "after": others} for unit, others in after.items()}
+    ) as stage:
+        with pytest.raises(EngineError, match=message):
+            await stage.fleet.start_all()
+
+
+async def test_what_was_up_before_the_run_is_left_up(journal: JournalWriter) -> None:
+    async with staged(journal, ours=IDLE, theirs=IDLE) as stage:
+        await stage.fleet.start("theirs", by="operator")
+        await stage.fleet.start_all()
+        await stage.fleet.stop_all()
+        assert stage.fleet.status("ours").observed.state is UnitState.DOWN
+        assert stage.fleet.status("theirs").observed.state is UnitState.UP
+
+
+# --- holds -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_hold_keeps_everybody_else_off(journal: JournalWriter) -> None:
+    async with staged(journal, a=IDLE) as stage:
+        fleet = stage.fleet
+        await fleet.start("a", by="run")
+        await fleet.hold("a", by=EPISODE, desired=Desired.DOWN)
+        assert (fleet.status("a").desired, fleet.status("a").holder) == (Desired.DOWN, EPISODE)
+        for act in (
+            lambda: fleet.hold("a", by="other#1", desired=Desired.DOWN),
+            lambda: fleet.start("a", by="watchdog"),
+            lambda: fleet.stop("a", by="operator"),
+            lambda: fleet.kill("a", by="other#1", signal=signal.SIGKILL),
+            lambda: fleet.pause("a", by="other#1"),
+        ):
+            with pytest.raises(Held, match=f"a is held down by {EPISODE}|a for watchdog: it is held"):
+                await act()
+        await fleet.release("a", by="other#1")
+        assert fleet.status("a").holder == EPISODE, "who does not hold it cannot release it"
+        await fleet.hold("a", by=EPISODE, desired=Desired.PAUSED)
+        for _ in range(2):
+            await fleet.release("a", by=EPISODE)
+            assert (fleet.status("a").desired, fleet.status("a").holder) == (Desired.UP, None)
+
+
+async def test_wait_free(journal: JournalWriter) -> None:
+    async with staged(journal, a=IDLE) as stage:
+        await stage.fleet.wait_free("a")
+        await stage.fleet.hold("a", by=EPISODE, desired=Desired.DOWN)
+        freed = anyio.Event()
+
+        async def wait() -> None:
+            await stage.fleet.wait_free("a")
+            freed.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await stage.fleet.hold("a", by=EPISODE, desired=Desired.UP)
+            await anyio.wait_all_tasks_blocked()
+            assert not freed.is_set()
+            await stage.fleet.release("a", by=EPISODE)
+            with anyio.fail_after(10):
+                await freed.wait()
+
+
+async def test_a_protected_unit_is_no_target(journal: JournalWriter) -> None:
+    labels = {"labels": {"tier": "x", "soakd.protect": "true"}}
+    async with staged(journal, a={**IDLE, **labels}, b={**IDLE, "labels": {"tier": "x"}}) as stage:
+        fleet = stage.fleet
+        for act in (
+            lambda: fleet.hold("a", by=EPISODE, desired=Desired.DOWN),
+            lambda: fleet.stop("a", by=EPISODE),
+            lambda: fleet.kill("a", by=EPISODE, signal=signal.SIGKILL),
+            lambda: fleet.pause("a", by=EPISODE),
+            lambda: fleet.resolve(Selector(of=("b", "a")), rng(), targets=True),
+        ):
+            with pytest.raises(Protected, match=r"a has the label soakd\.protect=true; take it out"):
+                await act()
+        assert await fleet.resolve(Selector(label="tier=x"), rng(), targets=True) == ("b",)
+        assert await fleet.resolve(Selector(label="tier=x"), rng()) == ("a", "b")
+        await fleet.start("a", by="watchdog")
+        await fleet.stop("a", by="operator")
+
+
+# --- causes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("by", "cause"),
+    [("run", Cause.RUN), ("watchdog", Cause.RUN), ("operator", Cause.OPERATOR), (EPISODE, Cause.EPISODE)],
+)
+async def test_the_cause_is_who_ended_it(journal: JournalWriter, by: str, cause: Cause) -> None:
+    async with staged(journal, a=IDLE) as stage:
+        for count, act in enumerate(
+            (
+                lambda: stage.fleet.stop("a", by=by),
+                lambda: stage.fleet.kill("a", by=by, signal=signal.SIGKILL),
+                lambda: stage.fleet.kill("a", by=by, signal=signal.SIGUSR2),
+            ),
+            1,
+        ):
+            await stage.fleet.start("a", by="run")
+            await act()
+            gone = await stage.heard(UnitExited, "a", count)
+            assert (gone.cause, gone.by) == (cause, by)
+
+
+async def test_nobody_ended_it_so_it_crashed(journal: JournalWriter) -> None:
+    async with staged(journal, a=IDLE) as stage:
+        departures = stage.fleet.departures("a")
+        up = await stage.fleet.start("a", by="run")
+        os.kill(pid_of(stage.fleet, "a"), signal.SIGSEGV)
+        with departures, anyio.fail_after(10):
+            gone = await departures.receive()
+        assert gone == Departure(
+            "a", up.incarnation or "", None, "SIGSEGV", False, Cause.CRASH, None, gone.mono, gone.uptime
+        )
+        assert (await stage.heard(UnitExited, "a")).cause is Cause.CRASH
+        assert stage.fleet.status("a").observed.state is UnitState.DOWN
+
+
+async def test_a_signal_that_asks_is_forgotten_with_the_hold(journal: JournalWriter) -> None:
+    """A reload that the unit survived does not excuse the crash an hour later; one that ends it does."""
+    deaf = {"command": ["sh", "-c", "trap 'echo asked' HUP; echo up; while :; do sleep 0.01; done"]}
+    async with staged(journal, a={**deaf, "ready": {"log": "up"}}) as stage:
+        fleet = stage.fleet
+        for release, cause in ((True, Cause.CRASH), (False, Cause.EPISODE)):
+            await fleet.start("a", by="run")
+            await fleet.wait_ready("a")
+            await fleet.hold("a", by=EPISODE, desired=Desired.UP)
+            await fleet.kill("a", by=EPISODE, signal=signal.SIGHUP)
+            if release:
+                await fleet.release("a", by=EPISODE)
+            os.kill(pid_of(fleet, "a"), signal.SIGKILL)
+            gone = await stage.heard(UnitExited, "a", 1 if release else 2)
+            assert gone.cause is cause
+            await fleet.release("a", by=EPISODE)
+
+
+async def test_stopping_and_starting_at_once_gives_a_new_life(journal: JournalWriter) -> None:
+    """An undo may come right after its inject: what was told to end does not count as up."""
+    slow = {"command": ["sh", "-c", "trap 'sleep 0.1; exit' TERM; echo up; while :; do sleep 0.01; done"]}
+    async with staged(journal, a={**slow, "ready": {"log": "up"}}) as stage:
+        first = await stage.fleet.start("a", by="run")
+        await stage.fleet.wait_ready("a")
+        await stage.fleet.kill("a", by=EPISODE, signal=signal.SIGTERM)
+        second = await stage.fleet.start("a", by=EPISODE)
+        assert second.state is UnitState.UP
+        assert second.incarnation != first.incarnation
+
+
+async def test_who_ignores_the_signal_stays_up(
+    journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.engines.fleet.LEAVING", 0.1)
+    deaf = {"command": ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.01; done"]}
+    async with staged(journal, a={**deaf, "ready": {"log": "up"}}) as stage:
+        first = await stage.fleet.start("a", by="run")
+        await stage.fleet.wait_ready("a")
+        await stage.fleet.kill("a", by=EPISODE, signal=signal.SIGTERM)
+        assert await stage.fleet.start("a", by=EPISODE) == first
+
+
+# --- departures ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_watchdog_that_was_away_gets_what_it_missed(journal: JournalWriter) -> None:
+    async with staged(journal, a={"command": "true"}) as stage:
+        stage.fleet.departures("a").close()
+        for count in range(1, 4):
+            await stage.fleet.start("a", by="run")
+            await stage.heard(UnitExited, "a", count)
+        with stage.fleet.departures("a") as departures, anyio.fail_after(10):
+            told = [(await departures.receive()).incarnation for _ in range(3)]
+        assert told == [e.incarnation for e in stage.events if isinstance(e, UnitExited)]
+
+
+async def test_departures_that_nobody_takes_are_bounded(journal: JournalWriter) -> None:
+    async with staged(journal, a={"command": "true"}) as stage:
+        with stage.fleet.departures("a") as departures:
+            for count in range(1, DEPARTURES + 3):
+                await stage.fleet.start("a", by="run")
+                await stage.heard(UnitExited, "a", count)
+            exits = [e.incarnation for e in stage.events if isinstance(e, UnitExited)]
+            assert departures.statistics().current_buffer_used == DEPARTURES
+            assert departures.receive_nowait().incarnation == exits[2]
+
+
+# --- choosing, pausing, logs -----------------------------------------------------------------------------------------
+
+
+async def test_resolve(journal: JournalWriter) -> None:
+    async def leader(stream: str) -> str | None:
+        return {"ORDERS": "b"}.get(stream)
+
+    async with staged(journal, leader, a=IDLE, b={**IDLE, "labels": {"tier": "x"}}) as stage:
+        resolve = stage.fleet.resolve
+        assert await resolve(Selector(of=("b", "a")), rng()) == ("b", "a")
+        assert await resolve(Selector(label="tier=x"), rng()) == ("b",)
+        assert await resolve(Selector(leader_of="ORDERS"), rng()) == ("b",)
+        for selector, message in (
+            (Selector(of=("aa",)), "cannot find the unit aa: did you mean a?"),
+            (Selector(of=("zzz",)), "cannot find the unit zzz: there are a, b"),
+            (Selector(label="tier=y"), "no unit fits"),
+            (Selector.model_validate({"label": "tier=x", "pick": 2}), "cannot pick 2 of 1 units"),
+            (Selector(leader_of="OTHER"), "cannot choose the leader of OTHER"),
+        ):
+            with pytest.raises(EngineError, match=message):
+                await resolve(selector, rng())
+
+
+async def test_pause_and_resume(journal: JournalWriter) -> None:
+    async with staged(journal, a=IDLE) as stage:
+        up = await stage.fleet.start("a", by="run")
+        await stage.fleet.pause("a", by=EPISODE)
+        assert stage.fleet.status("a").observed.state is UnitState.PAUSED
+        assert (await stage.fleet.start("a", by="watchdog")).incarnation == up.incarnation
+        await stage.fleet.resume("a", by=EPISODE)
+        assert stage.fleet.status("a").observed.state is UnitState.UP
+
+
+async def test_logs(journal: JournalWriter) -> None:
+    async with staged(journal, a={"command": "echo hello"}) as stage:
+        await stage.fleet.start("a", by="run")
+        await stage.heard(UnitExited, "a")
+        assert await stage.fleet.logs("a", last=5) == b"hello\n"
