@@ -1,4 +1,4 @@
-"""`python -m supervisor.demo SERVICE`: one service of the demo's system in the foreground."""
+"""`python -m supervisor.demo SERVICE`: one service of the demo's system in the foreground; `check` looks whether they work."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import sys
 
 from supervisor.demo import dispatcher, listener, prefill, transformer
+from supervisor.demo.check import check
 from supervisor.demo.system import connect, prepare
 
 SERVICES = {
@@ -19,19 +20,22 @@ SERVICES = {
 }
 
 
-async def main(service: str, servers: list[str]) -> None:
+async def main(service: str, servers: list[str]) -> int:
     """Connect, make sure that the streams are there, and serve until something breaks."""
     nc = await connect(servers, service)
     try:
+        if service == "check":
+            return 0 if await check(nc) else 1
         system = await prepare(nc)
         await SERVICES[service](system)
+        return 0
     finally:
         await nc.close()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m supervisor.demo", description=__doc__)
-    parser.add_argument("service", choices=SERVICES)
+    parser.add_argument("service", choices=[*SERVICES, "check"])
     parser.add_argument(
         "--servers",
         default=os.environ.get("SOAKD_NATS_URL", "nats://127.0.0.1:4222"),
@@ -41,4 +45,4 @@ if __name__ == "__main__":
     logging.basicConfig(
         stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
-    asyncio.run(main(arguments.service, arguments.servers.split(",")))
+    sys.exit(asyncio.run(main(arguments.service, arguments.servers.split(","))))

@@ -21,7 +21,8 @@ async def serve(system: System) -> None:
         message = Message.decode(incoming.data)
         receivers = [name for name, one in subscriptions.items() if message.topic in one.topics]
         for name in receivers:
-            await system.deliver(name, "live", [message])
+            if not await system.deliver(name, "live", [message]):
+                del subscriptions[name]
         log.info("dispatched %s to %d subscriptions", message.id, len(receivers))
 
     await asyncio.gather(

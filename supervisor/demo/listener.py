@@ -14,7 +14,7 @@ log = logging.getLogger("demo.listener")
 async def serve(system: System) -> None:
     """Store each change before it is acknowledged to whoever made it."""
     changes = await system.nc.subscribe(CHANGES, queue="listener")
-    log.info("listener is ready")
+    await system.ready("listener")
     while True:
         try:
             change = await changes.next_msg(timeout=5)

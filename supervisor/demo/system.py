@@ -23,6 +23,8 @@ REPLICAS: Final = 3
 BUCKET: Final = "SUBSCRIPTIONS"
 CHANGES: Final = "directory.changed"
 """Requests to the listener: a change of the directory, answered once it is stored."""
+HEALTH: Final = "demo.health."
+"""Requests to a service that is at work, by its name."""
 RAW: Final = "demo.raw"
 INCOMING: Final = "demo.incoming"
 PREFILL: Final = "demo.prefill"
@@ -86,20 +88,20 @@ class System:
         """Publish into a stream; a message that is there already, from before a crash, is not stored twice."""
         await self.js.publish(subject, data, timeout=2, headers={"Nats-Msg-Id": message_id})
 
-    async def deliver(self, name: str, how: str, messages: Iterable[Message]) -> None:
-        """Put messages into a subscriber's stream, unless the subscription has been removed meanwhile."""
+    async def deliver(self, name: str, how: str, messages: Iterable[Message]) -> bool:
+        """Put messages into a subscriber's stream; False if the subscription has been removed meanwhile."""
         try:
             for message in messages:
-                await self.publish(
-                    f"subscription.{name}.{how}", message.encode(), f"{name}-{how}-{message.id}"
-                )
+                message_id = f"{name}-{how}-{message.id}"
+                await self.publish(f"subscription.{name}.{how}", message.encode(), message_id)
         except NoStreamResponseError:
             try:
                 await self.subscriptions.get(name)
             except KeyNotFoundError:
                 log.info("subscription %s is gone", name)
-            else:
-                raise
+                return False
+            raise
+        return True
 
     async def finish(self, name: str, subscription: Subscription, revision: int) -> None:
         """Mark a subscription as done, unless somebody changed or removed it meanwhile."""
@@ -109,11 +111,20 @@ class System:
         except KeyWrongLastSequenceError:
             log.info("subscription %s has changed meanwhile", name)
 
+    async def ready(self, service: str) -> None:
+        """Say that a service is at work, in its log and to whoever asks."""
+
+        async def answer(request: Msg) -> None:
+            await request.respond(b"ok")
+
+        await self.nc.subscribe(HEALTH + service, cb=answer)
+        logging.getLogger(f"demo.{service}").info("%s is ready", service)
+
     async def work(self, queue: str, worker: str, handle: Callable[[Msg], Awaitable[None]]) -> None:
         """Handle the messages of a work queue one after the other, each until it is acknowledged."""
         config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=5, max_ack_pending=1)
         pull = await self.js.pull_subscribe(QUEUES[queue], durable=worker, stream=queue, config=config)
-        logging.getLogger(f"demo.{worker}").info("%s is ready", worker)
+        await self.ready(worker)
         while True:
             try:
                 messages = await pull.fetch(1, timeout=5)
@@ -132,8 +143,8 @@ async def connect(servers: list[str], name: str) -> Client:
         user=os.environ.get("SOAKD_NATS_USER"),
         password=os.environ.get("SOAKD_NATS_PASSWORD"),
         connect_timeout=1,
-        max_reconnect_attempts=2,
-        reconnect_time_wait=0.2,
+        max_reconnect_attempts=1,
+        reconnect_time_wait=0.1,
     )
 
 

@@ -1,0 +1,179 @@
+"""The load that runs a program in a loop, and counts the tests in it where the program is pytest."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar, Final, Self
+
+import anyio
+from pydantic import Field, field_validator, model_validator
+
+from supervisor.engines.process import Text
+from supervisor.journal.events import LoadStopped
+from supervisor.loads.base import Load, LoadContext
+from supervisor.loads.cleanup import LAST, Cleaner, Cleanup
+from supervisor.loads.iterations import Iterations, Task
+from supervisor.values import Duration
+
+SPAWN_PAUSE: Final = 1.0
+"""Seconds at least between two attempts to start a program that cannot be started."""
+REPORT: Final = "SOAKD_JUNIT_XML"
+"""The variable that tells a program where its JUnit report is looked for."""
+
+_QUOTED: Final = re.compile(r"""\\.|'[^']*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+_SHELL: Final = re.compile(r"\|\||&&|[|;<>&`\n]|\$\(")
+_REPORT_OPTION: Final = re.compile(r"--junit-?xml(=|$)")
+
+
+class CommandLoad(Load):
+    """A program run in a loop.
+
+    Each iteration is an operation: ok if it exits with 0, else failed with the error class `exit N` or the signal's name;
+    indeterminate (`timeout`) if it had to be ended at its time limit. Where the program is pytest, each test case is an operation
+    instead, and skipped ones are a counter; an iteration whose report is missing or broken, or that fails although no test does,
+    is itself one failed operation.
+
+    An iteration that the end of the run cuts off says nothing about the system: it is no operation, only a counter (`cut_off`), so
+    `load.stopped` never has open ones. Had it run far longer than any before it, though, it may have hung: it is indeterminate.
+    """
+
+    key: ClassVar[str] = "command"
+
+    command: str | tuple[Text, ...] = Field(
+        description="A program and its arguments, split as a shell would, or a list."
+    )
+    shell: bool = Field(False, description="Let /bin/sh run the command: pipes, variables, several lines.")
+    cwd: Path = Field(Path(), description="Working directory, seen from the soak file.")
+    env: dict[str, Text] = Field(
+        default_factory=dict, description="Variables besides soakd's own environment."
+    )
+    timeout: Duration = Field(600.0, gt=0, description="How long one iteration may take (10m).")
+    pause: Duration = Field(0.0, description="Time between two iterations.")
+    times: int | None = Field(None, ge=1, description="At most so many iterations.")
+    junit: bool | None = Field(
+        None,
+        description="Count test cases from a JUnit report: --junit-xml=<file> is added to the command; with a shell the command "
+        f"writes it to ${REPORT}. Left out: yes if the program is pytest.",
+    )
+    cleanup: Cleanup | None = Field(
+        None, description="What is removed from the broker between two iterations."
+    )
+
+    @field_validator("command")
+    @classmethod
+    def _some_command(cls, command: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not command or not (command[0] if isinstance(command, tuple) else command.strip()):
+            raise ValueError("expected a program and its arguments, found nothing")
+        if "\0" in "".join(command):
+            raise ValueError("a command cannot contain a NUL character")
+        return command
+
+    @field_validator("env")
+    @classmethod
+    def _variables(cls, env: dict[str, str]) -> dict[str, str]:
+        if wrong := [name for name in env if not name or "=" in name or "\0" in name + env[name]]:
+            raise ValueError(
+                f"{wrong[0]!r} cannot be a variable: a name has no = and neither has a NUL in it"
+            )
+        return env
+
+    @model_validator(mode="after")
+    def _splits(self) -> Self:
+        if self.shell:
+            if not isinstance(self.command, str):
+                raise ValueError("with shell: true the command is one string, not a list")
+            return self
+        if isinstance(self.command, str):
+            if found := _SHELL.search(_QUOTED.sub("", self.command.strip())):
+                what = "several lines" if found[0] == "\n" else found[0]
+                raise ValueError(
+                    f"{what} needs a shell: add shell: true, or quote it if the program shall get it as it is"
+                )
+            try:
+                shlex.split(self.command)
+            except ValueError as error:
+                raise ValueError(f"the command cannot be split: {str(error).lower()}") from None
+        if self.counts_tests and any(_REPORT_OPTION.match(argument) for argument in self.argv):
+            raise ValueError("soakd adds --junit-xml itself: leave it out, or set junit: false")
+        return self
+
+    @property
+    def argv(self) -> tuple[str, ...]:
+        """The program and its arguments as written."""
+        if self.shell:
+            return ("/bin/sh", "-c", str(self.command))
+        return tuple(shlex.split(self.command)) if isinstance(self.command, str) else self.command
+
+    @property
+    def counts_tests(self) -> bool:
+        """Whether the operations are the test cases of a report."""
+        return self.junit if self.junit is not None else not self.shell and _is_pytest(self.argv)
+
+    def problems(self, base: Path) -> list[str]:
+        """Say if the working directory or the program is not there."""
+        cwd, program = base / self.cwd, self.argv[0]
+        if not cwd.is_dir():
+            return [f"cannot run in {cwd}: there is no such directory; cwd is seen from the soak file"]
+        name = str(cwd / program) if "/" in program else program
+        if shutil.which(name, path=self.env.get("PATH")):
+            return []
+        hint = "variables go to env:" if "=" in program else "install it, or write its path"
+        return [f"cannot run {program}: there is no such program on PATH or it is not executable; {hint}"]
+
+    async def run(self, context: LoadContext) -> None:
+        """Run the program again and again until `context.stop` is set."""
+        iterations = Iterations(self._task(context), context)
+        cleaner = Cleaner(self.cleanup, context) if self.cleanup else None
+        if cleaner:
+            await _unless(context.stop, cleaner.prepare)
+        while not context.stop.is_set() and (self.times is None or iterations.count < self.times):
+            started = await iterations.next()
+            if cleaner:
+                await _unless(context.stop, cleaner.clean)
+            await _unless(context.stop, anyio.sleep, self.pause if started else max(self.pause, SPAWN_PAUSE))
+        if cleaner:
+            await cleaner.clean(LAST)
+        context.recorder.flush()
+        context.journal.emit(LoadStopped(load=context.name))
+
+    def _task(self, context: LoadContext) -> Task:
+        argv, report = self.argv, None
+        marks = {"SOAKD_RUN": context.run, "SOAKD_LOAD": context.name}
+        if self.counts_tests:
+            report = context.directory.absolute() / f".{context.name}.junit.xml"
+            marks[REPORT] = str(report)
+            argv += () if self.shell else (f"--junit-xml={report}",)
+        return Task(
+            argv=argv,
+            cwd=context.base / self.cwd,
+            env={**os.environ, **context.environment, **self.env, **marks},
+            timeout=self.timeout,
+            report=report,
+        )
+
+
+def _is_pytest(argv: tuple[str, ...]) -> bool:
+    """Whether a command is `pytest ...`, or `python -m pytest ...` with whatever interpreter and options."""
+    program = Path(argv[0]).name
+    if program in ("pytest", "py.test"):
+        return True
+    return program.startswith("python") and any(pair == ("-m", "pytest") for pair in pairwise(argv[1:]))
+
+
+async def _unless(stop: anyio.Event, act: Callable[..., Awaitable[None]], *arguments: float) -> None:
+    """Do something that may wait, and leave it where it is as soon as `stop` is set."""
+
+    async def watch() -> None:
+        await stop.wait()
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        await act(*arguments)
+        group.cancel_scope.cancel()

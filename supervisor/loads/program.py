@@ -1,0 +1,139 @@
+"""One run of a program in a process group of its own, which ends with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import anyio
+
+from supervisor.engines.spawn import Child, spawn
+
+GRACE: Final = 1.5
+"""Seconds between SIGTERM and SIGKILL."""
+REAP: Final = 5.0
+"""Seconds in which the kernel ends a process after SIGKILL; one that hangs in a system call for longer is left to the guardian."""
+DRAIN: Final = 0.5
+"""Seconds for the rest of the output after the end: a process that left the group may hold the pipe open for ever."""
+TAIL: Final = 500
+"""Bytes of the last output that are kept as the detail of a failure."""
+_CHUNK: Final = 65536
+
+Why = Literal["exit", "timeout", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run of a program ended."""
+
+    why: Why
+    """It ended by itself, was ended at its time limit, or because the load should stop."""
+    status: str
+    """`exit 1` or `SIGSEGV`."""
+    start: float
+    """Monotonic seconds of the spawn."""
+    end: float
+    """The same of its end, or of the decision to end it."""
+    tail: str
+    """The last `TAIL` bytes of its output."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended as programs do that have nothing to complain about."""
+        return self.why == "exit" and self.status == "exit 0"
+
+
+async def run_program(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    output: Callable[[bytes], None],
+    timeout: float,
+    stop: anyio.Event,
+) -> Ended:
+    """Run a program until it exits, `timeout` seconds have passed or `stop` is set; OSError if it cannot be started.
+
+    Its standard output and error go to `output`. The whole group is ended before this returns, also when it is cancelled.
+    """
+    start, tail = time.monotonic(), bytearray()
+
+    def keep(chunk: bytes) -> None:
+        output(chunk)
+        tail.extend(chunk[-TAIL:])
+        del tail[:-TAIL]
+
+    async with _started(argv, cwd, env) as child, anyio.create_task_group() as tasks:
+        drained = anyio.Event()
+        tasks.start_soon(_pump, child.output, keep, drained)
+        why = await _first(child, timeout, stop)
+        end = time.monotonic()
+        if why != "exit":
+            child.send_group(signal.SIGTERM)
+            with anyio.move_on_after(GRACE):
+                await anyio.wait_readable(child.pidfd)
+        child.send_group(signal.SIGKILL)  # whatever is left, also of a program that went in order
+        status = await _reap(child)
+        with anyio.move_on_after(DRAIN):
+            await drained.wait()
+        tasks.cancel_scope.cancel()
+    return Ended(why, status, start, end, tail.decode(errors="replace"))
+
+
+@asynccontextmanager
+async def _started(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> AsyncGenerator[Child]:
+    """Start a program; on the way out, if it was not reaped in order, its group is killed."""
+    child = spawn(argv, cwd, env)
+    try:
+        yield child
+    finally:
+        if child.process.returncode is None:
+            child.send_group(signal.SIGKILL)
+            with anyio.CancelScope(shield=True):
+                await _reap(child)
+        child.close()
+
+
+async def _reap(child: Child) -> str:
+    """Collect a process that has ended or was killed; return how it ended."""
+    with anyio.move_on_after(REAP):
+        await anyio.wait_readable(child.pidfd)
+        code, killer = child.reap()
+        return killer or f"exit {code}"
+    return signal.SIGKILL.name
+
+
+async def _first(child: Child, timeout: float, stop: anyio.Event) -> Why:
+    """Wait for what comes first: the exit, the time limit or the stop."""
+    why: Why = "timeout"
+
+    async def stopped() -> None:
+        nonlocal why
+        await stop.wait()
+        why = "stop"
+        tasks.cancel_scope.cancel()
+
+    with anyio.move_on_after(timeout):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stopped)
+            await anyio.wait_readable(child.pidfd)
+            why = "exit"
+            tasks.cancel_scope.cancel()
+    return why
+
+
+async def _pump(pipe: int, output: Callable[[bytes], None], drained: anyio.Event) -> None:
+    """Hand over output until all ends of the pipe are closed."""
+    while True:
+        await anyio.wait_readable(pipe)
+        chunk = os.read(pipe, _CHUNK)
+        if not chunk:
+            drained.set()
+            return
+        output(chunk)

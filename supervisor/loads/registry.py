@@ -1,0 +1,11 @@
+"""The kinds of load, in the order in which messages and docs list them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from supervisor.kinds import Registry
+from supervisor.loads.base import Load
+from supervisor.loads.command import CommandLoad
+
+LOADS: Final[Registry[Load]] = Registry("load", "soakd.loads", Load, [CommandLoad])  # type: ignore[type-abstract]  # never instantiated
