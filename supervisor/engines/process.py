@@ -20,7 +20,7 @@ from supervisor.engines.base import Engine, EngineContext, Units
 from supervisor.engines.local import OUTPUT, LocalUnits
 from supervisor.engines.readiness import Ready
 from supervisor.engines.survivors import end_survivors
-from supervisor.kinds import Strict
+from supervisor.kinds import Name, Strict
 from supervisor.values import Duration
 
 
@@ -54,14 +54,13 @@ def _signal(value: object) -> object:
     raise ValueError("expected a signal such as SIGTERM or SIGINT")
 
 
-Text = Annotated[str, BeforeValidator(_text)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | float | bool)]
 
 
 class ProcessUnit(Strict):
     """One local process."""
 
-    command: Annotated[tuple[Text, ...], BeforeValidator(_words, json_schema_input_type=str | list[str])] = (
+    command: Annotated[tuple[Text, ...], BeforeValidator(_words, json_schema_input_type=str | list[Text])] = (
         Field(
             min_length=1, description="Program and arguments, as a list or in one line. No shell is involved."
         )
@@ -112,6 +111,10 @@ class ProcessEngine(Engine):
     def unit_names(self) -> tuple[str, ...]:
         """All of them."""
         return tuple(self.process.units)
+
+    def labels(self) -> Mapping[str, Mapping[str, str]]:
+        """What the units say."""
+        return {name: unit.labels for name, unit in self.process.units.items()}
 
     def after(self) -> Mapping[str, tuple[str, ...]]:
         """What the units say."""

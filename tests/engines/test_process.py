@@ -469,5 +469,5 @@ def test_what_is_understood() -> None:
     assert spec.labels == {"soakd.protect": "true"}
     assert unit.unit_names() == ("a",)
     assert unit.after() == {"a": ()}
-    with pytest.raises(ValueError, match="String should match pattern"):
+    with pytest.raises(ValueError, match="cannot be a name"):
         engine(**{"../a": {"command": "x"}})
