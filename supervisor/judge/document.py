@@ -136,8 +136,8 @@ def _load(load: LoadTotals) -> dict[str, Any]:
         "unexplained_failures": load.unexplained,
         "errors": load.errors,
         "unexplained_errors": load.unexplained_errors,
-        "response_seconds": _quantiles(load.response),
-        "service_seconds": _quantiles(load.service),
+        "response_seconds": _quantiles(load.latencies.response),
+        "service_seconds": _quantiles(load.latencies.service),
         "counters": load.counters,
         "samples": [sample.model_dump(mode="json") for sample in load.samples],
     }

@@ -137,7 +137,7 @@ def _counter(counter: str, load: LoadTotals) -> _Seen:
 
 def _latency(metric: Metric, quantile: float, load: LoadTotals) -> _Seen:
     """Return a latency; in doubt if so many operations began late that the lateness may be what it shows."""
-    histogram = load.service if metric.name.startswith("service") else load.response
+    histogram = load.latencies.service if metric.name.startswith("service") else load.latencies.response
     value = histogram.quantile(quantile)
     if value is None:
         return _Seen(None, f"{load.name} has no ok operation to take a time of")

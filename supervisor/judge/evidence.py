@@ -18,7 +18,7 @@ def render(judgement: Judgement) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("name", "value"))
-    writer.writerows((name, _plain(value)) for name, value in _lines(judgement))
+    writer.writerows((_plain(name), _plain(value)) for name, value in _lines(judgement))
     return text.getvalue()
 
 
@@ -67,8 +67,8 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
-def _plain(value: object) -> object:
-    """Write a truth as other tools read it, and what is unknown as nothing."""
+def _plain(value: object) -> str:
+    """Write a truth as other tools read it, what is unknown as nothing, and everything on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return "" if value is None else value
+    return "" if value is None else " ".join(str(value).split())

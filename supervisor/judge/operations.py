@@ -9,7 +9,7 @@ from typing import Final
 from supervisor.journal.events import LoadStopped, LoadWindow, Sample, Slice
 from supervisor.judge.counting import add
 from supervisor.judge.episodes import STAGES, split_mark
-from supervisor.values import Histogram
+from supervisor.judge.latencies import Latencies
 
 SAMPLES: Final = 10
 """Failed operations that are shown for a load: its first ones."""
@@ -35,10 +35,7 @@ class LoadTotals:
     """Failures that episodes overlapped, each once, in the earliest stage of any."""
     errors: dict[str, int] = field(default_factory=dict)
     unexplained_errors: dict[str, int] = field(default_factory=dict)
-    response: Histogram = field(default_factory=Histogram)
-    """Of ok operations, from the intended start."""
-    service: Histogram = field(default_factory=Histogram)
-    """The same from the actual start."""
+    latencies: Latencies = field(default_factory=Latencies)
     unreadable: int = 0
     """Slices whose latencies could not be read: a load of somebody's own may write anything."""
     counters: dict[str, float] = field(default_factory=dict)
@@ -89,8 +86,7 @@ class LoadTotals:
             "unexplained",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.response.merge(other.response)
-        self.service.merge(other.service)
+        self.latencies.merge(other.latencies)
         for name, amount in other.counters.items():
             self.counters[name] = self.counters.get(name, 0.0) + amount
 
@@ -106,8 +102,7 @@ class LoadTotals:
                 self.unexplained += failures
                 add(self.unexplained_errors, piece.errors)
         try:
-            self.response.merge(response := Histogram.unpack(piece.response))
-            self.service.merge(Histogram.unpack(piece.service) if piece.service else response)
+            self.latencies.add(piece.response, piece.service)
         except ValueError:
             self.unreadable += 1
 

@@ -148,7 +148,8 @@ def loads(tally: Tally) -> Iterator[str]:
 def _load(load: LoadTotals) -> tuple[object, ...]:
     share = show(load.ok / load.attempts, Unit.SHARE) if load.attempts else "none"
     stages = " / ".join(f"{count:,}" for count in load.stages.values())
-    times = (_quantile(load.response, 0.5), _quantile(load.response, 0.99))
+    response = load.latencies.response
+    times = (_quantile(response, 0.5), _quantile(response, 0.99))
     return (
         load.name,
         f"{load.attempts:,}",

@@ -1,0 +1,79 @@
+"""Sums of packed histograms. A journal of days has some 100,000 of them, so they are added up without unpacking each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from supervisor.values import Histogram
+
+
+@dataclass(slots=True)
+class PackedSum:
+    """The sum of what `Histogram.pack` returned."""
+
+    counts: defaultdict[float, float] = field(default_factory=lambda: defaultdict(float))
+    highest: float = 0.0
+
+    def add(self, flat: Sequence[float]) -> None:
+        """Add one; ValueError if it is no packed histogram."""
+        if not flat:
+            return
+        steps = flat[2::2]
+        if len(flat) % 2 or min(flat) < 0 or not sum(steps) < Histogram.BUCKETS:
+            raise ValueError("cannot read a histogram: it was not packed by soakd")
+        self.highest = max(self.highest, flat[1])
+        counts = self.counts
+        for index, count in zip(accumulate(steps), flat[3::2], strict=True):
+            counts[index] += count
+
+    def merge(self, other: PackedSum) -> None:
+        """Add another sum."""
+        self.highest = max(self.highest, other.highest)
+        for index, count in other.counts.items():
+            self.counts[index] += count
+
+    def histogram(self, more: PackedSum) -> Histogram:
+        """Return the sum of this one and another as a histogram. Its `total` is not known."""
+        histogram = Histogram()
+        for one in (self, more):
+            histogram.highest = max(histogram.highest, one.highest)
+            for index, count in one.counts.items():
+                histogram.buckets[int(index)] = histogram.buckets.get(int(index), 0) + int(count)
+                histogram.count += int(count)
+        return histogram
+
+
+@dataclass(slots=True)
+class Latencies:
+    """Latencies of ok operations: from the intended start (response) and from the actual one (service)."""
+
+    both: PackedSum = field(default_factory=PackedSum)
+    """Of slices where the two are equal: a closed loop."""
+    only_response: PackedSum = field(default_factory=PackedSum)
+    only_service: PackedSum = field(default_factory=PackedSum)
+
+    def add(self, response: Sequence[float], service: Sequence[float]) -> None:
+        """Add the histograms of one slice; ValueError if one of them is none."""
+        if service:
+            self.only_response.add(response)
+            self.only_service.add(service)
+        else:
+            self.both.add(response)
+
+    def merge(self, other: Latencies) -> None:
+        """Add those of another load."""
+        for name in ("both", "only_response", "only_service"):
+            getattr(self, name).merge(getattr(other, name))
+
+    @property
+    def response(self) -> Histogram:
+        """All response times."""
+        return self.both.histogram(self.only_response)
+
+    @property
+    def service(self) -> Histogram:
+        """All service times."""
+        return self.both.histogram(self.only_service)
