@@ -52,9 +52,13 @@ def _text(error: Exception) -> str:
 class Client(NatsClient):
     """One client of nats-py for a handle; it reconnects by itself and tells what it notices."""
 
-    def __init__(self, tell: Callable[[Signal], None]) -> None:
-        """`tell` must neither block nor raise: it is called inside nats-py's read loop."""
+    def __init__(self, tell: Callable[[Signal], None], before: Client | None = None) -> None:
+        """`tell` must neither block nor raise: it is called inside nats-py's read loop.
+
+        Servers that the client `before` discovered are known to this one as well.
+        """
         super().__init__()
+        self._known = before.discovered if before else ()
         self.reason = "no server has answered yet"
         """Why it is not connected, as far as is known."""
         self.rejections = 0
@@ -74,13 +78,14 @@ class Client(NatsClient):
 
     # --- life --------------------------------------------------------------------------------------------------------
 
-    async def open(self, given: Mapping[str, Any], deadline: float) -> None:
-        """Connect and have the canary answered within `deadline` seconds.
+    async def open(self, given: Mapping[str, Any]) -> None:
+        """Connect and have the canary answered; each server has its turn once.
 
-        BrokerError says why that could not be; it is a RejectedError if the servers refuse us. Then, and when it is cancelled,
+        BrokerError says why that could not be; it is a RejectedError if all servers refuse us. Then, and when it is cancelled,
         nothing of it is left.
         """
         opened = False
+        deadline = CONNECT * (len(given["servers"]) + len(self._known) + 1)
         try:
             with anyio.move_on_after(deadline) as self._dialling:
                 await self.connect(**given, **self._settings())
@@ -140,12 +145,17 @@ class Client(NatsClient):
                 await asyncio.wait(rest, timeout=1)
 
     async def retire(self, overlap: float, deadline: float) -> None:
-        """Finish what is under way, then close: `overlap` seconds as it is, up to `deadline` more for what is on its way."""
+        """Finish what is under way, then close; the client that follows it is in use already.
+
+        For `overlap` seconds both receive, until all servers know of the new subscriptions. Then up to `deadline` seconds for what is
+        on its way to this one, and `overlap` more for answers that callbacks left to others.
+        """
         self.options["allow_reconnect"] = False
         try:
             await anyio.sleep(overlap)
             with anyio.move_on_after(deadline):
                 await self._run_dry(deadline)
+                await anyio.sleep(overlap)
         finally:
             await self.end(LINGER)
 
@@ -175,6 +185,11 @@ class Client(NatsClient):
     def hopeless(self) -> bool:
         """Whether it will not connect again by itself, or only to be refused again."""
         return self.is_closed or self.stuck or self.rejections >= len(self._server_pool)
+
+    @property
+    def discovered(self) -> tuple[Srv, ...]:
+        """The servers it learnt of from other servers."""
+        return tuple(server for server in self._server_pool if server.discovered)
 
     @property
     def server(self) -> str:
@@ -284,6 +299,16 @@ class Client(NatsClient):
                 if not server.discovered or server is self._current_server or server.uri.netloc in urls
             ]
         await super()._process_info(info, initial_connection)
+
+    def _setup_server_pool(self, connect_url: list[str]) -> None:
+        """Begin with more than the listed servers: those may be the ones that are away."""
+        super()._setup_server_pool(connect_url)
+        listed = {server.uri.netloc for server in self._server_pool}
+        self._server_pool += [
+            Srv(server.uri, discovered=True, tls_name=server.tls_name)
+            for server in self._known
+            if server.uri.netloc not in listed
+        ]
 
     async def _process_op_err(self, e: Exception) -> None:
         """Remember why a connection ended; nats-py does not say."""

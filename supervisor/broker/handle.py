@@ -22,7 +22,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from supervisor.broker.changes import Changes
-from supervisor.broker.client import CONNECT, BrokerError, Client, RejectedError, Signal
+from supervisor.broker.client import BrokerError, Client, RejectedError, Signal
 from supervisor.broker.credentials import CredentialsError, arguments
 from supervisor.broker.options import Options
 from supervisor.broker.subscribed import Callback, Subscribed
@@ -275,8 +275,8 @@ class Handle:
             given = await anyio.to_thread.run_sync(arguments, self._options, abandon_on_cancel=True)
         except CredentialsError as error:
             raise RejectedError(str(error)) from error
-        client = Client(self._notice)
-        await client.open(given | {"name": f"soakd {self.title}"}, CONNECT * (len(self._options.servers) + 1))
+        client = Client(self._notice, self._client)
+        await client.open(given | {"name": f"soakd {self.title}"})
         try:
             await self._fit(client, avoid)
         except BaseException:
