@@ -84,9 +84,8 @@ class WriterThread(threading.Thread):
     def __init__(
         self, owner: Owner, opened: Future, ended: Future, *, disk: Disk, segment: int, budget: int
     ) -> None:
-        super().__init__(
-            name="soakd-journal", daemon=True
-        )  # a disk that hangs must not keep the process alive
+        # A daemon thread: a disk that hangs must not keep the process alive.
+        super().__init__(name="soakd-journal", daemon=True)
         self.queue: queue.SimpleQueue[Item | Call | RotatedLog | None] = queue.SimpleQueue()
         self.taken = 0
         """Records taken from the queue so far (written by this thread only)."""
@@ -147,9 +146,8 @@ class WriterThread(threading.Thread):
         while (entry := self.queue.get()) is not None:
             future = entry.waiter if isinstance(entry, Item) else getattr(entry, "future", None)
             if future:
-                self._owner.post(
-                    [], [(future, JournalError(f"cannot write: the journal's thread died: {error!r}"))]
-                )
+                refusal = JournalError(f"cannot write: the journal's thread died: {error!r}")
+                self._owner.post([], [(future, refusal)])
 
     def _open(self) -> None:
         """Lock the directory and see where its journal ends."""
@@ -249,10 +247,10 @@ class WriterThread(threading.Thread):
         """Refuse those who wait, keep the rest, and say so at once even though it cannot be written."""
         waiters = [item.waiter for item in items if item.waiter]
         self._lost += len(waiters)
+        self._keep([item for item in items if not item.waiter])
         if error.what not in self._outage:
             self._outage.append(error.what)
             self._backlog.append(self._tell(JournalTrouble(what=error.what, detail=error.detail)))
-        self._keep([item for item in items if not item.waiter])
         self._retry_at = time.monotonic() + RETRY_EVERY
         refusal = f"cannot make a record durable: {error.detail}; free some space or mend the disk"
         self._owner.post([], [(waiter, JournalError(refusal)) for waiter in waiters])
