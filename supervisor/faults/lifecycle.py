@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, Final, Self
 
 import anyio
 from pydantic import Field, model_validator
@@ -14,6 +14,9 @@ from supervisor.engines.fleet import Desired, Fleet, Held, Protected
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import Aim, CannotAim, Fault, UndoError, World
 from supervisor.journal.events import FaultIntent, Target
+
+HURRY: Final = 2.0
+"""Seconds that a unit still has which was told to stop when inject was cut short: a stop once begun is not to be taken back."""
 
 
 class Restart(Fault):
@@ -46,10 +49,15 @@ class Restart(Fault):
         return ", ".join(self.restart.draw(self.restart.of, rng)) if self.restart.of else str(self.restart)
 
     async def inject(self, world: World, intent: FaultIntent) -> None:
-        """Hold all units down, stop them, start them, let them go."""
+        """Take all units over, stop them, start them, let them go."""
         fleet, by, units = world.fleet, intent.episode, [target.unit for target in intent.targets]
-        await together(units, lambda unit: fleet.hold(unit, by=by, desired=Desired.DOWN))
-        await together(units, lambda unit: fleet.stop(unit, by=by))
+
+        async def take_down(unit: str) -> None:
+            await fleet.hold(unit, by=by, desired=Desired.DOWN)
+            await fleet.stop(unit, by=by)
+
+        await together(units, lambda unit: fleet.hold(unit, by=by, desired=Desired.UP))
+        await together(units, take_down)
         await together(units, lambda unit: bring_back(fleet, unit, by=by))
 
     async def undo(self, world: World, intent: FaultIntent) -> None:
@@ -57,8 +65,14 @@ class Restart(Fault):
         fleet, by = world.fleet, intent.episode
         units = [target.unit for target in intent.targets if target.unit in fleet.ids]
         ours = units if world.recovering else [unit for unit in units if fleet.status(unit).holder == by]
+
+        async def mend(unit: str) -> None:
+            if fleet.status(unit).desired is Desired.DOWN:
+                await fleet.stop(unit, by=by, timeout=HURRY)
+            await bring_back(fleet, unit, by=by)
+
         try:
-            await together(ours, lambda unit: bring_back(fleet, unit, by=by))
+            await together(ours, mend)
         except EngineError as error:
             raise UndoError(
                 f"units are still down: {error}; mend the cause and run `soakd recover`, or start them by hand"

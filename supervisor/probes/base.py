@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field
 
 from supervisor.journal.events import Reading
 from supervisor.kinds import Kind
-from supervisor.values import Duration, format_duration
+from supervisor.values import Comparison, Duration, format_duration
 
 if TYPE_CHECKING:
     import aiohttp
@@ -34,6 +34,16 @@ def _short(seconds: float) -> float:
 
 Timeout = Annotated[Duration, AfterValidator(_short)]
 """Seconds that one look may take."""
+
+
+def _numeric(comparison: Comparison) -> Comparison:
+    if isinstance(comparison.wanted, str):
+        raise ValueError('expected a comparison with a number such as "< 5", ">= 1" or "== 0"')  # noqa: TRY004  # pydantic reports ValueErrors only
+    return comparison
+
+
+Tolerance = Annotated[Comparison, AfterValidator(_numeric)]
+"""What a number is held against."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Final
 
 import anyio
+import anyio.to_thread
 from pydantic import BeforeValidator, Field
 
 from supervisor.engines.spawn import Child, spawn
@@ -72,7 +73,8 @@ class Command(Probe):
         """Run it once. The value is its exit code."""
         words, cwd = self.command.command, view.base / self.command.cwd
         try:
-            child = spawn(words, Path(cwd), {**os.environ, **view.environment})
+            environment = {**os.environ, **view.environment}
+            child = await anyio.to_thread.run_sync(spawn, words, Path(cwd), environment)
         except OSError as error:
             raise CannotSee(f"cannot run {words[0]} in {cwd}: {error.strerror or error}") from error
         output = bytearray()

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from supervisor.engines.base import EngineError
 from supervisor.engines.selectors import Selector
 from supervisor.kinds import Strict
-from supervisor.probes.base import CannotSee, Probe, Seen, View
+from supervisor.probes.base import CannotSee, Probe, Seen, Tolerance, View
 from supervisor.probes.units import resolve
 from supervisor.values import Comparison, Duration, format_duration
 
@@ -23,10 +23,10 @@ class LogLook(Strict):
 
     unit: Selector = Field(description="The unit; of several, all lines count.")
     pattern: re.Pattern[str] = Field(description="A regular expression, searched for in each line.")
-    count: Comparison | None = Field(
+    count: Tolerance | None = Field(
         None, description='How many lines it is found in; left out without `value`: ">= 1".'
     )
-    value: Comparison | None = Field(
+    value: Tolerance | None = Field(
         None, description="What the number in the pattern's one group is in the last line it is found in."
     )
     since: Duration | Literal["episode"] = Field(

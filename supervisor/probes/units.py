@@ -11,8 +11,7 @@ from supervisor.engines.base import EngineError, UnitState
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.selectors import Selector
 from supervisor.kinds import Strict
-from supervisor.probes.base import CannotSee, Probe, Seen, View
-from supervisor.values import Comparison
+from supervisor.probes.base import CannotSee, Probe, Seen, Tolerance, View
 
 
 class UnitLook(Strict):
@@ -20,7 +19,7 @@ class UnitLook(Strict):
 
     unit: Selector = Field(description="The units; each of them must be as expected.")
     up: bool = Field(True, description="Whether they are up.")
-    restarts: Comparison | None = Field(
+    restarts: Tolerance | None = Field(
         None, description="How often each was restarted by its watchdog since the run began."
     )
 
