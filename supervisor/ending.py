@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -34,12 +34,14 @@ class End:
         self.detail = ""
         self._grace = grace
         self._event = anyio.Event()
+        self._hurry = anyio.Event()
         self._deadline: float | None = None
 
     def __call__(self, reason: EndReason, detail: str = "", *, hurry: bool = False) -> None:
         """End the soak. `hurry`: everything that follows has to fit into `grace`."""
         if hurry and self._deadline is None:
             self._deadline = time.monotonic() + self._grace
+            self._hurry.set()
         if self.reason is None:
             self.reason, self.detail = reason, detail
             self._event.set()
@@ -52,6 +54,24 @@ class End:
         """Return the seconds a step of the end may take: what it wants, or what is left of the grace less `keep` for later steps."""
         left = PATIENT if self._deadline is None else self._deadline - time.monotonic()
         return max(min(wanted, left - keep), 0.1)
+
+    async def spend(
+        self, wanted: float, step: Callable[[float], Awaitable[object]], *, keep: float = 0.0
+    ) -> None:
+        """Take a step of the end, which is told how many seconds it has; again, with what is left, if a signal cuts it short."""
+
+        async def watch() -> None:
+            await self._hurry.wait()
+            group.cancel_scope.cancel()
+
+        patient, done = self._deadline is None, False
+        if patient:
+            async with nursery() as group:
+                group.start_soon(watch, name="hurry")
+                await step(wanted)
+                done = True
+        if not done:
+            await step(self.budget(wanted, keep=keep))
 
     @asynccontextmanager
     async def interrupts(self) -> AsyncIterator[None]:

@@ -196,7 +196,7 @@ async def probes(run: Run, fleet: Fleet, connections: Connections | None) -> Asy
         supervisor.keep("steady state", steady.run)
         yield steady
         with anyio.CancelScope(shield=True):
-            await steady.wait(run.end.budget(SETTLE, keep=LOOK))
+            await run.end.spend(SETTLE, steady.wait, keep=LOOK)
 
 
 @asynccontextmanager
@@ -264,7 +264,7 @@ async def faults(
         yield
         patience = max((fault.recovery_timeout for fault in run.soak.faults.values()), default=0.0)
         with anyio.CancelScope(shield=True):
-            await scheduler.finish(run.end.budget(patience, keep=2 * LOOK))
+            await run.end.spend(patience, scheduler.finish, keep=2 * LOOK)
 
 
 def broker_environment(soak: Soak) -> Mapping[str, str]:
