@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 from judge_story import Story, piece
 
 from supervisor.journal.events import (
@@ -241,3 +243,19 @@ def test_the_first_failures_are_told_with_what_was_open() -> None:
     assert firsts["failed operation, unexplained"].what == "e2e: assert"
     assert firsts["failed operation"].moment.wall == story.records[0].wall + 20
     assert firsts["crash"] == firsts["crash, unexplained"]
+
+
+def test_a_journal_of_days_needs_no_more_memory_than_one_of_hours() -> None:
+    def size(windows: int) -> int:
+        total = Tally()
+        for n in range(windows):
+            story = Story().wait(n * 10).operate(ok=3, took=0.01 * (n % 50), counters={"lost": 0})
+            story.window("rpc", piece(failed=1, error=f"error {n % 100}", first_failure=story.mono))
+            story.crash(signature=f"signature {n % 100}").tell(
+                UndoFailed(episode="a#1", attempt=n, error="", broken="")
+            )
+            for record in story.records:
+                total.apply(record)
+        return len(pickle.dumps(total))
+
+    assert size(2000) < size(500) * 1.05

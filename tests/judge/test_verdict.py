@@ -36,11 +36,11 @@ from supervisor.journal.events import (
     UnitGivenUp,
     VerdictReached,
 )
+from supervisor.journal.fold import fold_windows
 from supervisor.journal.replay import replay
 from supervisor.journal.writer import JournalWriter, open_journal
 from supervisor.judge.evaluation import Verdict
 from supervisor.judge.verdict import Judgement, judge
-from supervisor.values import Histogram
 
 
 def begun(**facts: object) -> Story:
@@ -444,52 +444,15 @@ def _folded(records: Iterable[Record], fold: Callable[[], bool]) -> Iterator[Rec
             yield record
             continue
         if last and isinstance(last.event, LoadWindow) and last.event.load == record.event.load and fold():
-            last = Record(record.sequence, record.wall, record.mono, _merged(last.event, record.event))
+            last = Record(
+                record.sequence, record.wall, record.mono, *fold_windows([last.event, record.event])
+            )
             continue
         if last:
             yield last
         last = record
     if last:
         yield last
-
-
-def _merged(one: LoadWindow, other: LoadWindow) -> LoadWindow:
-    pieces = {each.episodes: each for each in one.slices}
-    for each in other.slices:
-        pieces[each.episodes] = _both(pieces[each.episodes], each) if each.episodes in pieces else each
-    counters = dict(one.counters)
-    for name, amount in other.counters.items():
-        counters[name] = counters.get(name, 0) + amount
-    sums = {
-        name: getattr(one, name) + getattr(other, name)
-        for name in ("scheduled", "started", "late", "dropped")
-    }
-    return LoadWindow(
-        load=one.load,
-        start=one.start,
-        end=other.end,
-        slices=tuple(pieces.values()),
-        counters=counters,
-        **sums,
-    )
-
-
-def _both(one: Slice, other: Slice) -> Slice:
-    response = Histogram.unpack(one.response)
-    response.merge(Histogram.unpack(other.response))
-    errors = dict(one.errors)
-    for name, count in other.errors.items():
-        errors[name] = errors.get(name, 0) + count
-    first = [each.first_failure for each in (one, other) if each.first_failure is not None]
-    return Slice(
-        episodes=one.episodes,
-        ok=one.ok + other.ok,
-        failed=one.failed + other.failed,
-        indeterminate=one.indeterminate + other.indeterminate,
-        errors=errors,
-        first_failure=min(first, default=None),
-        response=tuple(response.pack()) if response.count else (),
-    )
 
 
 # --- a real journal ---------------------------------------------------------------------------------------------------
