@@ -91,7 +91,7 @@ class CommandLoad(Load):
             return self
         if isinstance(self.command, str):
             if found := _SHELL.search(_QUOTED.sub("", self.command.strip())):
-                what = "several lines" if found[0] == "\n" else found[0]
+                what = "a command of several lines" if found[0] == "\n" else found[0]
                 raise ValueError(
                     f"{what} needs a shell: add shell: true, or quote it if the program shall get it as it is"
                 )

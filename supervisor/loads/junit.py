@@ -17,7 +17,7 @@ CLASS_LENGTH: Final = 100
 
 _NO_NAME: Final = "error without a message"
 _PHASE: Final = re.compile(r'failed on (setup|teardown) with "(.*)"', re.DOTALL)
-_QUALIFIED: Final = re.compile(r"(?:\w+\.)+(\w+)(?=:|$)")
+_QUALIFIED: Final = re.compile(r"^(?:\w+\.)+(\w+)(?=:|$)")
 _ID: Final = re.compile(
     r"(?<![0-9A-Za-z])(?=[A-Za-z]*\d)(?=\d*[A-Za-z])(?:[0-9a-f]{6,}|[0-9A-Za-z]{16,})(?![0-9A-Za-z])"
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import anyio
+import anyio.to_thread
 
 from supervisor.engines.spawn import Child, spawn
 
@@ -89,7 +90,7 @@ async def run_program(
 @asynccontextmanager
 async def _started(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> AsyncGenerator[Child]:
     """Start a program; on the way out, if it was not reaped in order, its group is killed."""
-    child = spawn(argv, cwd, env)
+    child = await anyio.to_thread.run_sync(spawn, argv, cwd, env)
     try:
         yield child
     finally:
