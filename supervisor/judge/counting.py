@@ -10,6 +10,8 @@ from supervisor.journal.events import Record
 
 CASES: Final = 5
 """Cases of one kind that a sentence names before it says how many more there are."""
+LENGTH: Final = 300
+"""Characters of somebody else's text in a sentence of ours."""
 CLASSES: Final = 50
 """Error classes and crash signatures that are counted each on its own."""
 OTHER: Final = "other"
@@ -47,6 +49,7 @@ class Some:
     def add(self, case: str) -> None:
         """Count one; a case that is already named is not named twice."""
         self.count += 1
+        case = brief(case)
         if case and len(self.cases) < CASES and case not in self.cases:
             self.cases.append(case)
 
@@ -57,6 +60,12 @@ class Some:
         rest = self.count - len(self.cases)
         named = ", ".join(self.cases)
         return f"{named} and {rest} more" if named and rest > 0 else named
+
+
+def brief(text: str) -> str:
+    """Return a text that may be anything (an error, an exit's detail) on one line of at most `LENGTH` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= LENGTH else line[: LENGTH - 1] + "…"
 
 
 def slot(counts: Mapping[str, object], name: str, cap: int = CLASSES) -> str:

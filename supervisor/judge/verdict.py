@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from supervisor.journal.events import EndReason, Record
-from supervisor.judge.counting import Some, plural, times
+from supervisor.judge.counting import Some, brief, plural, times
 from supervisor.judge.episodes import FaultTotals, Outcome
 from supervisor.judge.evaluation import Checked, Verdict, check, complete
 from supervisor.judge.tally import Tally
@@ -109,7 +109,7 @@ def _end(tally: Tally) -> Iterator[Finding]:
             "no-end", f"the journal breaks off {lasted} into the soak: the run did not end in order", JOURNAL
         )
         return
-    detail = f": {ended.detail}" if ended.detail else ""
+    detail = f": {brief(ended.detail)}" if ended.detail else ""
     if ended.reason is EndReason.ABORT:
         yield _fail("aborted", f"the run was aborted {lasted} into the soak{detail}", JOURNAL)
     elif ended.reason in _CUT_SHORT:
@@ -199,7 +199,7 @@ def _looks(tally: Tally) -> Iterator[Finding]:
         yield _doubt("not-steady", text, "evidence.csv")
     blind = [probe for probe in tally.probes.values() if not probe.looked]
     for probe in blind[:5]:
-        why = probe.last.detail if probe.last else "there is no reading of it"
+        why = brief(probe.last.detail) if probe.last else "there is no reading of it"
         yield _doubt(
             "probe-blind", f"probe {probe.title} could never look: {why or 'it says no reason'}", JOURNAL
         )
