@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from supervisor.engines.selectors import Selector
 from supervisor.judge.thresholds import Subject
 from supervisor.kinds import check_name
+from supervisor.probes.broker import BrokerAnswers
 from supervisor.soak import find_unit, selected, unit_ids
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.parts import Parts
@@ -130,20 +131,21 @@ def _broker_needed(_: _Names, parts: Parts) -> Iterator[Finding]:
     if parts.broker is not None or "broker" in parts.bad:
         return
     needs: list[tuple[Path, str]] = [
-        *(
-            (("loads", name, "cleanup"), "this")
-            for name, load in parts.loads.items()
-            if getattr(load, "cleanup", None)
-        ),
-        *(
-            (("steady_state", index), "the probe")
-            for index, probe in parts.steady_state.items()
-            if probe.key == "broker"
-        ),
-        *((path, "leader_of") for path, selector in _selectors(parts) if selector.leader_of),
+        (("loads", name, "cleanup"), "cleanup")
+        for name, load in parts.loads.items()
+        if getattr(load, "cleanup", None)
     ]
+    needs += [(path, "leader_of") for path, selector in _selectors(parts) if selector.leader_of]
+    needs += [(path, "this probe") for path, _ in _canaries(parts)]
     for path, what in needs:
         yield Finding(path, f"{what} needs a broker: add the section broker, with its servers")
+
+
+def _connections(_: _Names, parts: Parts) -> Iterator[Finding]:
+    for path, name in _canaries(parts) if parts.broker else ():
+        if parts.broker and name not in parts.broker.names:
+            what = _unknown("connection", name, parts.broker.names)
+            yield Finding(_locate(parts.data, path, name), what)
 
 
 def _broker_nodes(names: _Names, parts: Parts) -> Iterator[Finding]:
@@ -176,6 +178,7 @@ _RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (
     _watched_twice,
     _protected,
     _broker_needed,
+    _connections,
     _broker_nodes,
     _judged,
 )
@@ -192,6 +195,12 @@ def _offset(text: str, name: str) -> int:
     """Return where a name stands as a word of its own in a threshold."""
     match = re.search(rf"(?<![^\s:]){re.escape(name)}(?![^\s:<>=!])", text)
     return match.start() if match else 0
+
+
+def _canaries(parts: Parts) -> Iterator[tuple[Path, str]]:
+    for index, probe in parts.steady_state.items():
+        if isinstance(probe, BrokerAnswers):
+            yield ("steady_state", index), probe.broker.connection
 
 
 def _selectors(parts: Parts) -> Iterator[tuple[Path, Selector]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NoReturn
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.events import (
     AliasEvent,
     DocumentStartEvent,
@@ -81,8 +81,8 @@ def read(text: str) -> Document:
     except MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         builder.stop(Mark(at.line + 1, at.column + 1) if at else TOP, _explain(error))
-    except (YAMLError, ValueError, OverflowError) as error:  # an escape such as "\UFFFFFFFF" is no character
-        builder.stop(builder.last, f"cannot read the YAML after this: {error}")
+    except (ValueError, OverflowError):  # chr() of an escape such as "\UFFFFFFFF"
+        builder.stop(builder.last, "cannot read the YAML: an escape in the text after this is no character")
     return Document(builder.root, builder.flaws)
 
 
@@ -246,8 +246,8 @@ class _Builder:
 
     def _key(self, node: Node, event: NodeEvent) -> _Key:
         if not isinstance(node, Scalar):
-            self._flaw(node.mark, "a key is a word, found a list or a mapping", "?")
-            return _Key("?", node.mark)
+            self._flaw(node.mark, "a key is a word, found a list or a mapping", "")
+            return _Key("", node.mark)
         if not isinstance(node.value, str):
             text = str(getattr(event, "value", ""))
             self._flaw(node.mark, f"a key is text, found {describe(node.value)}: write it in quotes", text)

@@ -6,7 +6,7 @@ is open there, so nothing is suggested for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from supervisor.soakfile.errors import Path
@@ -14,13 +14,16 @@ from supervisor.soakfile.errors import Path
 Schema = Mapping[str, Any]
 
 
+def has(data: Any, step: str | int) -> bool:
+    """Say whether plain data has a member, be it null."""
+    if isinstance(data, Mapping):
+        return step in data
+    return isinstance(data, list) and isinstance(step, int) and 0 <= step < len(data)
+
+
 def child(data: Any, step: str | int) -> Any:
     """Return a member of plain data, None if there is none."""
-    if isinstance(data, Mapping):
-        return data.get(step)
-    if isinstance(data, Sequence) and not isinstance(data, str) and isinstance(step, int):
-        return data[step] if 0 <= step < len(data) else None
-    return None
+    return data[step] if has(data, step) else None
 
 
 def member(data: Any, path: Path) -> Any:

@@ -52,16 +52,16 @@ def write_out(data: dict[str, Any], ports: Iterator[int], base: FilePath) -> Wri
         for key in own.keys() & made.keys()
     ]
     engines = data.get("engines") or {}
-    if isinstance(engines, dict):
-        if ENGINE in engines:
-            what = (
-                f"an embedded broker's servers run on an engine called {ENGINE}: give this one another name"
-            )
-            findings.append(Finding(("engines", ENGINE), what, key=True))
+    taken = isinstance(engines, dict) and ENGINE in engines
+    if taken:
+        what = f"an embedded broker's servers run on an engine called {ENGINE}: give this one another name"
+        findings.append(Finding(("engines", ENGINE), what, key=True))
+    elif isinstance(engines, dict):
         engines = {ENGINE: engine, **engines}
-    paths = [("engines", ENGINE), *(("broker", key) for key in made)]
+    paths = {("engines", ENGINE), *(("broker", key) for key in made)}
     return Written(
         {**data, "engines": engines, "broker": {**made, **own}},
-        frozenset(path for path in paths if path not in [finding.path for finding in findings]),
+        frozenset(paths - {finding.path for finding in findings}),
         findings,
+        complete=not taken,
     )

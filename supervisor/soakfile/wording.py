@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from supervisor.soakfile.document import Document, Scalar, describe
 from supervisor.soakfile.errors import Path
-from supervisor.soakfile.shape import Shape, child, member
+from supervisor.soakfile.shape import Shape, child, has, member
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,10 @@ _LIMITS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "finite_number": lambda _: "expected a finite number",
     "int_from_float": lambda _: "expected a whole number",
     "none_required": lambda _: "expected nothing",
-    "too_short": lambda c: f"expected at least {_count(c['min_length'])}",
-    "too_long": lambda c: f"expected at most {_count(c['max_length'])}",
+    "too_short": lambda c: (
+        f"expected at least {_count(c['min_length'])}, found {c['actual_length'] or 'none'}"
+    ),
+    "too_long": lambda c: f"expected at most {_count(c['max_length'])}, found {c['actual_length']}",
     "string_too_short": lambda c: f"expected at least {_count(c['min_length'], 'character')}",
     "string_too_long": lambda c: f"expected at most {_count(c['max_length'], 'character')}",
     "string_pattern_mismatch": lambda c: f"expected text that matches {c['pattern']}",
@@ -124,7 +126,7 @@ class Wording:
         """Return the way through the data that an error's location means; what is no step of it names a union's member."""
         path, data = at, member(self._data, at)
         for step in detail["loc"]:
-            if child(data, step) is not None or (isinstance(data, dict) and step in data):
+            if has(data, step):
                 path, data = (*path, step), child(data, step)
         if detail["type"] == "missing" and isinstance(detail["loc"][-1], str):
             path = (*path, detail["loc"][-1])
@@ -178,7 +180,8 @@ class Wording:
             hint = did_you_mean(value, choices)
         elif isinstance(value, int | float) and any(detail["type"] == "string_type" for detail in details):
             hint = ": write it in quotes"
-        return f"{message}, found {self.found(path)}{hint}"
+        what, colon, why = message.partition(": ")
+        return f"{what}, found {self.found(path)}{colon}{why}{hint}"
 
 
 def _message(detail: ErrorDetails) -> str:
