@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hypothesis import HealthCheck, settings
+
 from supervisor.journal.events import (
     Cause,
     EndReason,
@@ -41,6 +43,8 @@ START = 1_800_000_000.0
 """Wall seconds of the first record: 2027-01-15 08:00:00 UTC."""
 BOOT = 5_000.0
 """Monotonic seconds of the first record."""
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For properties: a machine that is busy with something else is no failure."""
 
 
 class Story:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_story import Story, piece
+from judge_story import Story, patient, piece
 
 from supervisor.journal.events import EndReason, FaultInjected, LoadStopped, Observation, UnitGivenUp
 from supervisor.judge.evaluation import Checked, Verdict, check, show
@@ -208,6 +208,7 @@ def test_shows_values_so_that_the_side_of_a_threshold_is_seen(value: float, unit
     assert show(value, unit) == shown
 
 
+@patient
 @given(ok=st.integers(0, 10_000), rest=st.integers(0, 10_000), per_mille=st.integers(0, 1000))
 def test_an_exact_share_is_on_the_right_side(ok: int, rest: int, per_mille: int) -> None:
     total = ok + rest

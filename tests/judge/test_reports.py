@@ -8,9 +8,9 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from judge_story import Story, long_night, piece
+from judge_story import Story, long_night, patient, piece
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -227,7 +227,7 @@ ANYTHING = st.text(max_size=60) | st.sampled_from(
 )
 
 
-@settings(deadline=None)
+@patient
 @given(words=st.lists(ANYTHING, min_size=6, max_size=6))
 def test_no_text_breaks_a_report(words: list[str]) -> None:
     one, two, three, four, five, six = words
@@ -256,6 +256,7 @@ def test_no_text_breaks_a_report(words: list[str]) -> None:
     console.print(Markdown(texts["summary.md"]))
 
 
+@patient
 @given(st.text(max_size=80))
 def test_a_cell_stays_one_cell(value: str) -> None:
     (_, _, row, *_) = table(("a", "b"), [(value, "x")], 1, "rows")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judge_story import patient
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from supervisor.judge.thresholds import LONGEST, METRICS, OPERATORS, Subject, Threshold, ThresholdError, Unit
@@ -108,6 +109,7 @@ LITERALS = {
 READ = {Unit.COUNT: float, Unit.SHARE: parse_share, Unit.DURATION: parse_duration}
 
 
+@patient
 @given(st.data())
 def test_what_is_written_is_what_is_read(data: st.DataObject) -> None:
     metric = METRICS[data.draw(st.sampled_from(sorted(METRICS)))]
@@ -134,6 +136,7 @@ WORDS = st.sampled_from(
 )
 
 
+@patient
 @given(st.one_of(st.text(max_size=400), st.lists(WORDS, max_size=8).map(" ".join)))
 def test_garbage_is_a_value_error_with_a_place_in_the_text(text: str) -> None:
     parsed, error = None, None
@@ -148,6 +151,7 @@ def test_garbage_is_a_value_error_with_a_place_in_the_text(text: str) -> None:
         assert parsed == Threshold.parse(str(parsed))
 
 
+@patient
 @given(st.sampled_from(sorted(OPERATORS)), st.integers(0, 5), st.integers(0, 5))
 def test_compares_as_it_reads(op: str, seen: int, value: int) -> None:
     expected = {

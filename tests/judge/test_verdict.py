@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from judge_story import Story, long_night, piece
+from judge_story import Story, long_night, patient, piece
 
 from supervisor.journal.events import (
     DrawSkipped,
@@ -404,6 +404,7 @@ def outcome(judgement: Judgement) -> tuple[object, ...]:
     return judgement.verdict, judgement.findings, judgement.thresholds
 
 
+@patient
 @given(stories())
 def test_judging_again_gives_the_same(story: Story) -> None:
     first, second = judge(story.records), judge(iter(story.records))
@@ -412,6 +413,7 @@ def test_judging_again_gives_the_same(story: Story) -> None:
     assert first.tally == second.tally
 
 
+@patient
 @given(stories(), st.data())
 def test_earlier_verdicts_in_the_journal_do_not_matter(story: Story, data: st.DataObject) -> None:
     told: list[Record] = []
@@ -426,6 +428,7 @@ def test_earlier_verdicts_in_the_journal_do_not_matter(story: Story, data: st.Da
     assert outcome(judge(told)) == outcome(judge(story.records))
 
 
+@patient
 @given(stories(), st.data())
 def test_folding_adjacent_windows_does_not_change_the_verdict(story: Story, data: st.DataObject) -> None:
     folded = list(_folded(story.records, lambda: data.draw(st.booleans())))
@@ -488,7 +491,7 @@ async def _tell(journal: JournalWriter, story: Story) -> None:
     await journal.commit(story.records[-1].event)
 
 
-@settings(deadline=None, max_examples=20)
+@patient
 @given(st.lists(st.sampled_from(long_night().records), max_size=60))
 def test_any_records_in_any_order_get_a_verdict(records: list[Record]) -> None:
     assert judge(records).verdict in Verdict
