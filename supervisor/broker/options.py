@@ -16,6 +16,7 @@ DEFAULT: Final = "default"
 """The name of the connection that the `broker:` section itself describes."""
 SYSTEM: Final = "system"
 
+_EXPECTED: Final = "expected host:port, nats://host:port or tls://host:port"
 _SUBJECT_TOKENS: Final = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
 _CREDENTIALS: Final = ("user", "password", "token", "creds", "nkey")
 _SHARED: Final = ("servers", "tls", "domain", "inbox_prefix")
@@ -23,11 +24,12 @@ _SHARED: Final = ("servers", "tls", "domain", "inbox_prefix")
 
 def _parse_server(text: str) -> str:
     """Return `nats://host:port` for a server written as host, host:port or URL; ValueError says what is wrong with it."""
-    url = urlsplit(text if "://" in text else f"nats://{text}")
+    try:
+        url = urlsplit(text if "://" in text else f"nats://{text}")
+    except ValueError:  # its text may repeat a password
+        raise ValueError(_EXPECTED) from None
     if url.scheme not in ("nats", "tls"):
-        raise ValueError(
-            "expected host:port, nats://host:port or tls://host:port (websockets are not supported)"
-        )
+        raise ValueError(f"{_EXPECTED} (websockets are not supported)")
     if "@" in url.netloc:
         raise ValueError(
             "credentials do not belong in a server's URL: the client would not use them for the other servers, listed "
@@ -37,8 +39,8 @@ def _parse_server(text: str) -> str:
         port = url.port or 4222
     except ValueError:
         raise ValueError("the port must be a number from 1 to 65535") from None
-    if not url.hostname or url.path.strip("/") or url.query or url.fragment:
-        raise ValueError("expected host:port, nats://host:port or tls://host:port")
+    if not url.hostname or re.search(r"\s", url.netloc) or url.path.strip("/") or url.query or url.fragment:
+        raise ValueError(_EXPECTED)
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     return f"{url.scheme}://{host}:{port}"
 
@@ -143,7 +145,9 @@ class Broker(Identity):
         default_factory=dict, description="Further connections by name; a load chooses one with `as: name`."
     )
     nodes: dict[str, Node] = Field(default_factory=dict, description="Servers that are units, by unit.")
-    reach: Duration = Field(30.0, gt=0, description="How long the broker may take to its first answer at the start.")
+    reach: Duration = Field(
+        30.0, gt=0, description="How long the broker may take to its first answer at the start."
+    )
     monitor: Monitor = Field(default_factory=lambda: Monitor.model_validate({}))
 
     @model_validator(mode="after")

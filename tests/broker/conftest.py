@@ -19,7 +19,7 @@ from supervisor.journal.events import BrokerChanged, Record
 from supervisor.journal.writer import JournalWriter
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 async def nothing_leaks(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
     """Fail a test that leaves a task or a connection, or made nats-py log an error."""
     tasks = asyncio.all_tasks()

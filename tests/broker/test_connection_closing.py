@@ -15,6 +15,8 @@ from supervisor.broker.options import Broker
 from supervisor.journal.events import BrokerChanged
 from supervisor.journal.writer import JournalWriter
 
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
 CLOSES = 2.0
 """Seconds within which everything is closed: the grace of half a second and what nats-py itself waits."""
 

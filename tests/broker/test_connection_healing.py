@@ -16,6 +16,8 @@ from supervisor.broker.options import Broker
 from supervisor.journal.events import BrokerChanged
 from supervisor.journal.writer import JournalWriter
 
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
 WITHIN = 3.0
 """Seconds after which a handle must be usable again."""
 

@@ -18,6 +18,8 @@ from supervisor.broker.options import Broker
 from supervisor.journal.events import BrokerChanged
 from supervisor.journal.writer import JournalWriter
 
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
 
 @asynccontextmanager
 async def connected(

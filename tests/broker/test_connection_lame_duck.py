@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 import anyio
 import nats.errors
+import pytest
 from anyio.abc import TaskGroup
 from nats.aio.msg import Msg
 from nats_servers import NatsServer, Start, until
@@ -15,6 +16,8 @@ from supervisor.broker.connection import Handle, open_connections
 from supervisor.broker.options import Broker
 from supervisor.journal.events import BrokerChanged
 from supervisor.journal.writer import JournalWriter
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 RATE = 200
 """Requests a second: enough for some to be in flight at any moment of a move."""
