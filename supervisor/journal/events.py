@@ -184,6 +184,8 @@ class Cause(StrEnum):
     """Why a unit's process ended. Only crashes count towards intensity."""
 
     CRASH = "crash"
+    DONE = "done"
+    """By itself with exit code 0, which its watchdog's policy (transient, temporary) takes for its proper end."""
     EPISODE = "episode"
     OPERATOR = "operator"
     OUTSIDE = "outside"
