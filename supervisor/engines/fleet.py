@@ -1,13 +1,14 @@
 """The fleet: all units of a soak, what each is meant to be, who says so, and why its process ended.
 
 Watchdogs, faults and the operator act on units only through here, so they never fight: each unit has one desired state, at most
-one holder, and one lock that is held for transitions only. Who stops or kills a unit leaves a mark on its incarnation first; when
-the engine tells of the exit, the mark says whose it was, and an exit without one is a crash.
+one holder, and one lock that is held for transitions only. Who stops or kills a unit lays claim to its incarnation first; when the
+engine tells of the exit, the claim says whose it was, and an exit without one is a crash.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import random
 import signal as signals
 import time
@@ -34,6 +35,8 @@ PROTECT: Final = "soakd.protect"
 """A unit with this label set to `true` is never the target of an episode."""
 LEAVING: Final = 10.0
 """Seconds that a start waits for a process which was told to end: Docker's and systemd's patience is of that order."""
+ANSWERING: Final = 600.0
+"""Seconds in which a signal that only asks may still explain an exit: nats-server's lame duck takes two minutes by default."""
 DEPARTURES: Final = 64
 """Departures kept for one watchdog; there is one for each start, and watchdogs are the ones that start."""
 
@@ -88,15 +91,17 @@ class UnitStatus:
     observed: Observed
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """Who is about to end an incarnation, and since when."""
+@dataclass(slots=True)
+class _Claim:
+    """From when to when somebody answers for the end of a unit. Exits are told late, so claims are compared by their times."""
 
-    incarnation: str
     by: str
-    mono: float
+    since: float
+    incarnation: str | None = None
+    """None: of whichever lives, because it is held down."""
+    until: float = math.inf
     asks: bool = False
-    """The signal only asks: the mark goes with the hold of who sent it."""
+    """The signal only asks: the claim ends with the hold of who sent it, or after `ANSWERING`."""
 
 
 class _Unit:
@@ -107,11 +112,10 @@ class _Unit:
         self.lock = anyio.Lock()
         self.desired = Desired.UP
         self.holder: str | None = None
-        self.since = 0.0
-        """Monotonic seconds at which the holder came."""
         self.observed: Observed | None = None
-        self.marks: deque[_Mark] = deque(maxlen=8)
+        self.claims: deque[_Claim] = deque(maxlen=32)
         self.exits = 0
+        self.may_end = False
         self.changed = anyio.Event()
         """Set, and replaced, when the holder changes or an incarnation ended."""
 
@@ -119,26 +123,42 @@ class _Unit:
         self.changed.set()
         self.changed = anyio.Event()
 
-    def mark(self, by: str, *, asks: bool = False) -> None:
+    def entrust(self, holder: str | None, desired: Desired) -> None:
+        """Change who holds the unit and what it is meant to be."""
+        now = time.monotonic()
+        for claim in self.claims:
+            if (
+                claim.incarnation is None or (claim.asks and claim.by == self.holder != holder)
+            ) and claim.until > now:
+                claim.until = now
+        if holder and desired is Desired.DOWN:
+            self.claims.append(_Claim(holder, now))
+        self.holder, self.desired = holder, desired
+        self.notify()
+
+    def claim(self, by: str, *, asks: bool = False) -> None:
+        """Say who is about to end the unit."""
         if self.observed and self.observed.incarnation:
-            self.marks.append(_Mark(self.observed.incarnation, by, time.monotonic(), asks))
+            now = time.monotonic()
+            until = now + ANSWERING if asks else math.inf
+            self.claims.append(_Claim(by, now, self.observed.incarnation, until, asks))
+
+    def cause_of_its_own(self, gone: Exit) -> Cause:
+        """Return what it means that it ended and nobody else has a part in it."""
+        return Cause.DONE if self.may_end and gone.code == 0 and not gone.signal else Cause.CRASH
 
     def doomed(self) -> bool:
         """Say whether the incarnation last seen was told to end."""
-        return any(m.incarnation == self.incarnation and not m.asks for m in self.marks)
-
-    @property
-    def incarnation(self) -> str | None:
-        return self.observed.incarnation if self.observed else None
+        seen = self.observed.incarnation if self.observed else None
+        return any(claim.incarnation == seen and not claim.asks for claim in self.claims)
 
     def ended_by(self, gone: Exit) -> str | None:
-        """Return who ended an incarnation. Whoever came only after its end has no part in it."""
-        for mark in self.marks:
-            if mark.incarnation == gone.incarnation and mark.mono <= gone.mono:
-                return mark.by
-        if self.holder and self.desired is Desired.DOWN and self.since <= gone.mono:
-            return self.holder
-        return None
+        """Return who answers for the end of an incarnation: the first who did before it. Its claims are settled."""
+        ours = [claim for claim in self.claims if claim.incarnation in {None, gone.incarnation}]
+        for claim in ours:
+            if claim.incarnation:
+                self.claims.remove(claim)
+        return next((claim.by for claim in ours if claim.since <= gone.mono <= claim.until), None)
 
 
 class Fleet:
@@ -181,6 +201,10 @@ class Fleet:
         if unit not in self._streams:
             self._streams[unit] = anyio.create_memory_object_stream[Departure](DEPARTURES)
         return self._streams[unit][1].clone()
+
+    def let_end(self, unit: str) -> None:
+        """Take exit code 0 for the proper end of a unit from now on, not for a crash: its watchdog's policy says so."""
+        self._find(unit).may_end = True
 
     # --- who is meant ------------------------------------------------------------------------------------------------
 
@@ -251,21 +275,15 @@ class Fleet:
         known = self._find(unit)
         async with known.lock:
             await self._admit(known, by, "take it over")
-            if known.holder is None:
-                known.since = time.monotonic()
-            known.holder, known.desired = by, desired
-            known.notify()
+            if (known.holder, known.desired) != (by, desired):
+                known.entrust(by, desired)
 
     async def release(self, unit: str, *, by: str) -> None:
         """Give a unit back: it is meant to be up again. Idempotent, and harmless for a unit that somebody else holds."""
         known = self._find(unit)
         async with known.lock:
             if known.holder == by:
-                known.holder, known.desired = None, Desired.UP
-                asked = [mark for mark in known.marks if mark.asks and mark.by == by]
-                for mark in asked:
-                    known.marks.remove(mark)
-                known.notify()
+                known.entrust(None, Desired.UP)
 
     async def wait_free(self, unit: str) -> None:
         """Wait until nobody holds the unit."""
@@ -330,7 +348,7 @@ class Fleet:
 
     async def _stop(self, known: _Unit, by: str, timeout: float | None) -> None:
         await self._look(known)
-        known.mark(by)
+        known.claim(by)
         await known.engine.stop(known.name, timeout)
         known.observed = replace(
             known.observed or Observed(UnitState.DOWN), state=UnitState.DOWN, incarnation=None, pid=None
@@ -343,7 +361,7 @@ class Fleet:
             await self._admit(known, by, f"send it signal {signal}")
             await self._look(known)
             if signal in _ENDING:
-                known.mark(by, asks=signal in _ASKING)
+                known.claim(by, asks=signal in _ASKING)
             await known.engine.kill(known.name, signal)
 
     async def pause(self, unit: str, *, by: str) -> None:
@@ -412,8 +430,7 @@ class Fleet:
                     await down[other].wait()
             known = self._units[unit]
             async with known.lock:
-                known.holder, known.desired, known.since = "run", Desired.DOWN, time.monotonic()
-                known.notify()
+                known.entrust("run", Desired.DOWN)
                 try:
                     if unit in self._ours:
                         await self._stop(known, "run", None)
@@ -454,9 +471,7 @@ class Fleet:
 
     def _departed(self, known: _Unit, gone: Exit) -> None:
         by = known.ended_by(gone)
-        cause = _cause(by) if by else Cause.OUTSIDE if gone.outside else Cause.CRASH
-        for mark in [mark for mark in known.marks if mark.incarnation == gone.incarnation]:
-            known.marks.remove(mark)
+        cause = _cause(by) if by else Cause.OUTSIDE if gone.outside else known.cause_of_its_own(gone)
         if known.observed and known.observed.incarnation == gone.incarnation:
             known.observed = Observed(UnitState.DOWN, labels=known.observed.labels)
         known.exits += 1
@@ -522,7 +537,7 @@ class Fleet:
                     return observed
                 await known.changed.wait()
             return observed
-        known.marks.clear()
+        known.claims.clear()
         return await self._look(known)
 
 

@@ -127,7 +127,9 @@ class Selector(Strict):
         if self.pick is None:
             return tuple(candidates)
         size = self.pick.size(len(candidates))
-        order = sorted(range(len(candidates)), key=lambda _: rng.random())  # all that Python promises never to change
+        order = sorted(
+            range(len(candidates)), key=lambda _: rng.random()
+        )  # all that Python promises never to change
         return tuple(candidates[index] for index in sorted(order[:size]))
 
     def __str__(self) -> str:
