@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from supervisor.journal.events import Record
@@ -14,6 +15,9 @@ LENGTH: Final = 300
 """Characters of somebody else's text in a sentence of ours."""
 CLASSES: Final = 50
 """Error classes and crash signatures that are counted each on its own."""
+YEAR: Final = 366 * 86400.0
+LAST: Final = 253402300799.0
+"""Seconds since the epoch of the end of the year 9999, the last that a date can say."""
 OTHER: Final = "other"
 """Where what exceeds a cap is counted."""
 
@@ -35,8 +39,15 @@ class Moment(NamedTuple):
         return span if span >= 0 else max(self.wall - earlier.wall, 0.0)
 
     def at(self, mono: float) -> Moment:
-        """Return the moment of a monotonic time near this one."""
+        """Return the moment of a monotonic time near this one; what cannot be near it (a load's own clock) is this one."""
+        if not abs(mono - self.mono) < YEAR:
+            return self
         return Moment(self.wall - (self.mono - mono), mono)
+
+    @property
+    def utc(self) -> datetime:
+        """The wall clock's date and time."""
+        return datetime.fromtimestamp(min(max(0.0, self.wall), LAST), UTC)
 
 
 @dataclass(slots=True)

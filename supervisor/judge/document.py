@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from supervisor.judge.counting import Moment
@@ -22,7 +21,7 @@ QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.
 
 def render(judgement: Judgement) -> str:
     """Return the text of verdict.json."""
-    return json.dumps(document(judgement), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_strict(document(judgement)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def document(judgement: Judgement) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def document(judgement: Judgement) -> dict[str, Any]:
             {
                 "threshold": one.text,
                 "verdict": one.verdict,
-                "seen": _finite(one.seen),
+                "seen": one.seen,
                 "shown": one.shown,
                 "why": one.why,
             }
@@ -77,7 +76,7 @@ def iso(moment: Moment | None) -> str | None:
     """Write a moment in ISO 8601, UTC, to the millisecond."""
     if moment is None:
         return None
-    return datetime.fromtimestamp(moment.wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _run(tally: Tally) -> dict[str, Any]:
@@ -198,5 +197,10 @@ def _quantiles(histogram: Histogram) -> dict[str, float | None]:
     return {name: histogram.quantile(share) for name, share in QUANTILES.items()}
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _strict(value: Any) -> Any:
+    """Return the value without what JSON has no word for: no recovery is infinite, and a load may count anything."""
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_strict(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

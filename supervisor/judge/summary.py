@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from itertools import chain
 from typing import Final
 
@@ -129,7 +128,7 @@ def _inside(directory: str, name: str) -> str:
 
 
 def _utc(moment: Moment) -> str:
-    return datetime.fromtimestamp(moment.wall, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return moment.utc.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _into(moment: Moment, tally: Tally) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Final
 
 from supervisor.judge.counting import Moment
@@ -191,7 +190,7 @@ def failures(tally: Tally) -> Iterator[str]:
 
 def clock(moment: Moment) -> str:
     """Write month, day and time of day, UTC."""
-    return datetime.fromtimestamp(moment.wall, UTC).strftime("%m-%d %H:%M:%S")
+    return moment.utc.strftime("%m-%d %H:%M:%S")
 
 
 def _time(seconds: float | None) -> str:

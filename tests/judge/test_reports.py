@@ -283,6 +283,16 @@ def test_long_texts_are_cut() -> None:
     assert text("x" * 200, 10) == "x" * 9 + "…"
 
 
+@pytest.mark.parametrize("clock", [0.0, -1e18, 1e18, 1.8e12, float("inf"), float("nan")])
+def test_a_load_with_a_clock_of_its_own_breaks_no_report(clock: float) -> None:
+    sample = Sample(at=clock, outcome="failed", error="e", took=1.0)
+    story = Story().begin(loads=("own",)).window(
+        "own", piece(failed=1, first_failure=clock, first_ok=clock), samples=(sample,)
+    )  # fmt: skip
+
+    assert "e |" in render(Path(), judged(story.end()))["summary.md"]
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
