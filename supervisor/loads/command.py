@@ -19,6 +19,7 @@ from supervisor.journal.events import LoadStopped
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.cleanup import LAST, Cleaner, Cleanup
 from supervisor.loads.iterations import Iterations, Task
+from supervisor.supervision import nursery
 from supervisor.values import Duration
 
 SPAWN_PAUSE: Final = 1.0
@@ -173,7 +174,6 @@ async def _unless(stop: anyio.Event, act: Callable[..., Awaitable[None]], *argum
         await stop.wait()
         group.cancel_scope.cancel()
 
-    async with anyio.create_task_group() as group:
+    async with nursery() as group:
         group.start_soon(watch)
         await act(*arguments)
-        group.cancel_scope.cancel()

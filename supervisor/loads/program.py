@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from supervisor.engines.spawn import Child, spawn
+from supervisor.supervision import nursery
 
 GRACE: Final = 1.5
 """Seconds between SIGTERM and SIGKILL."""
@@ -70,7 +71,7 @@ async def run_program(
         tail.extend(chunk[-TAIL:])
         del tail[:-TAIL]
 
-    async with _started(argv, cwd, env) as child, anyio.create_task_group() as tasks:
+    async with _started(argv, cwd, env) as child, nursery() as tasks:
         drained = anyio.Event()
         tasks.start_soon(_pump, child.output, keep, drained)
         why = await _first(child, timeout, stop)
@@ -83,7 +84,6 @@ async def run_program(
         status = await _reap(child)
         with anyio.move_on_after(DRAIN):
             await drained.wait()
-        tasks.cancel_scope.cancel()
     return Ended(why, status, start, end, tail.decode(errors="replace"))
 
 
@@ -121,11 +121,10 @@ async def _first(child: Child, timeout: float, stop: anyio.Event) -> Why:
         tasks.cancel_scope.cancel()
 
     with anyio.move_on_after(timeout):
-        async with anyio.create_task_group() as tasks:
+        async with nursery() as tasks:
             tasks.start_soon(stopped)
             await anyio.wait_readable(child.pidfd)
             why = "exit"
-            tasks.cancel_scope.cancel()
     return why
 
 

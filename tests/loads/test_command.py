@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import psutil
 import pytest
-from conftest import Bench, until
+from load_bench import Bench, until
 from pydantic import ValidationError
 
 from supervisor.journal.events import LoadStopped
@@ -172,7 +172,7 @@ async def test_each_test_of_pytest_is_an_operation(bench: Bench) -> None:
         "ConnectionError: nobody at N:N": 1,
     }
     assert {sample.name for sample in bench.samples} == {"test_it::test_wrong", "test_it::test_away"}
-    assert sum(window.slices[0].response[0] for window in bench.windows) == pytest.approx(0.05, abs=0.04)
+    assert sum(window.slices[0].response[0] for window in bench.windows) >= 0.05
     assert not list(bench.journal.run_dir.glob(".*"))
 
 
