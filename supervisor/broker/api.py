@@ -79,8 +79,9 @@ async def pages(
             page = names(answer)
             found.update(page)
             offset += len(page)
-            totals.add(int(answer.get("total", offset)))
-            if not page or offset >= max(totals):
+            total = int(answer.get("total", offset))
+            totals.add(total)
+            if not page or offset >= total:
                 break
         if totals == {offset}:
             break
