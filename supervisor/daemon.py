@@ -182,6 +182,11 @@ async def begin(this: Run) -> None:
                 units=tuple(soak.units()),
                 loads=tuple(soak.loads),
                 faults=tuple(soak.faults),
+                planned={
+                    name: min(len(fault.at), fault.times or len(fault.at))
+                    for name, fault in soak.faults.items()
+                    if fault.at is not None
+                },
                 thresholds=tuple(str(threshold) for threshold in soak.thresholds),
                 facts=lifetimes.facts(),
             )

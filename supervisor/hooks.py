@@ -9,9 +9,9 @@ from typing import Final, Literal
 
 import anyio
 
+from supervisor.engines.program import run_program
 from supervisor.journal.base import Journal
 from supervisor.journal.events import HookRan
-from supervisor.program import run_program
 from supervisor.soak import Hook, Soak
 
 OUTPUT: Final = 4000
@@ -40,6 +40,7 @@ async def _run(on: Literal["fail", "end"], hook: Hook, environment: dict[str, st
             stop=anyio.Event(),
         )
     except OSError as error:
-        return HookRan(on=on, command=written, code=127, output=f"cannot run it: {error.strerror or error}")
-    code = ended.code if ended.why == "exit" else None
-    return HookRan(on=on, command=written, code=code, output=output[-OUTPUT:].decode(errors="replace"))
+        why = error.strerror or str(error)
+        return HookRan(on=on, command=written, status="cannot be started", output=why)
+    status = ended.status if ended.why == "exit" else ended.why
+    return HookRan(on=on, command=written, status=status, output=output[-OUTPUT:].decode(errors="replace"))

@@ -165,8 +165,8 @@ class HookRan(Event, kind="run.hook"):
 
     on: Literal["fail", "end"]
     command: str
-    code: int | None
-    """None: it was ended at its deadline."""
+    status: str
+    """`exit 0`, a signal's name, `timeout` or `cannot be started`."""
     output: str = ""
 
 

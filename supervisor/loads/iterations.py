@@ -13,9 +13,9 @@ from typing import Final
 import anyio.lowlevel
 import anyio.to_thread
 
+from supervisor.engines.program import Ended, run_program
 from supervisor.loads.base import LoadContext
 from supervisor.loads.junit import JUnitError, Report, read_report
-from supervisor.loads.program import Ended, run_program
 from supervisor.loads.recorder import Outcome
 
 SKIPPED: Final = "skipped"

@@ -63,8 +63,8 @@ def _(event: ev.JournalTrouble) -> Line:
 
 @line.register
 def _(event: ev.HookRan) -> Line:
-    level = "info" if event.code == 0 else "error"
-    return level, f"ran the command of on: {event.on}", {"command": event.command, "code": event.code}
+    level = "info" if event.status == "exit 0" else "error"
+    return level, f"ran the command of on: {event.on}", {"command": event.command, "status": event.status}
 
 
 @line.register
