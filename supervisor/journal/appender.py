@@ -56,7 +56,7 @@ class Appender:
         return overcome
 
     def _attempt(self, lines: bytes, sync: bool) -> None:
-        if self._segment is not None and self._segment.size >= self._limit:
+        if lines and self._segment is not None and self._segment.size >= self._limit:
             self._segment.append(b"", sync=True)
             self._synced()
             self._segment.close()

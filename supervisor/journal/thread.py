@@ -100,6 +100,8 @@ class WriterThread(threading.Thread):
         self._archiver: Archiver
         self._directory = -1
         self._sequence = 0
+        self._in_hand: list[Future] = []
+        """Who waits for what is being done at the moment."""
         self._backlog: list[Item] = []
         self._outage: list[Trouble] = []
         """The troubles of the present outage; empty while the disk takes records."""
@@ -134,6 +136,8 @@ class WriterThread(threading.Thread):
         going = True
         while going:
             items, logs, call, going = self._collect()
+            self._in_hand = [item.waiter for item in items if item.waiter]
+            self._in_hand += [call.future] if call else []
             self._write(items, waited_for=not going)
             for log in logs:
                 self._logs.flush(log)
@@ -143,11 +147,12 @@ class WriterThread(threading.Thread):
 
     def _refuse(self, error: Exception) -> None:
         """Answer whoever asks that there is no journal any more."""
+        refusal = f"cannot write: the journal's thread died: {error!r}"
+        self._owner.post([], [(future, JournalError(refusal)) for future in self._in_hand])
         while (entry := self.queue.get()) is not None:
             future = entry.waiter if isinstance(entry, Item) else getattr(entry, "future", None)
             if future:
-                refusal = JournalError(f"cannot write: the journal's thread died: {error!r}")
-                self._owner.post([], [(future, refusal)])
+                self._owner.post([], [(future, JournalError(refusal))])
 
     def _open(self) -> None:
         """Lock the directory and see where its journal ends."""

@@ -105,6 +105,7 @@ class JournalWriter:
     async def write_file(self, name: str, data: bytes) -> Path:
         """Write a whole file; see `Journal.write_file`. `name` may lie in subfolders of the run directory."""
         path = self.run_dir / name
+        self._check_open(f"write {path}")
         try:
             return await self.call(write_atomically, path, data)
         except OSError as error:
