@@ -37,6 +37,8 @@ LEAVING: Final = 10.0
 """Seconds that a start waits for a process which was told to end: Docker's and systemd's patience is of that order."""
 ANSWERING: Final = 600.0
 """Seconds in which a signal that only asks may still explain an exit: nats-server's lame duck takes two minutes by default."""
+TELLING: Final = 1.0
+"""Seconds that the last exit may take from the engine into the journal, before the run ends."""
 DEPARTURES: Final = 64
 """Departures kept for one watchdog; there is one for each start, and watchdogs are the ones that start."""
 
@@ -346,13 +348,13 @@ class Fleet:
             await self._admit(known, by, "stop it")
             await self._stop(known, by, timeout)
 
-    async def _stop(self, known: _Unit, by: str, timeout: float | None) -> None:
-        await self._look(known)
+    async def _stop(self, known: _Unit, by: str, timeout: float | None) -> bool:
+        """Stop a unit; return whether it was up."""
+        seen = await self._look(known)
         known.claim(by)
         await known.engine.stop(known.name, timeout)
-        known.observed = replace(
-            known.observed or Observed(UnitState.DOWN), state=UnitState.DOWN, incarnation=None, pid=None
-        )
+        known.observed = replace(seen, state=UnitState.DOWN, incarnation=None, pid=None)
+        return seen.incarnation is not None
 
     async def kill(self, unit: str, *, by: str, signal: int) -> None:
         """Send a signal (see `Units.kill`); EngineError if the unit is down."""
@@ -433,7 +435,11 @@ class Fleet:
                 known.entrust("run", Desired.DOWN)
                 try:
                     if unit in self._ours:
-                        await self._stop(known, "run", None)
+                        exits = known.exits
+                        was_up = await self._stop(known, "run", None)
+                        with anyio.move_on_after(TELLING if was_up else 0):
+                            while known.exits == exits:
+                                await known.changed.wait()
                 except EngineError as error:
                     failures.append(str(error))
             down[unit].set()
