@@ -104,7 +104,7 @@ def utc(wall: float) -> str:
 
 def file_name(unit: str, wall: float) -> str:
     """Return the name of a crash file; names of one unit sort by time."""
-    stamp = utc(wall).replace(":", "-")
+    stamp = re.sub("[:-]", "", utc(wall))
     return f"{unit.replace('/', '.')}.crash.{stamp}.log"
 
 

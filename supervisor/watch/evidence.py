@@ -1,0 +1,124 @@
+"""The evidence of a crash: its file and its record, both on disk before the unit is restarted, or the truth that they are not."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from supervisor.engines.base import EngineError
+from supervisor.engines.fleet import Departure, Fleet
+from supervisor.journal.base import Journal, JournalError
+from supervisor.journal.events import JournalTrouble, UnitCrashed
+from supervisor.journal.timeline import Timeline
+from supervisor.values import format_duration
+from supervisor.watch.crashes import file_name, header, how_it_ended, signature
+
+READING: Final = 2.0
+"""Seconds for the log; a crash file without it still says how and when."""
+WRITING: Final = 4.0
+"""Seconds for the log and the crash file."""
+RECORDING: Final = 5.0
+"""Seconds for everything; then the unit is restarted all the same, and the verdict is inconclusive."""
+TAIL_BYTES: Final = 1_000_000
+"""Bytes of a log in a crash file at most, however long its lines are."""
+LAST_LIFE: Final = 30.0
+"""Seconds before the exit in which the cause is looked for: an error that was survived longer is none."""
+FIRST_KEPT: Final = 20
+LAST_KEPT: Final = 20
+"""Crash files of each unit that stay: these first and these last ones."""
+
+
+@dataclass(slots=True)
+class CrashFiles:
+    """Which crash files of a unit there are."""
+
+    first: int = 0
+    """How many of the first ones, which stay."""
+    last: deque[Path] = field(default_factory=deque)
+
+
+class Evidence:
+    """Keeps the evidence of one unit's crashes."""
+
+    def __init__(self, unit: str, lines: int, fleet: Fleet, journal: Journal, timeline: Timeline) -> None:
+        self._unit, self._lines = unit, lines
+        self._fleet, self._journal, self._timeline = fleet, journal, timeline
+
+    async def keep(self, gone: Departure, consecutive: int, files: CrashFiles) -> UnitCrashed:
+        """Write the crash file and commit the record within `RECORDING` seconds, also while the run is being stopped."""
+        wall = time.time() - (time.monotonic() - gone.mono)
+        crash = UnitCrashed(
+            unit=self._unit,
+            incarnation=gone.incarnation,
+            code=gone.code,
+            signal=gone.signal,
+            oom=gone.oom,
+            uptime=gone.uptime,
+            captured=False,
+            signature=how_it_ended(gone.code, gone.signal, oom=gone.oom),
+            consecutive=consecutive,
+            episodes=self._timeline.overlapping(gone.mono, gone.mono),
+        )
+        begun = anyio.current_time()
+        with anyio.CancelScope(deadline=begun + WRITING, shield=True):
+            crash = await self._write_file(crash, wall, files)
+        with anyio.CancelScope(deadline=begun + RECORDING, shield=True) as recording:
+            try:
+                await self._journal.commit(crash)
+            except JournalError:  # it is not in the journal, and it is true
+                self._journal.emit(crash.model_copy(update={"captured": False}))
+        if recording.cancelled_caught:  # it will be there when the disk answers; until then it is not safe
+            late = f"a crash of {self._unit} was not on disk in time; it is restarted all the same"
+            self._journal.emit(JournalTrouble(what="write-failed", detail=late))
+        return crash
+
+    async def _write_file(self, crash: UnitCrashed, wall: float, files: CrashFiles) -> UnitCrashed:
+        """Write the crash file; return the crash with its file and root cause. Without the log's lines it is not captured."""
+        tail, life, note = b"", b"", f"cannot read the log within {READING:g} s"
+        with anyio.move_on_after(READING):
+            try:
+                tail = await self._fleet.logs(self._unit, last=self._lines)
+                life = await self._fleet.logs(self._unit, since=_last_life(wall, crash.uptime))
+                note = ""
+            except (EngineError, JournalError, OSError) as error:
+                note = f"cannot read the log: {error}"
+        if crash.signal != "SIGKILL" and (cause := signature(life)):  # killed outright, it had no say
+            crash = crash.model_copy(update={"signature": cause})
+        if len(tail) > TAIL_BYTES:
+            tail = tail[-TAIL_BYTES:].partition(b"\n")[2]
+        name = file_name(self._unit, wall)
+        lines = tail.count(b"\n") + (tail[-1:] not in (b"", b"\n"))
+        try:
+            path = await self._journal.write_file(name, header(crash, wall, lines, note) + tail)
+        except JournalError:  # a full disk, of which the journal itself has more to say
+            return crash
+        files.last.append(path)
+        return crash.model_copy(update={"file": name, "captured": not note})
+
+    async def forget_middle(self, files: CrashFiles) -> None:
+        """Delete crash files but the first and the last ones, so that a crash loop does not fill the disk."""
+        while files.first < FIRST_KEPT and files.last:
+            files.last.popleft()
+            files.first += 1
+        while len(files.last) > LAST_KEPT:
+            delete = partial(files.last.popleft().unlink, missing_ok=True)
+            with anyio.move_on_after(WRITING), suppress(JournalError, OSError):  # one too many does no harm
+                await self._journal.call(delete)
+
+
+def _last_life(wall: float, uptime: float | None) -> float:
+    """Return the wall time from which on the log is this life's, and recent: an earlier life's last words are none of it."""
+    return wall - min(LAST_LIFE, LAST_LIFE if uptime is None else uptime + 0.001)
+
+
+def describe(gone: Departure) -> str:
+    """Say how a unit ended, and after what time."""
+    after = "" if gone.uptime is None else f" after {format_duration(gone.uptime)}"
+    return how_it_ended(gone.code, gone.signal, oom=gone.oom) + after
