@@ -7,6 +7,7 @@ and that a key is left out rather than left empty.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from functools import cache
@@ -17,7 +18,7 @@ from pydantic_core import core_schema
 
 from supervisor.broker.embedded import Embedded
 from supervisor.soak import Soak
-from supervisor.values import DURATION, RATE, SHARE, format_duration
+from supervisor.values import DURATION, RATE, SHARE, Intensity, format_duration
 
 Schema = dict[str, Any]
 
@@ -35,6 +36,7 @@ _WRITTEN: Final[Mapping[str, Callable[[float], str]]] = {
 }
 _NOTES: Final = ("description", "default", "examples")
 _OF_MANY: Final = ("properties", "patternProperties", "$defs")
+_OF_ONE: Final = ("items", "additionalProperties")
 _OF_LISTS: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
 _DROPPED: Final = ("title", "gt", "ge", "lt", "le")
 """Names of our classes, and limits that pydantic has no word for beside a form of our own."""
@@ -61,14 +63,22 @@ class _Generator(GenerateJsonSchema):
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         made = super().default_schema(schema)
         default = made.get("default")
-        if default is None:
+        if default is None and "anyOf" in made:  # left out, not left empty
+            made["anyOf"] = [form for form in made["anyOf"] if form != {"type": "null"}]
+        if default is None or isinstance(default, dict):  # the fields of a default model have their own
             made.pop("default", None)
-        elif isinstance(default, int | float) and (write := _WRITTEN.get(made.get("pattern", ""))):
-            made["default"] = write(default)
+        elif isinstance(default, int | float):
+            forms = (made, *made.get("anyOf", ()))
+            made["default"] = next(
+                (write(default) for form in forms if (write := _WRITTEN.get(form.get("pattern", "")))),
+                default,
+            )
         return made
 
     def encode_default(self, dft: Any) -> Any:
-        return dft.name if isinstance(dft, IntEnum) else super().encode_default(dft)
+        if isinstance(dft, IntEnum):
+            return dft.name
+        return str(dft) if isinstance(dft, Intensity) else super().encode_default(dft)
 
 
 def _allow_embedded(broker: Schema) -> None:
@@ -78,18 +88,11 @@ def _allow_embedded(broker: Schema) -> None:
     broker["oneOf"] = [{"required": ["servers"]}, {"required": ["embedded"]}]
 
 
-def _put_right(schema: Schema) -> Schema:
-    """Return a schema as an editor should see it, and all schemas in it."""
-    made: Schema = {}
-    for word, value in schema.items():
-        if word in _OF_MANY:
-            made[word] = {key: _put_right(inner) for key, inner in value.items()}
-        elif word in _OF_LISTS:
-            made[word] = [_put_right(inner) for inner in value if inner != {"type": "null"}]
-        elif word in ("items", "additionalProperties") and isinstance(value, dict):
-            made[word] = _put_right(value)
-        elif word not in _DROPPED:
-            made[word] = value
+def _put_right(schema: Schema, *, alternative: bool = False) -> Schema:
+    """Return a schema as an editor should see it, and all schemas in it. `alternative`: it is one of several."""
+    made = {
+        word: _word(word, value) for word, value in schema.items() if word not in _DROPPED and value != []
+    }
     if "patternProperties" in made:  # which lets any other key pass
         [(made["propertyNames"], made["additionalProperties"])] = [
             ({"pattern": pattern}, inner) for pattern, inner in made.pop("patternProperties").items()
@@ -98,7 +101,20 @@ def _put_right(schema: Schema) -> Schema:
         made["minItems"] = made.pop("minLength")
     if len(made.get("anyOf", ())) == 1:
         made = {**made.pop("anyOf")[0], **made}
-    return _or_variable(made) if _has_form(made) else made
+    if any(map(_has_form, made.get("anyOf", ()))) and {"type": "string"} not in made["anyOf"]:
+        made["anyOf"].append(_VARIABLE_REF)
+    return made if alternative or not _has_form(made) else _or_variable(made)
+
+
+def _word(word: str, value: Any) -> Any:
+    """Return what a word of a schema is given, put right."""
+    if word in _OF_MANY:
+        return {key: _put_right(inner) for key, inner in value.items()}
+    if word in _OF_LISTS:
+        return [_put_right(inner, alternative=word == "anyOf") for inner in value]
+    if word in _OF_ONE and isinstance(value, dict):
+        return _put_right(value)
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", value) if word == "description" else value
 
 
 def _or_variable(form: Schema) -> Schema:

@@ -69,9 +69,10 @@ class Shape:
     def empty(self) -> Iterator[Path]:
         """Yield the path of everything that is left empty and may not be."""
         for path, value in leaves(self._data):
-            schemas = self._at(path)
-            if value is None and schemas and all(schemas):
-                yield path
+            if value is None and (schemas := self._at(path)):
+                anything = not all(schemas)
+                if not anything and {"type": "null"} not in schemas:
+                    yield path
 
     def secrets(self) -> Iterator[str]:
         """Yield every text that stands where a secret belongs."""
