@@ -61,7 +61,12 @@ def _check_tokens(text: str) -> str:
 
 
 Server = Annotated[str, AfterValidator(_parse_server)]
-Servers = Annotated[tuple[Server, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+_Written = str | Annotated[list[str], Field(min_length=1)]
+Servers = Annotated[
+    tuple[Server, ...],
+    BeforeValidator(_one_or_more, json_schema_input_type=_Written),
+    Field(min_length=1),  # outside: pydantic's own check of a tuple counts only the items that are right
+]
 FilePath = Annotated[Path, AfterValidator(_seen_from_soak_file)]
 """A file, its path seen from the soak file's folder. It is read when a connection is made, and again for each new one."""
 Tokens = Annotated[str, AfterValidator(_check_tokens)]
