@@ -113,8 +113,9 @@ async def test_only_the_drawn_units_are_touched(stage: Stage, opened: Open) -> N
 
 
 async def test_a_unit_that_dies_as_soon_as_it_runs_again_has_crashed(stage: Stage, opened: Open) -> None:
-    once = "test -e been && exit 3; touch been; exec sleep 1000"
-    async with opened(n1={"command": ["sh", "-c", once], "files": {"x": ""}}), stage.running(a=restart("n1")):
+    once = "test -e been && exit 3; touch been; echo up; exec sleep 1000"
+    unit = {"command": ["sh", "-c", once], "ready": {"log": "up"}, "files": {"x": ""}}
+    async with opened(n1=unit), stage.running(a=restart("n1")):
         gone = await stage.watch.until(UnitExited, code=3)
         await stage.watch.until(EpisodeClosed)
     assert (gone.cause, gone.by) == (Cause.CRASH, None)
