@@ -94,10 +94,7 @@ async def run(options: Options, output: Output) -> Outcome:
         await preflight(loaded)
         async with claimed(index, options, loaded) as (run_id, directory), opened(directory) as journal:
             seed = soak.seed if soak.seed is not None else random.SystemRandom().randrange(2**31)
-            this = Run(
-                run_id, soak, loaded.path.parent, directory, seed, journal, end, Guardian(options.guardian)
-            )
-            await begin(this)
+            this = Run(run_id, soak, loaded.path, directory, seed, journal, end, Guardian(options.guardian))
             await soak_it(this, output, loaded.secrets)
             return await verdict(this, journal)
 
@@ -182,6 +179,7 @@ async def begin(this: Run) -> None:
                 units=tuple(soak.units()),
                 loads=tuple(soak.loads),
                 faults=tuple(soak.faults),
+                probes=tuple(probe.title for probe in lifetimes.steady_probes(soak)),
                 planned={
                     name: min(len(fault.at), fault.times or len(fault.at))
                     for name, fault in soak.faults.items()
@@ -204,6 +202,7 @@ async def soak_it(this: Run, output: Output, hidden: frozenset[str]) -> None:
         async with AsyncExitStack() as lifetime:
             enter = lifetime.enter_async_context
             await enter(lifetimes.telemetry(this, output, hidden))
+            await begin(this)
             phase(PhaseEntered(phase=Phase.STARTING))
             fleet = await enter(lifetimes.units(this))
             await enter(lifetimes.watchdogs(this, fleet))

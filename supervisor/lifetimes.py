@@ -31,7 +31,7 @@ from supervisor.journal.events import EndReason
 from supervisor.journal.timeline import Timeline
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.recorder import Recorder
-from supervisor.probes.base import View
+from supervisor.probes.base import Probe, View
 from supervisor.probes.steady import SteadyState, default_probes
 from supervisor.soak import Soak
 from supervisor.supervision import Supervisor, nursery
@@ -128,12 +128,13 @@ async def telemetry(run: Run, output: Output, secrets: frozenset[str]) -> AsyncG
 async def units(run: Run) -> AsyncGenerator[Fleet]:
     """Open the engines and start every unit, each after what it depends on; end them all on the way out."""
     environment = broker_environment(run.soak)
-    async with AsyncExitStack() as engines, run.leaves() as supervisor:
+    async with AsyncExitStack() as engines:
         opened: dict[str, Units] = {}
         for name, engine in run.soak.engines.items():
             context = EngineContext(name, run.id, run.directory, run.base, run.journal, environment)
             opened[name] = await engines.enter_async_context(engine.open(context))
         fleet = Fleet(run.journal, opened, run.soak.units(), after=run.soak.after())
+        supervisor = await engines.enter_async_context(run.leaves())
         supervisor.keep("fleet", fleet.run)
         try:
             async with run.end.interrupts():
@@ -181,22 +182,27 @@ async def probes(run: Run, fleet: Fleet, connections: Connections | None) -> Asy
             http=http,
             fleet=fleet,
             connections=connections,
+            environment=broker_environment(run.soak),
             restarts=lambda unit: run.status.units[unit].restarts if unit in run.status.units else 0,
         )
-        wanted = run.soak.steady_state or default_probes(fleet.ids, broker=connections is not None)
-        steady = SteadyState(wanted, view, run.journal)
+        steady = SteadyState(steady_probes(run.soak), view, run.journal)
         async with run.end.interrupts():
             holds, failing = await steady.wait(FIRST_STEADY)
         if not holds:
             raise CannotStart(
                 f"cannot begin the soak: the steady state did not hold within {FIRST_STEADY:.0f}s of the start; "
                 "see steady_state in the soak file, and the units' output in the run directory",
-                *(f"  does not hold: {title}" for title in failing),
+                *(f"  {title}: {_seen(steady, title)}" for title in failing),
             )
         supervisor.keep("steady state", steady.run)
         yield steady
         with anyio.CancelScope(shield=True):
             await run.end.spend(SETTLE, steady.wait, keep=LOOK)
+
+
+def _seen(steady: SteadyState, title: str) -> str:
+    reading = steady.readings.get(title)
+    return (reading.detail or str(reading.value)) if reading else "it could not be looked at in time"
 
 
 @asynccontextmanager
@@ -265,6 +271,11 @@ async def faults(
         patience = max((fault.recovery_timeout for fault in run.soak.faults.values()), default=0.0)
         with anyio.CancelScope(shield=True):
             await run.end.spend(patience, scheduler.finish, keep=2 * LOOK)
+
+
+def steady_probes(soak: Soak) -> tuple[Probe, ...]:
+    """Return the expectations of the steady state, the default ones where the soak file says nothing."""
+    return soak.steady_state or default_probes(soak.units(), broker=soak.broker is not None)
 
 
 def broker_environment(soak: Soak) -> Mapping[str, str]:
