@@ -260,7 +260,8 @@ class Fleet:
         return self._labels(unit).get(PROTECT) == "true"
 
     def _find(self, unit: str) -> _Unit:
-        if found := self._units.get(unit):
+        engine, _, name = unit.partition("/")  # `engine/name` always says who is meant, needed or not
+        if found := self._units.get(self._ids.get((engine, name), unit)):
             return found
         near = difflib.get_close_matches(unit, self._units, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self._units) or 'none'}"

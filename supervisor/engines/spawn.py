@@ -1,7 +1,8 @@
 """Starting a local process, and telling how it ended.
 
-A process is spawned with `subprocess.Popen`, which uses vfork: its price does not grow with our memory (see docs/architecture.md for
-the numbers). Its exit is seen through a pidfd, which an event loop can wait for, so nothing polls and no SIGCHLD handler is needed.
+A process is spawned with `subprocess.Popen`, which uses vfork, so that its price does not grow with our memory: 0.2 ms from a parent of
+200 MB, where fork and exec took 10 ms and uvloop's own spawn 35 ms. Its exit is seen through a pidfd, which an event loop can wait
+for, so nothing polls and no SIGCHLD handler is needed.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -52,17 +52,21 @@ def end_survivors(run: str, units: Collection[str] | None = None) -> list[Surviv
 
 
 def survivors(run: str, units: Collection[str] | None = None) -> list[Survivor]:
-    """Return the living processes of a run, or of some units of it, but none that the caller descends from."""
+    """Return the living processes of a run, or of some units of it, and of their groups, but none that the caller descends from."""
     spared = set(_ancestors(os.getpid()))
-    everything = [process for process in _processes() if process.pid not in spared]
-    marked = {process.pid: mark for process in everything if (mark := _unit_of(process.pid, run)) is not None}
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    marked = {pid: unit for pid in pids if pid not in spared and (unit := _unit_of(pid, run)) is not None}
     if units is not None:
-        marked = {pid: mark for pid, mark in marked.items() if mark in units}
-    groups = {process.group for process in everything if process.pid in marked} - {os.getpgrp()}
+        marked = {pid: unit for pid, unit in marked.items() if unit in units}
+    # Groups are looked at last: what has our mark has been executed and is in its own group by then. A moment earlier it was
+    # a copy of its parent, in its parent's group.
+    living = [process for pid in pids if (process := _look(pid))]
+    groups = {process.group for process in living if process.pid in marked}
+    groups -= {process.group for process in living if process.pid in spared}
     return [
-        Survivor(process.pid, process.start, process.group, marked.get(process.pid) or None)
-        for process in everything
-        if process.pid in marked or process.group in groups
+        replace(process, unit=marked.get(process.pid) or None)
+        for process in living
+        if process.pid in marked or (process.group in groups and process.pid not in spared)
     ]
 
 
@@ -80,15 +84,14 @@ def _unit_of(pid: int, run: str) -> str | None:
     )
 
 
-def _processes() -> Iterator[Survivor]:
-    """Yield all living processes; zombies have ended."""
-    for entry in Path("/proc").iterdir():
-        if (name := entry.name).isdigit():
-            with suppress(OSError, IndexError, ValueError):
-                stat = Path(f"/proc/{name}/stat").read_bytes()
-                state, _, group, *rest = stat[stat.rindex(b")") + 2 :].split()
-                if state not in {b"Z", b"X"}:
-                    yield Survivor(int(name), int(rest[16]), int(group), None)
+def _look(pid: int) -> Survivor | None:
+    """Return what there is to know of a process; None if it has ended, as zombies have."""
+    with suppress(OSError, IndexError, ValueError):
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        state, _, group, *rest = stat[stat.rindex(b")") + 2 :].split()
+        if state not in {b"Z", b"X"}:
+            return Survivor(pid, int(rest[16]), int(group), None)
+    return None
 
 
 def _ancestors(pid: int) -> Iterator[int]:

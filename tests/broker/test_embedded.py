@@ -9,6 +9,7 @@ import socket
 import stat
 import sys
 import urllib.request
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -145,7 +146,7 @@ async def cluster(journal: JournalWriter, nodes: int) -> AsyncIterator[tuple[Fle
     section, broker = expand({"nodes": nodes}, free_ports())
     engine = ProcessEngine.model_validate(section)
     assert engine.problems(journal.run_dir) == []
-    context = EngineContext("embedded", "test-run", journal.run_dir, journal.run_dir, journal)
+    context = EngineContext("embedded", f"test-{uuid.uuid4().hex}", journal.run_dir, journal.run_dir, journal)
     async with engine.open(context) as units, anyio.create_task_group() as group:
         fleet = Fleet(journal, {"embedded": units}, {u: ("embedded", u) for u in engine.unit_names()})
         group.start_soon(fleet.run)
@@ -232,7 +233,9 @@ async def test_a_server_that_cannot_start_says_why(journal: JournalWriter) -> No
         ports = free_ports()
         section, _ = expand({"nodes": 1}, iter([taken.getsockname()[1], *(next(ports) for _ in range(2))]))
         engine = ProcessEngine.model_validate(section)
-        context = EngineContext("embedded", "test-run", journal.run_dir, journal.run_dir, journal)
+        context = EngineContext(
+            "embedded", f"test-{uuid.uuid4().hex}", journal.run_dir, journal.run_dir, journal
+        )
         async with engine.open(context) as units:
             fleet = Fleet(journal, {"embedded": units}, {"nats1": ("embedded", "nats1")})
             with (

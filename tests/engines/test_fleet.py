@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import sys
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Stage:
 @asynccontextmanager
 async def staged(journal: JournalWriter, leaders: Any = None, **units: Any) -> AsyncIterator[Stage]:
     engine = ProcessEngine.model_validate({"process": {"units": units}})
-    context = EngineContext("local", "test-run", journal.run_dir, journal.run_dir, journal)
+    context = EngineContext("local", f"test-{uuid.uuid4().hex}", journal.run_dir, journal.run_dir, journal)
     events: list[Event] = []
     unsubscribe = journal.subscribe(lambda record: events.append(record.event))
     async with engine.open(context) as running, anyio.create_task_group() as group:
@@ -314,6 +315,14 @@ async def test_departures_that_nobody_takes_are_bounded(journal: JournalWriter) 
 
 
 # --- choosing, pausing, logs -----------------------------------------------------------------------------------------
+
+
+async def test_a_unit_is_found_by_its_engine_and_name_too(journal: JournalWriter) -> None:
+    async with staged(journal, a=IDLE, b=IDLE) as stage:
+        found = await stage.fleet.resolve(Selector(of=("local/b", "a")), rng())
+        assert found == ("b", "a")
+        with pytest.raises(EngineError, match="cannot find the unit other/b"):
+            await stage.fleet.resolve(Selector(of=("other/b",)), rng())
 
 
 async def test_resolve(journal: JournalWriter) -> None:

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import textwrap
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ import pytest
 from anyio import to_thread
 from harness import PATIENCE, Bench
 
-from supervisor.engines import local
+from supervisor.engines import local, survivors
 from supervisor.engines.base import EngineContext, EngineError
 from supervisor.engines.process import ProcessEngine
 from supervisor.journal.writer import JournalWriter
+
+RUN = f"test-{uuid.uuid4().hex}"
+"""Nobody else's: an engine that is closed ends whatever carries its run's id."""
 
 
 def engine(**units: Any) -> ProcessEngine:
@@ -41,9 +45,7 @@ def python(script: str, **more: Any) -> dict[str, Any]:
 @asynccontextmanager
 async def opened(journal: JournalWriter, base: Path | None = None, **units: Any) -> AsyncIterator[Bench]:
     kind = engine(**units)
-    context = EngineContext(
-        "local", "test-run", journal.run_dir, base or journal.run_dir, journal, {"TOLD": "all"}
-    )
+    context = EngineContext("local", RUN, journal.run_dir, base or journal.run_dir, journal, {"TOLD": "all"})
     async with kind.open(context) as running:
         exits = running.exits()
         try:
@@ -149,7 +151,7 @@ async def test_environment(journal: JournalWriter, monkeypatch: pytest.MonkeyPat
     assert {
         name: found.get(name) for name in ("SOAKD_RUN", "SOAKD_UNIT", "PORT", "DEBUG", "INHERITED", "TOLD")
     } == {
-        "SOAKD_RUN": "test-run",
+        "SOAKD_RUN": RUN,
         "SOAKD_UNIT": "a",
         "PORT": "9000",
         "DEBUG": "true",
@@ -413,7 +415,7 @@ ORPHANED = """
             "b": {"command": ["sh", "-c", "env -i sleep 1000 & wait"]},
         }}})
         async with open_journal(directory) as journal:
-            async with engine.open(EngineContext("local", "orphaned-run", directory, directory, journal)) as units:
+            async with engine.open(EngineContext("local", sys.argv[2], directory, directory, journal)) as units:
                 for unit in engine.unit_names():
                     await units.start(unit)
                 await started(5)
@@ -425,7 +427,7 @@ ORPHANED = """
 
 
 async def test_recovery_after_the_death_of_the_daemon(journal: JournalWriter, tmp_path: Path) -> None:
-    script = [sys.executable, "-c", textwrap.dedent(ORPHANED), str(tmp_path / "orphaned")]
+    script = [sys.executable, "-c", textwrap.dedent(ORPHANED), str(tmp_path / "orphaned"), RUN]
     daemon = await to_thread.run_sync(lambda: subprocess.Popen(script, stdout=subprocess.PIPE))
     assert daemon.stdout
     with daemon.stdout:
@@ -433,12 +435,61 @@ async def test_recovery_after_the_death_of_the_daemon(journal: JournalWriter, tm
     children = {child.pid for child in psutil.Process(daemon.pid).children(recursive=True)}
     daemon.kill()
     daemon.wait()
-    context = EngineContext("local", "orphaned-run", tmp_path, tmp_path, journal)
+    context = EngineContext("local", RUN, tmp_path, tmp_path, journal)
     kind = engine(a={"command": "true"})
     did = await kind.recover(context)
     assert "ended 3 processes of a" in did
     assert await kind.recover(context) == []
     assert not any(lives(pid) for pid in children), "those with no environment of ours went with their group"
+
+
+CHANGEABLE = """
+    import os, signal, sys
+    signal.signal(signal.SIGUSR1, lambda *_: os.setpgid(0, 0))
+    print("up", flush=True)
+    while True:
+        signal.pause()
+"""
+
+
+def test_a_process_that_has_just_left_its_parents_group_does_not_drag_it_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between fork and exec a unit is in soakd's own group: that must not count for a kill."""
+    real = survivors._unit_of
+
+    def moving(pid: int, run: str) -> str | None:
+        if pid == child.pid:
+            child.send_signal(signal.SIGUSR1)
+            with suppress(ProcessLookupError):  # the second time it has ended
+                while os.getpgid(pid) != pid:
+                    time.sleep(0.001)
+        return real(pid, run)
+
+    marked = {**os.environ, "SOAKD_RUN": RUN, "SOAKD_UNIT": "a"}
+    with ExitStack() as stack:
+        parent = stack.enter_context(subprocess.Popen(["sleep", "1000"], process_group=0))
+        stack.callback(parent.kill)
+        command = [sys.executable, "-c", textwrap.dedent(CHANGEABLE)]
+        child = stack.enter_context(
+            subprocess.Popen(command, process_group=parent.pid, env=marked, stdout=subprocess.PIPE)
+        )
+        stack.callback(child.kill)
+        assert child.stdout
+        assert child.stdout.readline() == b"up\n"
+        monkeypatch.setattr(survivors, "_unit_of", moving)
+        ended = survivors.end_survivors(RUN)
+        assert [(one.pid, one.group, one.unit) for one in ended] == [(child.pid, child.pid, "a")]
+        assert parent.poll() is None
+
+
+def test_nobody_ends_what_it_descends_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOAKD_RUN", RUN)
+    look = f"import os; from supervisor.engines.survivors import survivors; print(len(survivors({RUN!r})))"
+    found = subprocess.run(
+        [sys.executable, "-c", look], env=dict(os.environ), capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "0\n"
 
 
 # --- the model -------------------------------------------------------------------------------------------------------
