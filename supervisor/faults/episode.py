@@ -99,7 +99,7 @@ class Episode:
 
     async def mend(self, timeout: float) -> None:
         """Try once more to undo it, after it was closed with its undo failed. It has as much time as in `finish`."""
-        with anyio.move_on_after(max(timeout, LEAST), shield=True):
+        with anyio.move_on_after(max(timeout, LEAST)):
             self.undone = not await undo_episode(
                 self._fault, self._scene.world, self.intent, self._scene.journal
             )

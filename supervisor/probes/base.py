@@ -61,6 +61,8 @@ class View:
     """Wall seconds at which the present episode began, for what counts from there; None: there is none."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What commands find in their environment besides soakd's own."""
+    ready: dict[str, str] = field(default_factory=dict)
+    """The incarnation of each unit that was last seen ready: readiness is asked for once in a life."""
 
 
 class CannotSee(Exception):  # noqa: N818  # it says what happened; for a soak that is no error

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import anyio
@@ -29,11 +30,14 @@ async def view(tmp_path: Path, journal: JournalWriter) -> AsyncIterator[View]:
 
 @pytest.fixture
 def watching(view: View, journal: JournalWriter, tmp_path: Path) -> Watch:
-    """See a system of local processes, by their shell scripts."""
+    """See a system of local processes, by their shell scripts or their whole settings."""
 
     @asynccontextmanager
-    async def open_view(**scripts: str) -> AsyncIterator[View]:
-        units = {name: {"command": ["sh", "-c", script]} for name, script in scripts.items()}
+    async def open_view(**scripts: str | dict[str, Any]) -> AsyncIterator[View]:
+        units = {
+            name: {"command": ["sh", "-c", script]} if isinstance(script, str) else script
+            for name, script in scripts.items()
+        }
         engine = ProcessEngine.model_validate({"process": {"units": units}})
         context = EngineContext("local", "test", journal.run_dir, tmp_path, journal)
         async with engine.open(context) as local, anyio.create_task_group() as group:

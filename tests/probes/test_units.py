@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import pytest
@@ -9,6 +10,9 @@ from pydantic import ValidationError
 
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Desired
+from supervisor.journal.events import UnitReady
+from supervisor.journal.writer import JournalWriter
+from supervisor.probes import units
 from supervisor.probes.base import View
 
 IDLE = "exec sleep 1000"
@@ -35,6 +39,37 @@ async def test_units_that_are_down_are_named_with_their_holder(watching: Watch) 
         assert (reading.ok, reading.value) == (False, 1)
         assert reading.detail == "n2 is down, held down by stop-nats#3; n3 is down"
         assert (await look(view, unit={"unit": ["n2", "n3"], "up": False})).ok
+
+
+async def test_a_unit_that_runs_is_not_up_before_it_is_ready(
+    watching: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "PATIENCE", 0.1)
+    script = "while ! test -e go; do sleep 0.01; done; rm go; echo ready; exec sleep 1000"
+    unit = {"command": ["sh", "-c", script], "ready": {"log": "^ready"}}
+    (tmp_path / "go").touch()
+    async with watching(n1=unit) as view:
+        assert (await look(view, unit="n1")).ok
+        await view.fleet.stop("n1", by="a#1")
+        await view.fleet.start("n1", by="a#1")
+        reading = await look(view, unit="n1")
+        assert (reading.ok, reading.detail) == (False, "n1 is not ready")
+        assert not (await look(view, unit={"unit": "n1", "up": False})).ok
+        (tmp_path / "go").touch()
+        with anyio.fail_after(PATIENCE):
+            while not (await look(view, unit="n1")).ok:
+                pass
+
+
+async def test_readiness_is_asked_for_once_in_a_life(watching: Watch, journal: JournalWriter) -> None:
+    seen: list[str] = []
+    async with watching(n1=IDLE) as view:
+        await journal.commit(UnitReady(unit="this is the test", incarnation="", took=0))
+        journal.subscribe(lambda record: seen.append(record.event.kind))
+        for _ in range(3):
+            assert (await look(view, unit="n1")).ok
+        await journal.commit(UnitReady(unit="this is the test", incarnation="", took=0))
+    assert seen.count("unit.ready") == 2
 
 
 async def test_restarts(watching: Watch) -> None:
