@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from supervisor.broker.embedded import ENGINE, expand
 from supervisor.soakfile.errors import Path
+from supervisor.soakfile.shape import leaves
 from supervisor.soakfile.wording import Finding
 
 SOURCE: Final[Path] = ("broker", "embedded")
@@ -46,6 +47,10 @@ def write_out(data: dict[str, Any], ports: Iterator[int], base: FilePath) -> Wri
         return Written(rest, error=error, complete=False)
     except ValueError as error:
         return Written(rest, findings=[Finding(SOURCE, str(error))], complete=False)
+    others = {step for path, _ in leaves(data.get("engines")) for step in path}
+    made["nodes"] = {
+        f"{ENGINE}/{name}" if name in others else name: node for name, node in made["nodes"].items()
+    }
     own = {key: value for key, value in broker.items() if key != "embedded"}
     findings = [
         Finding(("broker", key), f"an embedded broker brings its own {key}: leave it out", key=True)

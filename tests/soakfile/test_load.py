@@ -150,6 +150,18 @@ def test_an_embedded_broker_is_written_out(soak_file: Path) -> None:
     assert result.secrets == frozenset(), "the embedded broker's password is soakd's own name, and no secret"
 
 
+def test_an_embedded_broker_beside_units_of_the_same_name(soak_file: Path) -> None:
+    text = """\
+soak: x
+broker: {embedded: {nodes: 1}}
+engines: {own: {process: {units: {nats1: {command: nats-server}}}}}
+"""
+    soak = loaded(soak_file, text).soak
+    assert list(soak.units()) == ["embedded/nats1", "own/nats1"]
+    assert soak.broker is not None
+    assert list(soak.broker.nodes) == ["embedded/nats1"]
+
+
 def test_a_missing_nats_server_is_said_of_the_embedded_broker(soak_file: Path) -> None:
     text = "soak: x\nbroker:\n  embedded: {nodes: 3}\nsteady_state: [{broker: canary}]\n"
     [problem] = problems(soak_file, text, ports=iter(()))
