@@ -98,7 +98,10 @@ class Units(Protocol):
         """Stop in order: stop signal, up to `timeout` seconds (the unit's own if None), then SIGKILL. Down already: no error."""
 
     async def kill(self, unit: str, signal: int) -> None:
-        """Send a signal to the unit's main process, and to its whole group if it is SIGKILL."""
+        """Send a signal to the unit's main process, and to its whole group if it is SIGKILL, whose effect is waited for.
+
+        EngineError if the unit is not running.
+        """
 
     async def logs(
         self, unit: str, *, last: int | None = None, since: float | None = None, until: float | None = None

@@ -78,7 +78,9 @@ class ProcessUnit(Strict):
     stop_timeout: Duration = Field(
         5.0, description="How long it may take to stop; then SIGKILL ends its whole group."
     )
-    labels: dict[str, Text] = Field(default_factory=dict)
+    labels: dict[str, Text] = Field(
+        default_factory=dict, description="To select it by; `soakd.protect: true` keeps faults off it."
+    )
     files: dict[str, str] = Field(
         default_factory=dict, description="Files written into the unit's directory before its first start."
     )
