@@ -8,7 +8,6 @@ as `OpenEvent`. Times inside events are seconds; clocks of the moment stand on t
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
@@ -69,8 +68,10 @@ def decode(kind: str, version: int, data: bytes) -> Event:
     """
     cls = KINDS.get(kind)
     if cls is not None and version == cls.version:
-        with suppress(ValidationError):
+        try:
             return cls.__pydantic_validator__.validate_json(data)  # type: ignore[no-any-return]  # it makes a cls
+        except ValidationError:
+            pass
     return OpenEvent(name=kind, data=json.loads(data))
 
 

@@ -136,6 +136,8 @@ def _fold_slices(parts: Sequence[Slice]) -> Slice:
         failed=sum(part.failed for part in parts),
         indeterminate=sum(part.indeterminate for part in parts),
         errors=_capped(_added(part.errors for part in parts)),
+        first_ok=_first(part.first_ok for part in parts),
+        first_failure=_first(part.first_failure for part in parts),
         response=packed,
         service=() if served == packed else served,
     )
@@ -156,6 +158,10 @@ FOLDERS: Final[Mapping[str, Folder]] = {
     Observation.kind: fold_observations,
 }
 """How records of each kind that folds are folded."""
+
+
+def _first(times: Iterable[float | None]) -> float | None:
+    return min((time for time in times if time is not None), default=None)
 
 
 def _packed(histogram: Histogram) -> tuple[int | float, ...]:

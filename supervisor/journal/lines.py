@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from supervisor.journal.events import Event, OpenEvent, Record
@@ -29,8 +29,7 @@ class LineError(ValueError):
     """A line is not a whole record: torn, altered or no journal line at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What a line says before its data."""
 
     version: int
@@ -75,6 +74,12 @@ def parse(line: bytes) -> Head:
         int(covers or 1),
         float(wall),
         float(mono),
-        json.loads(kind),
+        _text(kind),
         body[match.end() :],
     )
+
+
+@lru_cache(256)  # there are some forty kinds
+def _text(literal: bytes) -> str:
+    text: str = json.loads(literal)
+    return text

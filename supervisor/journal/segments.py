@@ -6,19 +6,18 @@ Everything here blocks: it runs in the journal's threads, or in a replay.
 from __future__ import annotations
 
 import errno
-import io
 import lzma
 import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Final, Literal
 
 PLAIN: Final = ".jsonl"
 PACKED: Final = ".jsonl.xz"
 _NAME: Final = re.compile(r"journal-(\d{4,})\.jsonl(\.xz)?")
-_CHUNK: Final = 1 << 16
+_CHUNK: Final = 1 << 14
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -72,27 +71,30 @@ def segment_path(run_dir: Path, number: int) -> Path:
 
 def lines_of(path: Path) -> Iterator[bytes]:
     """Read a segment line by line, newlines included; the last one may lack it."""
-    with _open(path) as file:
-        yield from file
-
-
-def _open(path: Path) -> BinaryIO:
     if path.name.endswith(PLAIN):
         try:
-            return path.open("rb")
+            with path.open("rb") as file:
+                yield from file
+                return
         except FileNotFoundError:  # it was compressed since the directory was listed
             path = path.with_name(path.name.removesuffix(PLAIN) + PACKED)
-    # In one piece: a segment is small, and its lines then come at C speed.
-    return io.BytesIO(_unpack(path.read_bytes()))
+    rest = b""
+    for chunk in _unpacked(path):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
 
 
-def _unpack(packed: bytes) -> bytes:
-    """Decompress a segment; if it is damaged, as much as there is, and a last line that says so by being none."""
-    decompressor, lines = lzma.LZMADecompressor(), bytearray()
-    with suppress(lzma.LZMAError, EOFError):
-        for start in range(0, len(packed), _CHUNK):
-            lines += decompressor.decompress(packed[start : start + _CHUNK])
-    return bytes(lines) if decompressor.eof else bytes(lines) + b"damaged"
+def _unpacked(path: Path) -> Iterator[bytes]:
+    """Decompress a segment; if it is damaged, as much as there is, and then a line that says so by being none."""
+    decompressor = lzma.LZMADecompressor()
+    with path.open("rb") as file, suppress(lzma.LZMAError, EOFError):
+        while packed := file.read(_CHUNK):
+            yield decompressor.decompress(packed)
+    if not decompressor.eof:
+        yield b"damaged"
 
 
 def sync_directory(path: Path, disk: Disk) -> None:

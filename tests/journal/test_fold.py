@@ -44,6 +44,8 @@ SLICES = st.builds(
     failed=st.integers(0, 9),
     indeterminate=st.integers(0, 9),
     errors=st.dictionaries(st.sampled_from(["a", "b", "other"]), st.integers(1, 9)),
+    first_ok=st.none() | st.integers(0, 99).map(float),
+    first_failure=st.none() | st.integers(0, 99).map(float),
     response=HISTOGRAMS,
     service=HISTOGRAMS,
 )
@@ -96,6 +98,7 @@ def totals(found: Sequence[LoadWindow]) -> dict[tuple[str, ...], object]:
     """Return everything a judge could add up, by load and by set of episodes."""
     total: Counter[tuple[str, ...]] = Counter()
     histograms: dict[tuple[str, ...], Histogram] = {}
+    firsts: dict[tuple[str, ...], float] = {}
     for window in found:
         for name in ("scheduled", "started", "late", "dropped"):
             total[window.load, name] += getattr(window, name)
@@ -105,17 +108,24 @@ def totals(found: Sequence[LoadWindow]) -> dict[tuple[str, ...], object]:
             key = window.load, *part.episodes
             for name in ("ok", "failed", "indeterminate"):
                 total[*key, name] += getattr(part, name)
+            for name in ("first_ok", "first_failure"):
+                if (time := getattr(part, name)) is not None:
+                    firsts[*key, name] = min(firsts.get((*key, name), time), time)
             for name, count in part.errors.items():
                 total[*key, "error", name] += count
             histograms.setdefault((*key, "response"), Histogram()).merge(Histogram.unpack(part.response))
             histograms.setdefault((*key, "service"), Histogram()).merge(
                 Histogram.unpack(part.service or part.response)
             )
-    return dict(+total) | {
-        key: (histogram.buckets, round(histogram.total, 4), histogram.highest)
-        for key, histogram in histograms.items()
-        if histogram.count
-    }
+    return (
+        dict(+total)
+        | firsts
+        | {
+            key: (histogram.buckets, round(histogram.total, 4), histogram.highest)
+            for key, histogram in histograms.items()
+            if histogram.count
+        }
+    )
 
 
 def gauges(lines: bytes) -> dict[str, tuple[float, float]]:
@@ -202,6 +212,36 @@ def test_samples_and_error_classes_stay_few() -> None:
 def test_what_cannot_be_added_up_stays_as_it_is() -> None:
     lines = segment([window(), window(slices=[Slice(response=(1.0, 1.0, 99_999, 1))])], step=1.0)
     assert fold(lines, 60.0) == b"".join(lines)
+
+
+def test_no_field_of_a_window_is_unknown_to_folding() -> None:
+    """Whoever adds a field has to say how it adds up, here and in `totals`."""
+    part = {
+        "episodes",
+        "ok",
+        "failed",
+        "indeterminate",
+        "errors",
+        "first_ok",
+        "first_failure",
+        "response",
+        "service",
+    }
+    assert set(Slice.model_fields) == part
+    whole = {
+        "load",
+        "start",
+        "end",
+        "scheduled",
+        "started",
+        "late",
+        "dropped",
+        "slices",
+        "samples",
+        "counters",
+    }
+    assert set(LoadWindow.model_fields) == whole
+    assert set(Observation.model_fields) == {"values"}
 
 
 def test_every_kind_that_folds_has_a_way_to() -> None:

@@ -113,12 +113,16 @@ async def test_only_one_writes_a_journal(journal: JournalWriter) -> None:
 
 async def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(JournalError, match=r"cannot keep a journal in .*file/run: .*Not a directory.*; choose another"):
+    with pytest.raises(
+        JournalError, match=r"cannot keep a journal in .*file/run: .*Not a directory.*; choose another"
+    ):
         async with open_journal(tmp_path / "file" / "run"):
             pytest.fail("it was written")
 
 
-async def test_too_many_records_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_records_are_dropped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(writer, "QUEUE", 10)
     heard: list[Record] = []
     async with open_journal(tmp_path) as journal:
@@ -164,7 +168,9 @@ async def test_a_listener_that_left_hears_nothing_more(journal: JournalWriter) -
     assert len(heard) == 1
 
 
-async def test_calls_run_in_the_thread_in_their_turn_and_raise_where_they_were_made(journal: JournalWriter) -> None:
+async def test_calls_run_in_the_thread_in_their_turn_and_raise_where_they_were_made(
+    journal: JournalWriter,
+) -> None:
     journal.emit(ready(1))
     name, text = await journal.call(
         lambda: (threading.current_thread().name, (journal.run_dir / "journal-0001.jsonl").read_text())
@@ -260,7 +266,9 @@ async def test_a_thread_that_dies_is_told_and_refuses_everything(
         monkeypatch.setattr(WriterThread, "_write", broken)
         journal.emit(ready(1))
         for _ in range(2):
-            with pytest.raises(JournalError, match="cannot write: the journal's thread died: ZeroDivisionError"):
+            with pytest.raises(
+                JournalError, match="cannot write: the journal's thread died: ZeroDivisionError"
+            ):
                 await journal.commit(intent(2))
             with pytest.raises(JournalError, match="the journal's thread died"):
                 await journal.call(lambda: None)
