@@ -3,7 +3,7 @@
 How often a crash loop can turn is bounded by the model itself, whatever the soak file says: each life shorter than `stable_after`
 makes the backoff grow, up to `max`, and neither may be less than a second. With the defaults (10 s each, jitter 10 %) and the
 intensity off, a unit that dies at once does so at most 9,600 times in 24 h; no pattern of longer and shorter lives gets above six
-crashes in 10 s of the long run.
+crashes in 10 s of the long run. A crash with all that follows is 1.1 kB of journal (measured): 11 MB a day before compression.
 """
 
 from __future__ import annotations

@@ -70,6 +70,12 @@ class Watchdog(RestartPolicy):
             raise ValueError("units: a watchdog watches all units it names: leave pick and leader_of out")
         return self
 
+    def enlist(self, unit: str, fleet: Fleet) -> None:
+        """Make what becomes of a unit this watchdog's business from here on; to be called before the units are started."""
+        fleet.departures(unit).close()  # from the first call on they are kept
+        if self.restart is not Restart.PERMANENT:
+            fleet.let_end(unit)
+
     async def watch(self, unit: str, context: WatchContext) -> None:
         """Keep one unit up for as long as the run lives. A leaf task."""
         await _Keeper(self, unit, context).run()
@@ -92,8 +98,7 @@ class _Keeper:
 
     async def run(self) -> None:
         """Take departures and bring the unit back, side by side: an exit is evidence also while a restart is waiting."""
-        if self._policy.restart is not Restart.PERMANENT:
-            self._fleet.let_end(self._unit)
+        self._policy.enlist(self._unit, self._fleet)
         self._say(
             f"watching {self._unit}: {self._policy.restart}, intensity {self._policy.intensity or 'off'}"
         )

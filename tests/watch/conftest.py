@@ -39,10 +39,11 @@ def watch(journal: JournalWriter) -> Watch:
             journal.subscribe(watched.take)
             group.start_soon(fleet.run)
             for unit in units:
-                fleet.departures(unit).close()  # what happens from here on is kept for the watchdog
-                if keep:
-                    group.start_soon(watchdog.watch, unit, context, name=unit)
+                watchdog.enlist(unit, fleet)
             await fleet.start_all()
+            if keep:
+                for unit in units:
+                    group.start_soon(watchdog.watch, unit, context, name=unit)
             yield watched
             group.cancel_scope.cancel()
 

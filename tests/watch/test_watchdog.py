@@ -124,6 +124,17 @@ async def test_transient_units_may_end_and_are_restarted_after_failures(watch: W
         assert len(watched.all(UnitCrashed)) == len(watched.all(UnitRestarted)) == 1
 
 
+async def test_what_happens_before_it_watches_is_not_missed(watch: Watch) -> None:
+    units = {"job": ["sh", "-c", "exit 0"], "a": ["sh", "-c", "exit 3"]}
+    async with watch(units, keep=False, restart="transient", backoff=QUICK) as watched:
+        await watched.see(UnitExited, 2)
+        for unit in units:
+            watched.group.start_soon(watched.watchdog.watch, unit, watched.context)
+        (crash, *_) = await watched.see(UnitCrashed)
+        assert crash.unit == "a"
+        assert "exit: exit code 0" in await watched.mon("job", "left down")
+
+
 @pytest.mark.parametrize("code", [0, 3])
 async def test_temporary_units_are_never_restarted(watch: Watch, code: int) -> None:
     async with watch({"job": ["sh", "-c", f"exit {code}"]}, restart="temporary") as watched:
