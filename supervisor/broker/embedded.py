@@ -38,7 +38,7 @@ listen: "127.0.0.1:{client}"
 http: "127.0.0.1:{monitor}"
 {cluster}
 jetstream {{
-  store_dir: "jetstream"
+  store_dir: "."
 {limits}}}
 accounts {{
   SYS {{ users: [{{ user: "{system}", password: "{password}" }}] }}

@@ -116,6 +116,8 @@ class _Unit:
         self.holder: str | None = None
         self.observed: Observed | None = None
         self.claims: deque[_Claim] = deque(maxlen=32)
+        self.was_ready: str | None = None
+        """The incarnation whose readiness is on record: however many wait for it, it is told once."""
         self.exits = 0
         self.may_end = False
         self.changed = anyio.Event()
@@ -389,7 +391,8 @@ class Fleet:
         known = self._find(unit)
         await known.engine.ready(known.name)
         observed = known.observed
-        if observed and observed.incarnation:
+        if observed and observed.incarnation and observed.incarnation != known.was_ready:
+            known.was_ready = observed.incarnation
             took = max(time.monotonic() - observed.started, 0.0) if observed.started else 0.0
             self._journal.emit(UnitReady(unit=unit, incarnation=observed.incarnation, took=took))
 

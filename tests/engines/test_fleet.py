@@ -91,6 +91,10 @@ async def test_units_start_in_order_and_stop_the_other_way_round(journal: Journa
         assert {told.index((UnitReady, unit)) < app for unit in ("db", "cache")} == {True}
         assert told.index((UnitStarted, "db")) < told.index((UnitReady, "cache")), "these start together"
         assert (await stage.heard(UnitReady, "db")).took > 0.1
+        await stage.fleet.wait_ready("db")
+        await stage.fleet.start("free", by="run")
+        await journal.commit(UnitReady(unit="none", incarnation="x", took=0))
+        assert len([e for e in stage.events if isinstance(e, UnitReady) and e.unit == "db"]) == 1, "told once"
 
         await stage.fleet.stop_all()
         await stage.heard(UnitExited, "db")
