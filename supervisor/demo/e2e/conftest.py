@@ -15,7 +15,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import KeyNotFoundError
 
-PATIENCE = 8.0
+PATIENCE = 5.0
 """Seconds that the system may take to anything."""
 
 T = TypeVar("T")
