@@ -1,0 +1,136 @@
+"""The watchful eyes of conftest.py see what they are for, and nothing else. Run on tests that do what no test may."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = '''
+import fcntl, os, subprocess, sys, threading, time
+from pathlib import Path
+import pytest, supervisor
+from supervisor.journal.files import write_atomically
+
+OURS = """
+import asyncio, builtins, fcntl, io, os
+from pathlib import Path
+
+BLOCKING = {
+    "open": lambda path: builtins.open(path).close(),
+    "io.open": lambda path: path.read_bytes(),
+    "os.open": lambda path: os.close(os.open(path, os.O_RDONLY)),
+    "fsync": lambda path: os.fsync(0),
+    "fdatasync": lambda path: os.fdatasync(0),
+    "flock": lambda path: fcntl.flock(0, fcntl.LOCK_EX),
+    "sleep": lambda path: __import__("time").sleep(0),
+}
+
+def act(name, path):
+    BLOCKING[name](path)
+
+async def awaited(name, path):
+    act(name, path)
+
+def called_back(name, path, future):
+    act(name, path)
+    future.set_result(None)
+
+async def swallowed(name, path):
+    try:
+        act(name, path)
+    except Exception:
+        pass
+
+async def harmless():
+    builtins.open("/proc/self/stat").close()
+    os.close(os.open(os.devnull, os.O_WRONLY))
+"""
+ours = {}
+exec(compile(OURS, str(Path(supervisor.__file__).with_name("ours.py")), "exec"), ours)
+HERE = Path(__file__)
+NAMES = list(ours["BLOCKING"])
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_bad_awaited(name):
+    await ours["awaited"](name, HERE)
+
+async def test_bad_swallowed():
+    await ours["swallowed"]("open", HERE)
+
+async def test_bad_called_back():
+    import asyncio
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: future.set_result(None))
+    future = loop.create_future()
+    loop.call_soon(ours["called_back"], "open", HERE, future)
+    await future
+
+async def test_good_plain_function_of_ours_called_by_a_test(tmp_path):
+    ours["act"]("open", HERE)
+    write_atomically(tmp_path / "a", b"")
+
+async def test_good_own_code(tmp_path):
+    (tmp_path / "a").write_text("")
+    time.sleep(0)
+
+async def test_good_kernel_files():
+    await ours["harmless"]()
+
+def test_good_without_a_loop():
+    ours["act"]("open", HERE)
+
+def test_bad_process():
+    test_bad_process.process = subprocess.Popen(["sleep", "60"])
+
+def test_bad_orphan():
+    subprocess.run(["sh", "-c", "setsid sleep 60 >/dev/null 2>&1 &"], check=True)
+
+def test_bad_thread():
+    threading.Thread(target=time.sleep, args=(1.0,), name="soakd-x").start()
+
+def test_good_thread_that_ends():
+    threading.Thread(target=time.sleep, args=(0.01,), name="soakd-y").start()
+
+def test_good_process_that_ends():
+    subprocess.run(["true"], check=True)
+
+def test_good_state_is_kept_apart(state_dir, tmp_path):
+    assert os.environ["SOAKD_STATE_DIR"] == str(state_dir)
+    assert state_dir.is_relative_to(tmp_path)
+
+async def test_good_journal(journal):
+    import asyncio
+    assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+    await journal.write_file("a", b"")
+'''
+
+
+def test_the_checks_see_what_they_are_for_and_nothing_else(tmp_path: Path) -> None:
+    conftest = Path(__file__).with_name("conftest.py").read_text()
+    (tmp_path / "conftest.py").write_text(conftest.replace("PATIENCE = 3.0", "PATIENCE = 0.1"))
+    (tmp_path / "test_it.py").write_text(TESTS)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nanyio_mode = auto\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", tmp_path],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        cwd=tmp_path,
+    )
+    said: dict[str, set[str]] = {}
+    for line in done.stdout.splitlines():
+        word, _, rest = line.partition(" test_it.py::")
+        if word in {"PASSED", "FAILED", "ERROR"}:
+            said.setdefault(rest.partition(" - ")[0], set()).add(word)
+    assert len(said) == 20, done.stdout
+    for name, words in said.items():
+        assert (words == {"PASSED"}) == name.startswith("test_good"), (name, words, done.stdout)
+    for text in (
+        "blocked the event loop: ['builtins.open']",
+        "processes were left behind",
+        "threads were left behind",
+    ):
+        assert text in done.stdout
+    assert done.stdout.count("ERROR test_it.py") >= 5
