@@ -50,6 +50,7 @@ def format_duration(seconds: float) -> str:
     """Write seconds the way `parse_duration` reads them, with at most three significant parts lost to rounding (1 ms)."""
     if seconds < 0:
         return "-" + format_duration(-seconds)
+    seconds = round(seconds, 3)  # first: 0.9996 is 1s, not 1000ms
     if seconds < 1:
         return f"{seconds * 1000:.0f}ms"
     if seconds < 60:
