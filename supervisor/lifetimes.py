@@ -134,6 +134,8 @@ async def units(run: Run) -> AsyncGenerator[Fleet]:
             context = EngineContext(name, run.id, run.directory, run.base, run.journal, environment)
             opened[name] = await engines.enter_async_context(engine.open(context))
         fleet = Fleet(run.journal, opened, run.soak.units(), after=run.soak.after())
+        for watchdog, unit in run.soak.watched():
+            watchdog.enlist(unit, fleet)
         supervisor = await engines.enter_async_context(run.leaves())
         supervisor.keep("fleet", fleet.run)
         try:
@@ -275,7 +277,10 @@ async def faults(
 
 def steady_probes(soak: Soak) -> tuple[Probe, ...]:
     """Return the expectations of the steady state, the default ones where the soak file says nothing."""
-    return soak.steady_state or default_probes(soak.units(), broker=soak.broker is not None)
+    # A unit that may end in peace (transient, temporary) cannot be expected to be up.
+    mortal = {unit for watchdog, unit in soak.watched() if watchdog.restart != "permanent"}
+    lasting = [unit for unit in soak.units() if unit not in mortal]
+    return soak.steady_state or default_probes(lasting, broker=soak.broker is not None)
 
 
 def broker_environment(soak: Soak) -> Mapping[str, str]:

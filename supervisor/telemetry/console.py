@@ -27,6 +27,10 @@ REFRESH: Final = 0.5
 """Seconds between two frames: quick enough to follow, slow enough for an ssh line; a frame costs some 5 ms."""
 UNITS_SHOWN: Final = 14
 LOADS_SHOWN: Final = 6
+UNIT_COLUMNS: Final = 46
+"""Columns between a unit's name and its last crash."""
+LOAD_COLUMNS: Final = 84
+"""Columns between a load's name and its last failure."""
 _STYLES: Final = {"up": "green", "starting": "yellow", "down": "red", "given up": "bold red"}
 _VERDICTS: Final = {"pass": "bold green", "inconclusive": "bold yellow", "fail": "bold red"}
 
@@ -136,8 +140,10 @@ def _units(status: Status, now: float, width: int) -> RenderableType:
     table = _table("unit", "state", "for", "crashes", "restarts", "last crash")
     items = list(status.units.items())
     shown = items if len(items) <= UNITS_SHOWN else sorted(items, key=urgency)[:UNITS_SHOWN]
+    name_width = max(len(name) for name, _ in shown)
     for name, unit in shown:
-        last = unit.signature if width >= 90 else unit.signature[:24]
+        last = Text(unit.signature)
+        last.truncate(max(width - name_width - UNIT_COLUMNS, 10), overflow="ellipsis")
         crashes = Text(str(unit.crashes), "red" if unit.crashes else "")
         state = Text(unit.state, _STYLES[unit.state])
         table.add_row(name, state, _age(now - unit.since), crashes, str(unit.restarts), last)
@@ -153,13 +159,17 @@ def _loads(status: Status, width: int) -> RenderableType:
         columns.pop()
     table = _table(*columns)
     for name, load in list(status.loads.items())[:LOADS_SHOWN]:
-        table.add_row(name, *_load_cells(load)[: len(columns) - 1])
+        cells = _load_cells(load, max(width - len(name) - LOAD_COLUMNS, 10))
+        table.add_row(name, *cells[: len(columns) - 1])
     if len(status.loads) > LOADS_SHOWN:
         table.add_row(Text(f"and {len(status.loads) - LOADS_SHOWN} more", "dim"))
     return table
 
 
-def _load_cells(load: LoadPicture) -> list[str | Text]:
+def _load_cells(load: LoadPicture, room: int) -> list[str | Text]:
+    last = Text(load.last_failure)
+    last.truncate(room, overflow="ellipsis")
+
     def bad(count: int) -> Text:
         return Text(str(count), "red" if count else "")
 
@@ -172,7 +182,7 @@ def _load_cells(load: LoadPicture) -> list[str | Text]:
         bad(load.dropped),
         latency(load.response.quantile(0.5)),
         latency(load.response.quantile(0.99)),
-        load.last_failure,
+        last,
     ]
 
 

@@ -21,7 +21,7 @@ def narrate(record: ev.Record) -> None:
     if told := line(record.event):
         level, message, fields = told
         getattr(_log, level)(
-            message, **{key: value for key, value in fields.items() if value not in (None, "", ())}
+            message, **{key: value for key, value in fields.items() if value not in (None, "", [])}
         )
 
 
@@ -95,7 +95,7 @@ def _(event: ev.UnitCrashed) -> Line:
         "signal": event.signal,
         "oom": event.oom or None,
         "root": event.signature,
-        "during": event.episodes,
+        "during": ", ".join(event.episodes),
         "file": event.file,
     }
     return "warning", f"{event.unit} crashed", fields

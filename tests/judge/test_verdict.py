@@ -240,7 +240,7 @@ def test_passes_when_nothing_speaks_against_it() -> None:
         begun().end().tell(SteadyChanged(holds=False, failing=("units are stopped by now",))),
         begun().tell(ProbeChanged(reading=BLIND), ProbeChanged(reading=BLIND.model_copy(update={"ok": True}))).end(),
         begun().tell(OpenEvent(name="mine", data={"x": 1})).end(),
-        begun().end().tell(HookRan(on="end", command="false", code=1)),
+        begun().end().tell(HookRan(on="end", command="false", status="exit 1")),
         begun().end().tell(RunEnded(reason=EndReason.DIED)),
     ],
 )  # fmt: skip
