@@ -11,7 +11,7 @@ import sys
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import pytest
 from anyio import to_thread
 from nats.aio.client import Client
 from nats.js.api import StreamConfig
+from nats.js.errors import ServiceUnavailableError
 
 from supervisor.broker.embedded import Embedded, expand, free_ports
 from supervisor.broker.options import Broker
@@ -183,6 +184,16 @@ async def meta_leader(broker: Broker) -> str | None:
     return await to_thread.run_sync(look)
 
 
+async def stored(client: Client, stream: str) -> tuple[int, int]:
+    """Return messages and last sequence, once the stream has elected its own leader: that comes after the meta leader."""
+    jetstream = client.jetstream(timeout=1)
+    while True:
+        with suppress(nats.errors.TimeoutError, ServiceUnavailableError):
+            state = (await jetstream.stream_info(stream)).state
+            return state.messages, state.last_seq
+        await anyio.sleep(0.1)
+
+
 async def test_three_nodes_and_their_store_survive_a_restart_of_all(journal: JournalWriter) -> None:
     exits: list[UnitExited] = []
     journal.subscribe(
@@ -208,8 +219,7 @@ async def test_three_nodes_and_their_store_survive_a_restart_of_all(journal: Jou
                     group.start_soon(fleet.wait_ready, unit)
             assert await meta_leader(broker) in fleet.ids
             async with connected(broker) as client:
-                state = (await client.jetstream().stream_info("ORDERS")).state
-                assert (state.messages, state.last_seq) == (10, 10)
+                assert await stored(client, "ORDERS") == (10, 10)
 
             async with connected(broker, "system") as system:
                 answer = json.loads((await system.request("$SYS.REQ.SERVER.PING.VARZ", timeout=5)).data)
