@@ -18,6 +18,7 @@ from typing import Any
 
 import blockbuster.blockbuster
 import pytest
+import structlog
 from blockbuster.blockbuster import BlockBuster, BlockBusterFunction, BlockingError
 
 import supervisor
@@ -34,6 +35,15 @@ _CALM = ("/dev/null", "/dev/urandom", "/proc/", "/sys/fs/cgroup/")
 _TESTS = str(Path(__file__).parent) + os.sep
 _OURS = str(Path(supervisor.__file__).parent) + os.sep
 _ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+
+
+# structlog's own default renders tracebacks with rich, which looks at source files: on the event loop that blocks.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture(scope="session")
