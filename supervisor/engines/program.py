@@ -25,6 +25,9 @@ DRAIN: Final = 0.5
 """Seconds for the rest of the output after the end: a process that left the group may hold the pipe open for ever."""
 TAIL: Final = 500
 """Bytes of the last output that are kept as the detail of a failure."""
+BURST: Final = 1_000_000
+RATE: Final = 10_000_000
+"""Bytes a second: a program that writes more, in bursts of `BURST`, has to wait for us, as it would for a slow disk."""
 _CHUNK: Final = 65536
 
 Why = Literal["exit", "timeout", "stop"]
@@ -129,7 +132,8 @@ async def _first(child: Child, timeout: float, stop: anyio.Event) -> Why:
 
 
 async def _pump(pipe: int, output: Callable[[bytes], None], drained: anyio.Event) -> None:
-    """Hand over output until all ends of the pipe are closed."""
+    """Hand over output until all ends of the pipe are closed, no faster than `RATE`."""
+    taken, since = 0, time.monotonic()
     while True:
         await anyio.wait_readable(pipe)
         chunk = os.read(pipe, _CHUNK)
@@ -137,3 +141,7 @@ async def _pump(pipe: int, output: Callable[[bytes], None], drained: anyio.Event
             drained.set()
             return
         output(chunk)
+        taken += len(chunk)
+        if taken >= BURST:
+            await anyio.sleep(max(since + taken / RATE - time.monotonic(), 0))
+            taken, since = 0, time.monotonic()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from load_bench import Bench, until
 from pydantic import ValidationError
 
+from supervisor.engines import program
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.command import CommandLoad
 
@@ -69,9 +71,9 @@ async def test_a_process_that_left_the_group_does_not_hold_the_load_up(bench: Be
 
 
 async def test_a_program_that_cannot_be_started_is_a_failed_operation(bench: Bench) -> None:
-    program = bench.base / "program"
-    program.write_text("#!/no/such/interpreter\n")
-    program.chmod(0o755)
+    script = bench.base / "program"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
     await bench.run(command="./program", times=1)
     assert bench.counts == {"scheduled": 1, "started": 1, "failed": 1, "cannot be started": 1}
     assert "No such file" in bench.samples[0].detail
@@ -98,6 +100,16 @@ async def test_output_goes_to_a_log_with_a_header_for_each_iteration(bench: Benc
         lines[7].partition("e2e ")[2][:40],
     ]
     assert "iteration 2: exit 1 after 0." in lines[7]
+
+
+async def test_a_program_that_never_stops_writing_is_held_back(bench: Bench) -> None:
+    written: list[int] = []
+    log = bench.journal.log("e2e.log")
+    log.write = lambda data: written.append(len(data))  # type: ignore[method-assign]
+    start = time.monotonic()
+    await bench.run(command="yes", timeout="500ms", times=1)
+    assert 0 < sum(written) < program.RATE * (time.monotonic() - start) + 2 * program.BURST
+    assert bench.counts["timeout"] == 1
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
