@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
@@ -17,6 +16,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from supervisor.engines.base import EngineContext, EngineError, Exit, Observed, UnitState
 from supervisor.engines.output import GENERATIONS, MAX_BYTES, Awaited, Generations, Output
+from supervisor.engines.problems import explain, how
 from supervisor.engines.spawn import Child, oom_kills, spawn
 from supervisor.engines.survivors import RUN, UNIT, end_survivors
 from supervisor.journal.base import JournalError
@@ -115,7 +115,9 @@ class LocalUnits:
                 await self._prepare(known)
                 child = await to_thread.run_sync(spawn, known.spec.command, known.cwd, known.env)
             except (OSError, ValueError, JournalError) as error:
-                raise EngineError(f"cannot start {unit}: {_explain(error, known)}") from error
+                raise EngineError(
+                    f"cannot start {unit}: {explain(error, known.spec.command[0], known.cwd)}"
+                ) from error
             known.life = _Life(child, known.spec.ready.log if known.spec.ready else None)
             self._group.start_soon(self._attend, known, known.life, name=f"unit {unit}")
         return self._observed(known)
@@ -154,7 +156,7 @@ class LocalUnits:
         if is_ready:
             return
         if life is None or life.over or check is None:
-            what = f"it {_how(known.last)} before that; waited for {check or 'its start'}"
+            what = f"it {how(known.last)} before that; waited for {check or 'its start'}"
         else:
             what = f"waited {format_duration(check.timeout)} for {check}, last seen: {seen}"
         raise EngineError(f"cannot see {unit} become ready: {what}{await self._last_lines(known)}")
@@ -303,28 +305,3 @@ def _read_back(path: Path, last: int | None, since: float | None, until: float |
         if last is not None:
             return files.last(last)
         return files.between(since, until)
-
-
-def _how(last: Exit | None) -> str:
-    """Say how a process ended."""
-    if last is None:
-        return "was not started"
-    return f"was ended by {last.signal}" if last.signal else f"exited with code {last.code}"
-
-
-def _explain(error: Exception, known: _Unit) -> str:
-    """Say why a process could not be started and what to do, in words for the user."""
-    program = known.spec.command[0]
-    what = str(error.filename if isinstance(error, OSError) and error.filename else program)
-    match error:
-        case FileNotFoundError() | NotADirectoryError() if what == str(known.cwd):
-            return f"its working directory {what} is not there; make it, or correct `cwd`"
-        case FileNotFoundError():
-            return f"the command {program} was not found; install it, or write its path"
-        case PermissionError():
-            return f"{what} may not be executed; see its permissions (`chmod +x`)"
-        case OSError(errno=errno.ENOEXEC):
-            return f"{program} is neither a program nor a script with a #! line; name its interpreter first"
-        case OSError():
-            return f"{error.strerror}: {what}"
-    return str(error)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -18,6 +16,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from supervisor.engines.base import Engine, EngineContext, Units
 from supervisor.engines.local import OUTPUT, LocalUnits
+from supervisor.engines.problems import listening_ports, problems
 from supervisor.engines.readiness import Ready
 from supervisor.engines.survivors import end_survivors
 from supervisor.kinds import Name, Strict
@@ -124,11 +123,11 @@ class ProcessEngine(Engine):
 
     def problems(self, base: Path) -> list[str]:
         """Commands and working directories that are not there, ports that somebody else listens on."""
-        listening = _listening()
+        listening = listening_ports()
         return [
             f"{name}: {what}"
             for name, unit in self.process.units.items()
-            for what in _problems(unit, base, listening)
+            for what in problems(unit, base, listening)
         ]
 
     def open(self, context: EngineContext) -> AbstractAsyncContextManager[Units]:
@@ -157,32 +156,3 @@ class ProcessEngine(Engine):
         return [
             f"ended {count} process{'es' if count > 1 else ''} of {unit}" for unit, count in counts.items()
         ]
-
-
-def _problems(unit: ProcessUnit, base: Path, listening: set[int]) -> list[str]:
-    problems = []
-    program = unit.command[0]
-    cwd = base / (unit.cwd or "")
-    path = unit.env.get("PATH", os.environ.get("PATH", os.defpath))
-    if unit.cwd and not cwd.is_dir():
-        problems.append(f"its working directory {cwd} is not there; make it, or correct `cwd`")
-    elif "/" in program and not os.access(cwd / program, os.X_OK) and not (unit.files and not unit.cwd):
-        problems.append(
-            f"its command {cwd / program} is not there or not executable; correct the path, or `chmod +x` it"
-        )
-    if "/" not in program and shutil.which(program, path=path) is None:
-        problems.append(f"its command {program} is not on PATH; install it, or write its path")
-    if unit.ready and unit.ready.port in listening:
-        problems.append(
-            f"port {unit.ready.port} is in use already; stop who listens there (`ss -tlnp`), or change the port"
-        )
-    return problems
-
-
-def _listening() -> set[int]:
-    """Return the TCP ports that somebody on this machine listens on, without touching them (proc(5): state 0A)."""
-    ports = set()
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        lines = table.read_text().splitlines()[1:] if table.exists() else []
-        ports |= {int(line.split()[1].rpartition(":")[2], 16) for line in lines if line.split()[3] == "0A"}
-    return ports

@@ -16,7 +16,8 @@ import anyio
 import pytest
 
 from supervisor.engines.base import EngineContext, EngineError, UnitState
-from supervisor.engines.fleet import DEPARTURES, Departure, Desired, Fleet, Held, Protected
+from supervisor.engines.departures import KEPT
+from supervisor.engines.fleet import Departure, Desired, Fleet, Held, Protected
 from supervisor.engines.process import ProcessEngine
 from supervisor.engines.selectors import Selector
 from supervisor.journal.events import (
@@ -165,7 +166,7 @@ async def test_a_hold_keeps_everybody_else_off(journal: JournalWriter) -> None:
             lambda: fleet.kill("a", by="other#1", signal=signal.SIGKILL),
             lambda: fleet.pause("a", by="other#1"),
         ):
-            with pytest.raises(Held, match=f"a is held down by {EPISODE}|a for watchdog: it is held"):
+            with pytest.raises(Held, match=f"a is held down by {EPISODE}"):
                 await act()
         await fleet.release("a", by="other#1")
         assert fleet.status("a").holder == EPISODE, "who does not hold it cannot release it"
@@ -284,13 +285,33 @@ async def test_stopping_and_starting_at_once_gives_a_new_life(journal: JournalWr
 async def test_who_ignores_the_signal_stays_up(
     journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supervisor.engines.fleet.LEAVING", 0.1)
+    monkeypatch.setattr("supervisor.engines.member.LEAVING", 0.1)
     deaf = {"command": ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.01; done"]}
     async with staged(journal, a={**deaf, "ready": {"log": "up"}}) as stage:
         first = await stage.fleet.start("a", by="run")
         await stage.fleet.wait_ready("a")
         await stage.fleet.kill("a", by=EPISODE, signal=signal.SIGTERM)
         assert await stage.fleet.start("a", by=EPISODE) == first
+
+
+async def test_a_unit_that_may_end_is_done_with_code_0_alone(journal: JournalWriter) -> None:
+    async with staged(journal, good={"command": "true"}, bad={"command": "false"}) as stage:
+        for unit, cause in (("good", Cause.DONE), ("bad", Cause.CRASH)):
+            stage.fleet.let_end(unit)
+            await stage.fleet.start(unit, by="run")
+            assert (await stage.heard(UnitExited, unit)).cause is cause
+
+
+async def test_a_unit_goes_by_its_full_name_too(journal: JournalWriter) -> None:
+    async with staged(journal, a=IDLE, b={**IDLE, "after": ["local/a"]}) as stage:
+        departures = stage.fleet.departures("local/a")
+        await stage.fleet.start_all()
+        await stage.fleet.kill("local/a", by=EPISODE, signal=signal.SIGKILL)
+        with departures, anyio.fail_after(10):
+            assert (await departures.receive()).unit == "a"
+        await stage.fleet.start("local/a", by=EPISODE)
+        await stage.heard(UnitStarted, "a", 2)
+        assert [e.unit for e in stage.events if isinstance(e, UnitStarted)] == ["a", "b", "a"]
 
 
 # --- departures ------------------------------------------------------------------------------------------------------
@@ -310,11 +331,11 @@ async def test_a_watchdog_that_was_away_gets_what_it_missed(journal: JournalWrit
 async def test_departures_that_nobody_takes_are_bounded(journal: JournalWriter) -> None:
     async with staged(journal, a={"command": "true"}) as stage:
         with stage.fleet.departures("a") as departures:
-            for count in range(1, DEPARTURES + 3):
+            for count in range(1, KEPT + 3):
                 await stage.fleet.start("a", by="run")
                 await stage.heard(UnitExited, "a", count)
             exits = [e.incarnation for e in stage.events if isinstance(e, UnitExited)]
-            assert departures.statistics().current_buffer_used == DEPARTURES
+            assert departures.statistics().current_buffer_used == KEPT
             assert departures.receive_nowait().incarnation == exits[2]
 
 

@@ -1,0 +1,149 @@
+"""One unit as the fleet knows it: what it is meant to be, who holds it, and who answers for its end."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import anyio
+
+from supervisor.engines.base import Exit, Observed, Units, UnitState
+from supervisor.journal.events import Cause
+
+LEAVING: Final = 10.0
+"""Seconds that a start waits for a process which was told to end: Docker's and systemd's patience is of that order."""
+ANSWERING: Final = 600.0
+"""Seconds in which a signal that only asks may still explain an exit: nats-server's lame duck takes two minutes by default."""
+
+_HARMLESS: Final = frozenset(
+    {
+        *(signal.SIGCHLD, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP),
+        *(signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG, signal.SIGWINCH),
+    }
+)
+"""Signals that do not end a process by default: signal(7)."""
+_ASKING: Final = frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
+"""Signals that servers use for requests, lame duck for one: they may end a process, later or never."""
+
+
+class Desired(StrEnum):
+    """What a unit is meant to be."""
+
+    UP = "up"
+    DOWN = "down"
+    PAUSED = "paused"
+
+
+@dataclass(slots=True)
+class _Claim:
+    """From when to when somebody answers for the end of a unit. Exits are told late, so claims are compared by their times."""
+
+    by: str
+    since: float
+    incarnation: str | None = None
+    """None: of whichever lives, because it is held down."""
+    until: float = math.inf
+    asks: bool = False
+    """The signal only asks: the claim ends with the hold of who sent it, or after `ANSWERING`."""
+
+
+class Member:
+    """The state of one unit. Its lock is held for transitions only."""
+
+    def __init__(self, unit: str, engine: Units, name: str) -> None:
+        self.id, self.engine, self.name = unit, engine, name
+        self.lock = anyio.Lock()
+        self.desired = Desired.UP
+        self.holder: str | None = None
+        self.observed: Observed | None = None
+        """What was seen last; None: nobody has looked yet."""
+        self.was_ready: str | None = None
+        """The incarnation whose readiness is on record: however many wait for it, it is told once."""
+        self.may_end = False
+        """Exit code 0 is its proper end."""
+        self.exits = 0
+        self.changed = anyio.Event()
+        """Set, and replaced, when the holder changes or an incarnation ended."""
+        self._claims: deque[_Claim] = deque(maxlen=32)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it was last seen with a process, frozen or not."""
+        return self.observed is not None and self.observed.state in {UnitState.UP, UnitState.PAUSED}
+
+    def _notify(self) -> None:
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    # --- who answers for it ------------------------------------------------------------------------------------------
+
+    def entrust(self, holder: str | None, desired: Desired) -> None:
+        """Change who holds the unit and what it is meant to be."""
+        now = time.monotonic()
+        for claim in self._claims:
+            asked = claim.asks and claim.by == self.holder != holder
+            if asked or claim.incarnation is None:
+                claim.until = min(claim.until, now)
+        if holder and desired is Desired.DOWN:
+            self._claims.append(_Claim(holder, now))
+        self.holder, self.desired = holder, desired
+        self._notify()
+
+    def claim(self, by: str, number: int) -> None:
+        """Say who is about to send a signal to the incarnation last seen."""
+        if self.observed and self.observed.incarnation and number not in _HARMLESS:
+            now, asks = time.monotonic(), number in _ASKING
+            until = now + ANSWERING if asks else math.inf
+            self._claims.append(_Claim(by, now, self.observed.incarnation, until, asks))
+
+    def doomed(self) -> bool:
+        """Say whether the incarnation last seen was told to end."""
+        seen = self.observed.incarnation if self.observed else None
+        return any(claim.incarnation == seen and not claim.asks for claim in self._claims)
+
+    def departed(self, gone: Exit) -> tuple[Cause, str | None]:
+        """Take note of an exit; return its cause and who answers for it, the first who did before it."""
+        ours = [claim for claim in self._claims if claim.incarnation in {None, gone.incarnation}]
+        for claim in ours:
+            if claim.incarnation:
+                self._claims.remove(claim)
+        by = next((claim.by for claim in ours if claim.since <= gone.mono <= claim.until), None)
+        if self.observed and self.observed.incarnation == gone.incarnation:
+            self.observed = Observed(UnitState.DOWN, labels=self.observed.labels)
+        self.exits += 1
+        self._notify()
+        if by:
+            return cause_by(by), by
+        if gone.outside:
+            return Cause.OUTSIDE, None
+        return Cause.DONE if self.may_end and gone.code == 0 else Cause.CRASH, None
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def look(self) -> Observed:
+        """Look at the unit, under its lock; once more if it ended meanwhile, since what was seen may be from before."""
+        while True:
+            exits = self.exits
+            seen = await self.engine.observe()
+            if exits == self.exits:
+                self.observed = seen.get(self.name, Observed(UnitState.ABSENT))
+                return self.observed
+
+    async def see_off(self) -> Observed:
+        """Wait for a process that was told to end. If it stays, that is forgotten: it does not want to."""
+        with anyio.move_on_after(LEAVING):
+            while (observed := await self.look()) and self.is_up and self.doomed():
+                await self.changed.wait()
+            return observed
+        self._claims.clear()
+        return await self.look()
+
+
+def cause_by(by: str) -> Cause:
+    """Return what it means that an exit was by somebody: anybody but these is an episode."""
+    return {"run": Cause.RUN, "watchdog": Cause.RUN, "operator": Cause.OPERATOR}.get(by, Cause.EPISODE)
