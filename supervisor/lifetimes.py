@@ -33,6 +33,7 @@ from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.recorder import Recorder
 from supervisor.probes.base import Probe, View
 from supervisor.probes.steady import SteadyState, default_probes
+from supervisor.probes.witness import Witness
 from supervisor.soak import Soak
 from supervisor.supervision import Supervisor, nursery
 from supervisor.telemetry import console, metrics, narrate, systemd
@@ -197,7 +198,11 @@ async def probes(run: Run, fleet: Fleet, connections: Connections | None) -> Asy
                 *(f"  {title}: {_seen(steady, title)}" for title in failing),
             )
         supervisor.keep("steady state", steady.run)
+        witness = Witness(steady, run.journal)
+        supervisor.keep("witness", witness.run)
+        forget = run.journal.subscribe(witness.apply)
         yield steady
+        forget()
         with anyio.CancelScope(shield=True):
             await run.end.spend(SETTLE, steady.wait, keep=LOOK)
 

@@ -39,6 +39,8 @@ class Ended:
 
     why: Why
     """It ended by itself, was ended at its time limit, or because the load should stop."""
+    code: int | None
+    """Exit code, None if a signal ended it."""
     status: str
     """`exit 1` or `SIGSEGV`."""
     start: float
@@ -51,7 +53,7 @@ class Ended:
     @property
     def ok(self) -> bool:
         """Whether it ended as programs do that have nothing to complain about."""
-        return self.why == "exit" and self.status == "exit 0"
+        return self.why == "exit" and self.code == 0
 
 
 async def run_program(
@@ -84,10 +86,10 @@ async def run_program(
             with anyio.move_on_after(GRACE):
                 await anyio.wait_readable(child.pidfd)
         child.send_group(signal.SIGKILL)  # whatever is left, also of a program that went in order
-        status = await _reap(child)
+        code, status = await _reap(child)
         with anyio.move_on_after(DRAIN):
             await drained.wait()
-    return Ended(why, status, start, end, tail.decode(errors="replace"))
+    return Ended(why, code, status, start, end, tail.decode(errors="replace"))
 
 
 @asynccontextmanager
@@ -104,13 +106,13 @@ async def _started(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> As
         child.close()
 
 
-async def _reap(child: Child) -> str:
-    """Collect a process that has ended or was killed; return how it ended."""
+async def _reap(child: Child) -> tuple[int | None, str]:
+    """Collect a process that has ended or was killed; return its exit code, None after a signal, and how it ended."""
     with anyio.move_on_after(REAP):
         await anyio.wait_readable(child.pidfd)
         code, killer = child.reap()
-        return killer or f"exit {code}"
-    return signal.SIGKILL.name
+        return code, killer or f"exit {code}"
+    return None, signal.SIGKILL.name
 
 
 async def _first(child: Child, timeout: float, stop: anyio.Event) -> Why:

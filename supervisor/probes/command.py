@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
-import signal
-from pathlib import Path
 from typing import Annotated, ClassVar, Final
 
 import anyio
-import anyio.to_thread
 from pydantic import BeforeValidator, Field
 
-from supervisor.engines.spawn import Child, spawn
+from supervisor.engines.program import run_program
 from supervisor.kinds import Strict
 from supervisor.probes.base import CannotSee, Probe, Seen, Timeout, View
 
 TAIL: Final = 2_000
 """Bytes of the output's end that are kept."""
-CHUNK: Final = 65_536
 
 
 def _words(written: object) -> object:
@@ -72,54 +69,25 @@ class Command(Probe):
     async def see(self, view: View) -> Seen:
         """Run it once. The value is its exit code."""
         words, cwd = self.command.command, view.base / self.command.cwd
+        output = bytearray()
+
+        def keep(chunk: bytes) -> None:
+            output.extend(chunk)
+            del output[:-TAIL]
+
         try:
-            environment = {**os.environ, **view.environment}
-            child = await anyio.to_thread.run_sync(spawn, words, Path(cwd), environment)
+            ended = await run_program(
+                words,
+                cwd=cwd,
+                env={**os.environ, **view.environment},
+                output=keep,
+                timeout=math.inf,  # the probe has a deadline, which cancels this
+                stop=anyio.Event(),
+            )
         except OSError as error:
             raise CannotSee(f"cannot run {words[0]} in {cwd}: {error.strerror or error}") from error
-        output = bytearray()
-        try:
-            await _wait(child, output)
-        finally:
-            code, ended_by = await _end(child, output)
         text = output.decode(errors="replace").strip()[-300:]
-        if code is None:
-            raise CannotSee(f"it was ended by {ended_by}: {text}")
-        return Seen(
-            code == self.command.exit, code, "" if code == self.command.exit else f"exit code {code}: {text}"
-        )
-
-
-async def _wait(child: Child, output: bytearray) -> None:
-    """Wait until the process has ended, and take its output meanwhile."""
-
-    async def take_all() -> None:
-        while _take(child, output):
-            await anyio.wait_readable(child.output)
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(take_all)
-        await anyio.wait_readable(child.pidfd)
-        group.cancel_scope.cancel()
-
-
-async def _end(child: Child, output: bytearray) -> tuple[int | None, str | None]:
-    """End what is left of the process group, reap it and take what is left in the pipe (64 KiB: one chunk)."""
-    with anyio.CancelScope(shield=True):
-        child.send_group(signal.SIGKILL)
-        await anyio.wait_readable(child.pidfd)
-    ended = child.reap()
-    _take(child, output)
-    child.close()
-    return ended
-
-
-def _take(child: Child, output: bytearray) -> bool:
-    """Take a chunk of what is in the pipe, keeping the end of it all; False: nobody can write to it any more."""
-    try:
-        chunk = os.read(child.output, CHUNK)
-    except BlockingIOError:
-        return True
-    output += chunk
-    del output[:-TAIL]
-    return bool(chunk)
+        if ended.code is None:
+            raise CannotSee(f"it was ended by {ended.status}: {text}")
+        holds = ended.code == self.command.exit
+        return Seen(holds, ended.code, "" if holds else f"exit code {ended.code}: {text}")

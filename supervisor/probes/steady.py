@@ -87,6 +87,12 @@ class SteadyState:
             await self._look({})
             await anyio.sleep(EVERY)
 
+    async def look(self) -> tuple[Reading, ...]:
+        """Look once, now, at everything; return what was seen, in the order of the probes."""
+        readings: dict[str, Reading] = {}
+        await self._look(readings)
+        return tuple(readings.values())
+
     async def _look(self, readings: dict[str, Reading]) -> None:
         """Look once through all probes at the same time; readings are there as they come, and changes in the journal."""
 
