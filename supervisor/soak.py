@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Self
 
@@ -98,52 +99,60 @@ class Soak(Strict):
 
     def units(self) -> dict[str, tuple[str, str]]:
         """Return unit id -> (engine, name there), as far as the soak file alone knows."""
-        return unit_ids(self.engines)
+        return UnitNames(self.engines).ids
 
     def after(self) -> dict[str, tuple[str, ...]]:
         """Return for each unit id the ids that must be ready before it starts."""
-        units = self.units()
-        return {
-            unit: tuple(
-                found
-                for name in self.engines[engine].after().get(own, ())
-                if (found := find_unit(name, units, engine))
-            )
-            for unit, (engine, own) in units.items()
-        }
+        return {unit: tuple(others) for unit, others in UnitNames(self.engines).after().items()}
 
     def watched(self) -> Iterator[tuple[Watchdog, str]]:
         """Yield every watchdog with every unit that it keeps up."""
+        names = UnitNames(self.engines)
         for watchdog in self.watchdogs:
-            for unit in selected(watchdog.units, self.engines):
+            for unit in names.selected(watchdog.units):
                 yield watchdog, unit
 
 
-def selected(selector: Selector, engines: Mapping[str, Engine]) -> list[str]:
-    """Return the ids of the units that a selector means, as far as the soak file alone knows; `pick` is left out of account."""
-    units = unit_ids(engines)
-    if selector.label:
-        key, _, value = selector.label.partition("=")
-        return [
-            unit
-            for unit, (engine, own) in units.items()
-            if engines[engine].labels().get(own, {}).get(key) == value
-        ]
-    return [unit for name in selector.names() if (unit := find_unit(name, units))]
+class UnitNames:
+    """The units of a soak, as far as its file alone knows them, and every way to write one."""
 
+    def __init__(self, engines: Mapping[str, Engine]) -> None:
+        places = [(name, unit) for name, engine in engines.items() for unit in engine.unit_names()]
+        shared = Counter(unit for _, unit in places)
+        self.ids = {unit if shared[unit] == 1 else f"{name}/{unit}": (name, unit) for name, unit in places}
+        """Unit id -> (engine, name there). An id is the plain name, or `engine/name` where engines share it."""
+        self._engines = engines
+        self._by_place = {place: unit for unit, place in self.ids.items()}
 
-def unit_ids(engines: Mapping[str, Engine]) -> dict[str, tuple[str, str]]:
-    """Return unit id -> (engine, name there). An id is the plain name, or `engine/name` where engines share it."""
-    places = [(name, unit) for name, engine in engines.items() for unit in engine.unit_names()]
-    plain = [unit for _, unit in places]
-    return {unit if plain.count(unit) == 1 else f"{name}/{unit}": (name, unit) for name, unit in places}
+    def find(self, name: str, engine: str = "") -> str | None:
+        """Return the id of a unit that is written as such, as `engine/name`, or, within its own engine, as its plain name."""
+        if engine and (own := self._by_place.get((engine, name))):
+            return own
+        first, _, rest = name.partition("/")
+        return name if name in self.ids else self._by_place.get((first, rest))
 
+    def after(self) -> dict[str, dict[str, str]]:
+        """Return for each unit id those that must be ready before it starts, each with how it is written."""
+        written = {
+            (name, unit): others
+            for name, engine in self._engines.items()
+            for unit, others in engine.after().items()
+        }
+        return {
+            unit: {found: other for other in written.get(place, ()) if (found := self.find(other, place[0]))}
+            for unit, place in self.ids.items()
+        }
 
-def find_unit(name: str, units: Mapping[str, tuple[str, str]], engine: str = "") -> str | None:
-    """Return the id of a unit that is written as its id, as `engine/name`, or, within its own engine, as its plain name."""
-    if engine and (own := find_unit(f"{engine}/{name}", units)):
-        return own
-    if name in units:
-        return name
-    place = tuple(name.split("/", 1))
-    return next((unit for unit, where in units.items() if where == place), None)
+    def labelled(self, key: str, value: str) -> list[str]:
+        """Return the ids of the units with this label, as far as the soak file alone knows."""
+        labels = {
+            (name, unit): of for name, engine in self._engines.items() for unit, of in engine.labels().items()
+        }
+        return [unit for unit, place in self.ids.items() if labels.get(place, {}).get(key) == value]
+
+    def selected(self, selector: Selector) -> list[str]:
+        """Return the ids of the units that a selector means, as far as the soak file alone knows; all that `pick` draws from."""
+        if selector.label:
+            key, _, value = selector.label.partition("=")
+            return self.labelled(key, value)
+        return [unit for name in selector.names() if (unit := self.find(name))]

@@ -13,33 +13,36 @@ from supervisor.engines.selectors import Selector
 from supervisor.judge.thresholds import Subject
 from supervisor.kinds import check_name
 from supervisor.probes.broker import BrokerAnswers
-from supervisor.soak import find_unit, selected, unit_ids
+from supervisor.soak import UnitNames
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.shape import leaves, member
 from supervisor.soakfile.wording import Finding, did_you_mean, either
 
 PROTECT: Final = "soakd.protect"
+SHOWN: Final = 12
+"""Names in one message."""
+NEAR: Final = 1000
+"""Names that are looked at for one that may be meant: each costs some microseconds."""
 _UNIT_FILES: Final = re.compile(r".*\.mon|.*\.crash\..*")
 """`x.mon.log` and `x.crash.<time>.log` are files of a unit x; the log of a load is `<load>.log`."""
 
 
-def check(parts: Parts) -> list[Finding]:
-    """Return all that does not fit together."""
-    return [finding for rule in _RULES for finding in rule(_Names(parts), parts)]
+def check(parts: Parts) -> Iterator[Finding]:
+    """Yield all that does not fit together."""
+    names = _Names(parts)
+    for rule in _RULES:
+        yield from rule(names, parts)
 
 
-class _Names:
+class _Names(UnitNames):
     """The units there are, and what is said where one is named that is not among them."""
 
     def __init__(self, parts: Parts) -> None:
-        self.ids = unit_ids(parts.engines)
+        super().__init__(parts.engines)
         discovered = any(not engine.unit_names() for engine in parts.engines.values())
         self.all_known = "engines" not in parts.bad and not discovered
         """False: there may be units that only the run, or a corrected file, knows."""
-
-    def find(self, name: str, engine: str = "") -> str | None:
-        return find_unit(name, self.ids, engine)
 
     def unknown(self, name: str) -> str:
         """Say why a name means no unit; empty if it does, or may."""
@@ -48,7 +51,7 @@ class _Names:
         same = [unit for unit, (_, own) in self.ids.items() if own == name]
         if same:
             return f"more than one engine has a unit {name}: write {either(same)}"
-        return _unknown("unit", name, list(self.ids)[:20])
+        return _unknown("unit", name, list(self.ids))
 
 
 def _unit_names(_: _Names, parts: Parts) -> Iterator[Finding]:
@@ -85,14 +88,7 @@ def _started_after(names: _Names, parts: Parts) -> Iterator[Finding]:
 
 def _circles(names: _Names, parts: Parts) -> Iterator[Finding]:
     """Units that wait for each other. Each circle is cut where it was found, so that there may be others."""
-    before = {
-        unit: {
-            found: other
-            for other in parts.engines[engine].after().get(own, ())
-            if (found := names.find(other, engine))
-        }
-        for unit, (engine, own) in names.ids.items()
-    }
+    before = names.after()
     while True:
         try:
             TopologicalSorter(before).prepare()
@@ -100,29 +96,27 @@ def _circles(names: _Names, parts: Parts) -> Iterator[Finding]:
             circle: list[str] = error.args[1]  # each comes before the next, the last is the first
             first, unit = circle[0], circle[1]
             written = before[unit].pop(first)
-            what = f"these units wait for each other, so none can start: {' after '.join(reversed(circle))}"
+            way = circle[::-1] if len(circle) <= SHOWN else [circle[0], "...", *circle[2::-1]]
+            what = f"these units wait for each other, so none can start: {' after '.join(way)}"
             yield Finding(_after(parts, *names.ids[unit], written), what)
         else:
             return
 
 
-def _watched_twice(_: _Names, parts: Parts) -> Iterator[Finding]:
+def _watched_twice(names: _Names, parts: Parts) -> Iterator[Finding]:
     seen: dict[str, int] = {}
     for index, watchdog in parts.watchdogs.items():
-        for unit in selected(watchdog.units, parts.engines):
+        for unit in names.selected(watchdog.units):
             if seen.setdefault(unit, index) != index:
                 what = f"watchdogs[{seen[unit]}] keeps {unit} up already: a unit has one watchdog"
                 yield Finding(_locate(parts.data, ("watchdogs", index, "units"), unit), what)
 
 
 def _protected(names: _Names, parts: Parts) -> Iterator[Finding]:
+    protected = names.labelled(PROTECT, "true")
     for path, selector in _selectors(parts):
-        if path[0] != "faults":
-            continue
-        for name in selector.names():
-            engine, own = names.ids.get(names.find(name) or "", ("", ""))
-            labels = parts.engines[engine].labels().get(own, {}) if engine else {}
-            if labels.get(PROTECT) == "true":
+        for name in selector.names() if path[0] == "faults" else ():
+            if names.find(name) in protected:
                 what = f"{name} has the label {PROTECT}: true, so no fault may touch it"
                 yield Finding(_locate(parts.data, path, name), what)
 
@@ -165,8 +159,11 @@ def _judged(names: _Names, parts: Parts) -> Iterator[Finding]:
             continue
         if threshold.metric.subject is Subject.FAULT and threshold.of not in faults:
             yield Finding(path, _unknown("fault", threshold.of, faults), offset=_offset(text, threshold.of))
-        if threshold.metric.subject is Subject.UNIT and (what := names.unknown(threshold.of)):
-            yield Finding(path, what, offset=_offset(text, threshold.of))
+        if threshold.metric.subject is Subject.UNIT and threshold.of not in names.ids:
+            unit = names.find(threshold.of)
+            what = f"this unit is called {unit} here" if unit else names.unknown(threshold.of)
+            if what:
+                yield Finding(path, what, offset=_offset(text, threshold.of))
 
 
 _RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (

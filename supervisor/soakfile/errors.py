@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 Path = tuple[str | int, ...]
@@ -18,6 +18,11 @@ def dotted(path: Path) -> str:
         else:
             text += f".{step}" if text else step
     return text
+
+
+def ways(path: Path) -> Iterator[Path]:
+    """Yield a path and all paths above it, but the top."""
+    return (path[:end] for end in range(len(path), 0, -1))
 
 
 @dataclass(frozen=True, slots=True, order=True)

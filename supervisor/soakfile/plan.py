@@ -13,7 +13,7 @@ from rich.text import Text
 from supervisor.faults.draws import Preview, draws
 from supervisor.probes.base import Probe
 from supervisor.probes.steady import default_probes
-from supervisor.soak import Soak, selected
+from supervisor.soak import Soak, UnitNames
 from supervisor.soakfile.document import Listing, Mapped, Node, Scalar
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.load import Loaded
@@ -92,10 +92,10 @@ def _start_order(soak: Soak) -> list[str]:
 
 
 def _watchdogs(loaded: Loaded) -> list[str]:
-    soak = loaded.soak
-    lines = []
+    soak, lines = loaded.soak, list[str]()
+    names = UnitNames(soak.engines)
     for watchdog in soak.watchdogs:
-        units = ", ".join(selected(watchdog.units, soak.engines)) or str(watchdog.units)
+        units = ", ".join(names.selected(watchdog.units)) or str(watchdog.units)
         lines.append(f"{units}: {watchdog.restart}, given up after more than {watchdog.intensity}")
     kept = {unit for _, unit in soak.watched()}
     if alone := [unit for unit in soak.units() if unit not in kept]:

@@ -6,6 +6,7 @@ is open there, so nothing is suggested for it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -51,6 +52,7 @@ class Shape:
 
     def __init__(self, schema: Schema, data: Any) -> None:
         self._schema, self._data = schema, data
+        self._secret_keys = frozenset(_secret_keys(schema))
 
     def keys(self, path: Path) -> list[str]:
         """Return the keys allowed in the mapping at a path, in the order of the schema."""
@@ -62,9 +64,10 @@ class Shape:
 
     def secret(self, path: Path) -> bool:
         """Say whether the value at a path, or anything around it, is a secret."""
-        return any(
-            schema.get("writeOnly", False) for end in range(len(path) + 1) for schema in self._at(path[:end])
-        )
+        if self._secret_keys.isdisjoint(path):
+            return False
+        ends = range(1, len(path) + 1)
+        return any(schema.get("writeOnly", False) for end in ends for schema in self._at(path[:end]))
 
     def empty(self) -> Iterator[Path]:
         """Yield the path of everything that is left empty and may not be."""
@@ -109,6 +112,19 @@ class Shape:
         shared = [len(data.keys() & schema["properties"].keys()) for schema in mappings]
         best = [schema for schema, count in zip(mappings, shared, strict=True) if count == max(shared)]
         return [schema for schema in flat if "properties" not in schema or schema in best]
+
+
+def _secret_keys(schema: Any) -> Iterator[str]:
+    """Yield the keys whose values, or what is directly in them, are secret."""
+    if isinstance(schema, list):
+        for inner in schema:
+            yield from _secret_keys(inner)
+    if isinstance(schema, Mapping):
+        for key, value in schema.get("properties", {}).items():
+            if '"writeOnly"' in json.dumps(value):
+                yield key
+        for inner in schema.values():
+            yield from _secret_keys(inner)
 
 
 def _step(schema: Schema, step: str | int) -> Iterator[Schema]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -96,19 +96,19 @@ class Wording:
         """`given` are the top-level keys whose values are not the document's."""
         self._document, self._data, self._shape, self._given = document, data, shape, given
 
-    def findings(self, error: ValidationError, at: Path = ()) -> list[Finding]:
-        """Return one finding for each place that is wrong, the alternatives of a union taken together.
+    def findings(self, error: ValidationError, at: Path = ()) -> Iterator[Finding]:
+        """Yield one finding for each place that is wrong, the alternatives of a union taken together.
 
         The error is one of the value at `at`.
         """
         places: dict[Path, list[ErrorDetails]] = {}
         for detail in error.errors(include_url=False):
             places.setdefault(self._path(detail, at), []).append(detail)
-        return [
-            self._finding(path, details)
-            for path, details in places.items()
-            if not self._is_other_alternative(path, details, places)
-        ]
+        above = {path[:end] for path in places for end in range(len(path))}
+        for path, details in places.items():
+            # A list with a wrong item is also no text: what a union's other members say of it is beside the point.
+            if path not in above or not all(map(_expected_type, details)):
+                yield self._finding(path, details)
 
     def found(self, path: Path) -> str:
         """Say what stands at a path, as written."""
@@ -131,16 +131,6 @@ class Wording:
         if detail["type"] == "missing" and isinstance(detail["loc"][-1], str):
             path = (*path, detail["loc"][-1])
         return path
-
-    def _is_other_alternative(
-        self, path: Path, details: list[ErrorDetails], places: Mapping[Path, object]
-    ) -> bool:
-        """Say whether these are only of the members of a union that the value was never meant for.
-
-        A list with a wrong item is also no text; the item is what is wrong.
-        """
-        deeper = any(len(other) > len(path) and other[: len(path)] == path for other in places)
-        return deeper and all(_expected_type(detail) for detail in details)
 
     def _finding(self, path: Path, details: list[ErrorDetails]) -> Finding:
         first = details[0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from supervisor.soakfile.errors import Problem, SoakFileError
-from supervisor.soakfile.load import load, parse
+from supervisor.soakfile.load import MAX_BYTES, MAX_PROBLEMS, load, parse
 from supervisor.soakfile.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
@@ -158,3 +158,24 @@ def test_random_bytes(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> 
     file.write_bytes(data)
     with pytest.raises(SoakFileError):
         load(file, {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("".join(f"k{n}: v\n" for n in range(20_000)), id="unknown keys"),
+        pytest.param("soak: x\nloads:\n" + "".join(f"  k{n}:\n" for n in range(20_000)), id="empty keys"),
+        pytest.param("a: 1\n" * 40_000, id="duplicate keys"),
+        pytest.param(
+            "soak: x\nengines:\n  l:\n    process:\n      units:\n"
+            + "".join(
+                f"        u{n}: {{command: x, after: [u{(n + 1) % 3000}, w{n}]}}\n" for n in range(3000)
+            ),
+            id="a circle of units",
+        ),
+    ],
+)
+def test_many_mistakes_take_bounded_time_and_room(text: str) -> None:
+    problems = outcome(text[:MAX_BYTES])
+    assert len(problems) == MAX_PROBLEMS + 1
+    assert problems[-1].message == "there is more wrong: only 100 problems are shown"
