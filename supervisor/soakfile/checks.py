@@ -150,15 +150,17 @@ def _broker_nodes(names: _Names, parts: Parts) -> Iterator[Finding]:
 
 def _judged(names: _Names, parts: Parts) -> Iterator[Finding]:
     """Names in thresholds."""
-    loads, faults = parts.names("loads"), parts.names("faults")
     for index, threshold in parts.thresholds.items():
         path, text = ("thresholds", index), threshold.text
-        if threshold.load is not None and threshold.load not in loads:
-            yield Finding(path, _unknown("load", threshold.load, loads), offset=_offset(text, threshold.load))
+        named = {"load": threshold.load}
+        if threshold.metric.subject is Subject.FAULT:
+            named["fault"] = threshold.of
+        for noun, name in named.items():
+            known = parts.names(f"{noun}s")
+            if name is not None and name not in known and (known or f"{noun}s" not in parts.bad):
+                yield Finding(path, _unknown(noun, name, known), offset=_offset(text, name))
         if threshold.of is None:
             continue
-        if threshold.metric.subject is Subject.FAULT and threshold.of not in faults:
-            yield Finding(path, _unknown("fault", threshold.of, faults), offset=_offset(text, threshold.of))
         if threshold.metric.subject is Subject.UNIT and threshold.of not in names.ids:
             unit = names.find(threshold.of)
             what = f"this unit is called {unit} here" if unit else names.unknown(threshold.of)
@@ -182,9 +184,8 @@ _RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (
 
 
 def _unknown(noun: str, name: str, known: Sequence[str]) -> str:
-    hint = did_you_mean(name, known) or (
-        f": expected {either(known)}" if known else f": there are no {noun}s"
-    )
+    names = f": expected {either(known[:SHOWN])}" if known else f": there are no {noun}s"
+    hint = did_you_mean(name, known[:NEAR]) or names
     return f'there is no {noun} "{name}"{hint}'
 
 

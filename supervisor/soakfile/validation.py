@@ -13,14 +13,16 @@ from pydantic import ValidationError
 from supervisor.soak import Soak
 from supervisor.soakfile import checks, sugar
 from supervisor.soakfile.document import Document, Mark, Scalar
-from supervisor.soakfile.errors import Problem, dotted
+from supervisor.soakfile.errors import Path, Problem, dotted
 from supervisor.soakfile.parts import readable, whole
 from supervisor.soakfile.schema import json_schema
-from supervisor.soakfile.shape import Shape
+from supervisor.soakfile.shape import Shape, member
 from supervisor.soakfile.wording import Finding, Wording
 from supervisor.telemetry.logging import Masker
 
 EMPTY: Final = "expected a value, found nothing: write one, or leave the key out"
+SHORTEST: Final = 4
+"""Characters of a value that is looked for in a message: a shorter one stands there by chance."""
 _MANY: Final = 100
 
 
@@ -57,7 +59,8 @@ class Validation:
             path = self._written.source(finding.path)
             if path not in empty:
                 masker = masker or Masker(shape.secrets())
-                yield replace(finding, path=path, message=masker.text(finding.message))
+                message = masker.text(self._as_written(path, finding.message))
+                yield replace(finding, path=path, message=message)
 
     def _found(self, shape: Shape) -> Iterator[Finding]:
         written = self._written
@@ -71,6 +74,16 @@ class Validation:
         if not written.complete:
             parts = replace(parts, bad=parts.bad | {"engines", "broker"})
         yield from checks.check(parts)
+
+    def _as_written(self, path: Path, message: str) -> str:
+        """Return a message in which a text that came from the environment stands as it is written in the file."""
+        if not self._document.has(path):
+            return message
+        *_, (node, _) = self._document.walk(path)
+        if not isinstance(node, Scalar) or not isinstance(node.value, str) or "${" not in node.value:
+            return message
+        value = str(member(self._data, path))
+        return message.replace(value, node.value) if len(value) >= SHORTEST else message
 
     def problem(self, file: str, finding: Finding) -> Problem:
         """Put a finding at its place in the file."""

@@ -60,6 +60,7 @@ _TYPES: Final[Mapping[str, str]] = {
     "path": "a path",
     "decimal": "a number",
     "url": "a URL",
+    "pattern": "a regular expression",
 }
 
 _LIMITS: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
@@ -186,7 +187,7 @@ def _message(detail: ErrorDetails) -> str:
         return f"expected {expected}" if expected else _LIMITS[kind](context)
     if kind in ("literal_error", "enum"):
         return f"expected {either(_choices(detail))}"
-    return detail["msg"]
+    return re.sub(r"^\w+ should (be|have) ", "expected ", detail["msg"])  # of a type that no kind of ours has
 
 
 def _expected_type(detail: ErrorDetails) -> str:

@@ -62,6 +62,8 @@ def test_a_variable_is_a_number_where_one_is_wanted_and_text_where_text_is(soak_
 def test_a_value_from_the_environment_is_never_shown(soak_file: Path) -> None:
     [problem] = problems(soak_file, "soak: x\nseed: ${NATS_PASSWORD}\n")
     assert problem.message == 'expected a whole number, found "${NATS_PASSWORD}"'
+    [problem] = problems(soak_file, "soak: ${NAMED}\n")
+    assert problem.message.startswith('"${NAMED}" cannot be a name: ')
 
 
 def test_a_secret_is_masked_where_a_message_would_quote_it(soak_file: Path) -> None:
@@ -203,6 +205,11 @@ watchdogs:
 def test_units_are_not_missed_while_an_engine_cannot_be_read(soak_file: Path) -> None:
     found = problems(soak_file, "soak: x\nengines: {local: {proces: {}}}\nwatchdogs: [{units: api}]\n")
     assert [p.path for p in found] == ["engines.local"]
+
+
+def test_loads_are_not_missed_while_none_can_be_read(soak_file: Path) -> None:
+    found = problems(soak_file, "soak: x\nloads: [pytest]\nthresholds: ['load e2e: ok >= 95%']\n")
+    assert [p.path for p in found] == ["loads"]
 
 
 def test_names_of_units_are_ids_or_engine_and_name(soak_file: Path) -> None:
