@@ -54,7 +54,12 @@ class _Names(UnitNames):
         return _unknown("unit", name, list(self.ids))
 
 
-def _unit_names(_: _Names, parts: Parts) -> Iterator[Finding]:
+def _unit_names(names: _Names, parts: Parts) -> Iterator[Finding]:
+    files: dict[str, str] = {}
+    for unit, (engine, own) in names.ids.items():
+        if (other := files.setdefault(unit.replace("/", "."), unit)) != unit:
+            what = f"the files of {unit} and {other} would have the same names: rename one of them"
+            yield Finding(_locate(parts.data, ("engines", engine), own), what, key=True)
     for engine, kind in parts.engines.items():
         for unit in kind.unit_names():
             try:

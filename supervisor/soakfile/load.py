@@ -15,13 +15,14 @@ from itertools import islice
 from pathlib import Path as FilePath
 from typing import Final
 
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.embedded import ENGINE, free_ports
 from supervisor.soak import Soak
 from supervisor.soakfile.document import TOP, Document, Flaw, Mark, describe
 from supervisor.soakfile.environment import plain_data
 from supervisor.soakfile.errors import Problem, SoakFileError, dotted, ways
 from supervisor.soakfile.masking import mask_source, secret_fields
 from supervisor.soakfile.reader import Unreadable, read
+from supervisor.soakfile.sugar import SOURCE
 from supervisor.soakfile.validation import Validation
 
 MAX_BYTES: Final = 256 * 1024
@@ -44,6 +45,13 @@ class Loaded:
     """The values of all secret fields, to be masked in free text."""
     document: Document
     """Where everything is in the file."""
+
+    def where(self, *path: str | int) -> str:
+        """Return `file:line:column: path` of a key, or of the nearest thing around it, for a message of one's own."""
+        if path[:2] == ("engines", ENGINE) and not self.document.has(path):
+            path = SOURCE
+        *_, (_, place) = self.document.walk(path)
+        return f"{self.path}:{place.key}: {dotted(path)}"
 
 
 def load(

@@ -68,11 +68,11 @@ def sections(loaded: Loaded) -> Iterator[Section]:
 
 
 def warnings(loaded: Loaded) -> list[str]:
-    """Return what would keep the soak from starting just now, in words."""
+    """Return what would keep the soak from starting just now, each with its place in the file."""
     soak, base = loaded.soak, loaded.base
-    engines = [(f"engines.{name}", engine.problems(base)) for name, engine in soak.engines.items()]
-    loads = [(f"loads.{name}", load.problems(base)) for name, load in soak.loads.items()]
-    return [f"{place}: {problem}" for place, problems in engines + loads for problem in problems]
+    engines = [(loaded.where("engines", name), one.problems(base)) for name, one in soak.engines.items()]
+    loads = [(loaded.where("loads", name), one.problems(base)) for name, one in soak.loads.items()]
+    return [f"{where}: {problem}" for where, problems in engines + loads for problem in problems]
 
 
 def _some(heading: str, lines: Sequence[str]) -> Iterator[Section]:

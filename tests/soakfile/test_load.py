@@ -149,6 +149,8 @@ def test_an_embedded_broker_is_written_out(soak_file: Path) -> None:
     assert list(result.soak.broker.nodes) == ["nats1", "nats2", "nats3"]
     assert result.soak.broker.monitor.every == 1
     assert result.resolved == text
+    assert result.where("engines", "embedded") == f"{soak_file}:2:10: broker.embedded"
+    assert result.where("faults", "f", "every") == f"{soak_file}:3:30: faults.f.every"
     assert result.secrets == frozenset(), "the embedded broker's password is soakd's own name, and no secret"
 
 

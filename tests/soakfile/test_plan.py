@@ -44,11 +44,12 @@ def shop(tmp_path: Path, text: str = SOAK) -> Loaded:
     return load(file, {})
 
 
-def shown(loaded: Loaded, width: int = 100) -> str:
+def shown(loaded: Loaded, width: int = 1000) -> str:
     console = Console(file=io.StringIO(), width=width)
     console.print(plan(loaded))
     assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    text = console.file.getvalue().replace(f"{loaded.base}/", "")
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def test_the_whole_plan(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ thresholds
 commands at the end
   on end: command: echo done
 warnings
-  engines.local: db: its command no-such-program-here is not on PATH; install it, or write its path"""
+  soak.yaml:5:3: engines.local: db: its command no-such-program-here is not on PATH; install it, or write its path"""
     )
 
 
