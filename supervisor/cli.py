@@ -271,9 +271,13 @@ def _conclusion(judgement: Judgement, directory: Path) -> str:
     from rich.console import Console
     from rich.text import Text
 
+    from supervisor.judge.summary import in_favour
+
     style = {"pass": "bold green", "inconclusive": "bold yellow", "fail": "bold red"}[judgement.verdict]
     console = Console(file=StringIO(), force_terminal=os.isatty(1), width=_columns())
     console.print(Text(judgement.verdict.upper(), style))
+    if judgement.verdict == "pass":
+        console.print(f"  {in_favour(judgement)}")
     for reason in judgement.reasons[:SHOWN]:
         console.print(Text(f"  {reason}"))
     if len(judgement.reasons) > SHOWN:

@@ -50,6 +50,7 @@ from supervisor.judge.verdict import Judgement, judge
 from supervisor.lifetimes import CannotStart, Run
 from supervisor.recover import heal_abandoned
 from supervisor.soakfile.load import Loaded, load
+from supervisor.soakfile.plan import warnings
 from supervisor.telemetry import systemd
 from supervisor.telemetry.output import Output
 
@@ -101,14 +102,7 @@ async def run(options: Options, output: Output) -> Outcome:
 
 async def preflight(loaded: Loaded) -> None:
     """Refuse to start what cannot work: commands that are not there, ports in use."""
-    base, soak = loaded.path.parent, loaded.soak
-
-    def look() -> list[str]:
-        engines = [(f"engines.{name}", e.problems(base)) for name, e in soak.engines.items()]
-        loads = [(f"loads.{name}", one.problems(base)) for name, one in soak.loads.items()]
-        return [f"{loaded.path}: {place}: {problem}" for place, found in engines + loads for problem in found]
-
-    if problems := await anyio.to_thread.run_sync(look):
+    if problems := await anyio.to_thread.run_sync(warnings, loaded):
         raise CannotStart(*problems)
 
 

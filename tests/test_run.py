@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +106,7 @@ class Soakd:
     def units(self) -> list[int]:
         """Pids of all processes that carry the mark of the run."""
         run = self.events(ev.RunStarted)
-        mark = f"SOAKD_RUN={run[0].run}".encode() if run else b"?"  # type: ignore[attr-defined]
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if mark in (entry / "environ").read_bytes():
-                        found.append(int(entry.name))
-                except OSError:
-                    continue
-        return found
+        return processes_of(run[0].run) if run else []  # type: ignore[attr-defined]
 
     def end(self, seconds: float = PATIENCE) -> int:
         assert self.process is not None
@@ -122,6 +114,17 @@ class Soakd:
 
     def verdict(self) -> dict[str, Any]:
         return json.loads((self.run_dir / "verdict.json").read_text())  # type: ignore[no-any-return]
+
+
+def processes_of(run: str) -> list[int]:
+    """Return the pids of all living processes with the mark of a run; a zombie has no environment any more."""
+    mark, found = f"SOAKD_RUN={run}".encode(), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if mark in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+    return found
 
 
 @pytest.fixture
@@ -272,11 +275,11 @@ def test_recover_heals_after_the_death_of_both(soakd: Soakd, by: str) -> None:
 def test_the_next_start_heals_after_the_death_of_both(soakd: Soakd) -> None:
     soakd.start(slow_to_stop())
     kill_both(soakd)
-    left, first = soakd.units(), soakd.run_dir.resolve()
-    assert left
+    assert soakd.units()
+    first, run = soakd.run_dir.resolve(), soakd.events(ev.RunStarted)[0].run  # type: ignore[attr-defined]
     soakd.start(soak_file(duration="1s", faults={}, thresholds=[]))
     assert soakd.end(40) == 0, soakd.output
-    assert not any(Path(f"/proc/{pid}").exists() for pid in left)
+    assert processes_of(run) == []
     undone = [record.event for record in replay(first) if isinstance(record.event, ev.FaultUndone)]
     assert [event.by for event in undone] == ["recover"]
 

@@ -67,15 +67,20 @@ def _why(judgement: Judgement) -> Iterator[str]:
     if len(judgement.findings) > ROWS:
         yield f"- … and {len(judgement.findings) - ROWS:,} more, in `verdict.json`"
     if judgement.verdict is Verdict.PASS:
-        tally = judgement.tally
-        seen = (
-            (len(judgement.thresholds), "threshold", "kept"),
-            (sum(fault.recovered for fault in tally.episodes.faults.values()), "episode", "recovered"),
-            (sum(load.ok for load in tally.loads.values()), "operation", "ok"),
-        )
-        told = ", ".join(f"{plural(count, noun)} {how}" for count, noun, how in seen if count)
-        yield f"Nothing speaks against it{': ' + told if told else ''}."
+        yield in_favour(judgement)
     yield ""
+
+
+def in_favour(judgement: Judgement) -> str:
+    """Return the sentence that a pass is told with: what was kept, recovered and ok."""
+    tally = judgement.tally
+    seen = (
+        (len(judgement.thresholds), "threshold", "kept"),
+        (sum(fault.recovered for fault in tally.episodes.faults.values()), "episode", "recovered"),
+        (sum(load.ok for load in tally.loads.values()), "operation", "ok"),
+    )
+    told = ", ".join(f"{plural(count, noun)} {how}" for count, noun, how in seen if count)
+    return f"Nothing speaks against it{': ' + told if told else ''}."
 
 
 def _firsts(tally: Tally) -> Iterator[str]:
