@@ -123,7 +123,9 @@ class System:
     async def work(self, queue: str, worker: str, handle: Callable[[Msg], Awaitable[None]]) -> None:
         """Handle the messages of a work queue one after the other, each until it is acknowledged."""
         config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=5, max_ack_pending=1)
-        pull = await self.js.pull_subscribe(QUEUES[queue], durable=worker, stream=queue, config=config)
+        pull = await with_leader(
+            lambda: self.js.pull_subscribe(QUEUES[queue], durable=worker, stream=queue, config=config)
+        )
         await self.ready(worker)
         while True:
             try:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -37,6 +36,7 @@ class DemoSystem:
             "SOAKD_NATS_URL": ",".join(f"nats://{server}" for server in broker["servers"]),
             "SOAKD_NATS_USER": broker["user"],
             "SOAKD_NATS_PASSWORD": broker["password"],
+            "E2E_PATIENCE": "20",
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for name, node in self.nodes.items():
@@ -48,21 +48,23 @@ class DemoSystem:
         for name, node in self.nodes.items():
             self._spawn(name, node["command"], self.directory / name)
 
-    def wait_for_nodes(self) -> None:
-        for name, node in self.nodes.items():
-            wait_for(lambda url=node["ready"]["http"]: _answers(url), 30, lambda name=name: self.log(name))  # type: ignore[misc]
-
     def start_services(self) -> None:
         for name in SERVICES:
-            self._spawn(name, [sys.executable, "-m", "supervisor.demo", name], self.directory)
+            self._start_service(name)
 
-    def wait_for_services(self, times: int = 1) -> None:
-        for name in SERVICES:
-            wait_for(
-                lambda name=name: self.log(name).count(f"{name} is ready") >= times,  # type: ignore[misc]
-                30,
-                lambda name=name: self.log(name),  # type: ignore[misc]
-            )
+    def wait_until_healthy(self) -> None:
+        """Be the watchdog until the system says that it is able to do its work."""
+        deadline, last = time.monotonic() + 45, ""
+        while time.monotonic() < deadline:
+            for name in SERVICES:
+                if self.processes[name].poll() is not None:
+                    self._start_service(name)
+            check = self.run("-m", "supervisor.demo", "check")
+            if check.returncode == 0:
+                return
+            last = check.stdout + check.stderr
+            time.sleep(0.1)
+        raise AssertionError(last + "".join(self.log(name)[-1000:] for name in SERVICES))
 
     def stop(self, names: Iterable[str]) -> None:
         """Send SIGTERM to all at once and wait for them."""
@@ -91,16 +93,11 @@ class DemoSystem:
             check=False,
         )
 
+    def _start_service(self, name: str) -> None:
+        self._spawn(name, [sys.executable, "-m", "supervisor.demo", name], self.directory)
+
     def _spawn(self, name: str, command: list[str], cwd: Path) -> None:
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command, cwd=cwd, env=self.environment, stdout=log, stderr=subprocess.STDOUT
             )
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310  # our own server
-            return bool(answer.status == 200)
-    except OSError:
-        return False

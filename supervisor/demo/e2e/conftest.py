@@ -15,7 +15,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.errors import KeyNotFoundError
 
-PATIENCE = 5.0
+PATIENCE = float(os.environ.get("E2E_PATIENCE", "5"))
 """Seconds that the system may take to anything."""
 
 T = TypeVar("T")
