@@ -49,6 +49,12 @@ def _text(error: Exception) -> str:
     return str(error).removeprefix("nats: ").strip().strip("'") or repr(error)
 
 
+async def _done(tasks: set[asyncio.Task[Any]]) -> None:
+    """Wait until tasks that were cancelled, or close something, are done."""
+    if rest := tasks - {asyncio.current_task()}:
+        await asyncio.wait(rest, timeout=1)
+
+
 class Client(NatsClient):
     """One client of nats-py for a handle; it reconnects by itself and tells what it notices."""
 
@@ -61,8 +67,8 @@ class Client(NatsClient):
         self._known = before.discovered if before else ()
         self.reason = "no server has answered yet"
         """Why it is not connected, as far as is known."""
-        self.rejections = 0
-        """How often servers refused it since it was last connected."""
+        self.refusing: set[str] = set()
+        """Servers that refused it since it was last connected."""
         self.stuck = False
         """Its reconnect ended with an error nats-py does not expect; it will never connect again."""
         self._tell = tell
@@ -72,7 +78,8 @@ class Client(NatsClient):
         self._closers: set[asyncio.Task[Any]] = set()
         self._echo: Subscription | None = None
         self._canaries: dict[bytes, anyio.Event] = {}
-        self._failures = self._sent = 0
+        self._failing: set[str] = set()
+        self._sent = 0
         self._muted = self._complaint = ""
         self._ending = False
 
@@ -100,8 +107,8 @@ class Client(NatsClient):
             if not opened:
                 await self.end(0)
         if not opened:
-            raise (RejectedError if self.rejections >= len(self._server_pool) else BrokerError)(self.reason)
-        self.rejections = 0
+            raise (RejectedError if self._all_in(self.refusing) else BrokerError)(self.reason)
+        self.refusing.clear()
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -122,27 +129,22 @@ class Client(NatsClient):
         """Close, sending what is left within `grace` seconds. It always returns, and nothing of the client lives on."""
         self._ending = True
         with anyio.CancelScope(shield=True):
-            loops = {
-                self._reading_task,
-                self._ping_interval_task,
-                self._flusher_task,
-                self._reconnection_task,
-            }
-            loops |= {sub._wait_for_msgs_task for sub in self._subs.values()}  # noqa: SLF001  # no public way
+            tasks = self._tasks()
             timer = asyncio.get_running_loop().call_later(grace, self._wire.retire)
             if self._flush_queue is not None:  # else it never got as far as having anything to close
                 await self.close()
             timer.cancel()
             self._wire.retire()
-            loops |= {
-                self._reading_task,
-                self._ping_interval_task,
-                self._flusher_task,
-                self._reconnection_task,
-            }
-            rest = {task for task in (*loops, *self._closers) if task and task is not asyncio.current_task()}
-            if rest:
-                await asyncio.wait(rest, timeout=1)
+            await _done(self._closers)
+            if self._flush_queue is not None:
+                self._status = self.DISCONNECTED  # a close of nats-py's own may have ended half-way
+                await self._close(self.CLOSED, do_cbs=False)
+            await _done(tasks | self._tasks())
+
+    def _tasks(self) -> set[asyncio.Task[Any]]:
+        loops = (self._reading_task, self._ping_interval_task, self._flusher_task, self._reconnection_task)
+        readers = (sub._wait_for_msgs_task for sub in self._subs.values())  # noqa: SLF001  # no public way
+        return {task for task in (*loops, *readers) if task is not None}
 
     async def retire(self, overlap: float, deadline: float) -> None:
         """Finish what is under way, then close; the client that follows it is in use already.
@@ -184,7 +186,7 @@ class Client(NatsClient):
     @property
     def hopeless(self) -> bool:
         """Whether it will not connect again by itself, or only to be refused again."""
-        return self.is_closed or self.stuck or self.rejections >= len(self._server_pool)
+        return self.is_closed or self.stuck or self._all_in(self.refusing)
 
     @property
     def discovered(self) -> tuple[Srv, ...]:
@@ -238,6 +240,9 @@ class Client(NatsClient):
         if answered := self._canaries.get(msg.data):
             answered.set()
 
+    def _all_in(self, servers: set[str]) -> bool:
+        return all(server.uri.netloc in servers for server in self._server_pool)
+
     # --- nats-py's callbacks, inside its read loop ---------------------------------------------------------------------
 
     async def _on_error(self, error: Exception) -> None:
@@ -254,20 +259,24 @@ class Client(NatsClient):
                 self._complaint = text
                 self._tell(Signal(self, "complaint", text))
         else:
-            silent = isinstance(error, TimeoutError | nats.errors.TimeoutError)
-            self.reason = f"{self._trying}: {f'no answer within {CONNECT:g}s' if silent else text}"
+            if isinstance(error, TimeoutError | nats.errors.TimeoutError):
+                text = f"no answer within {CONNECT:g}s"
+            elif self.is_connecting and isinstance(error, ConnectionError):
+                text += " in the handshake: wrong credentials or TLS settings can look like this"
+            self.reason = f"{self._trying}: {text}"
             if isinstance(error, ssl.SSLError) or str(error).startswith("nats: '"):
-                self.rejections += 1
+                self.refusing.add(self._trying)
                 self._tell(Signal(self, "rejected", self.reason))
-            self._failures += 1
-            if self._dialling is not None and self._failures >= len(self._server_pool):
+            self._failing.add(self._trying)
+            if self._dialling is not None and self._all_in(self._failing):
                 self._dialling.cancel()  # all servers had their turn; when to try again is the handle's business
 
     async def _on_disconnected(self) -> None:
         self._tell(Signal(self, "disconnected"))
 
     async def _on_reconnected(self) -> None:
-        self.rejections, self._muted = 0, ""
+        self.refusing.clear()
+        self._muted = ""
         self._tell(Signal(self, "reconnected"))
 
     async def _on_discovered(self) -> None:
@@ -337,6 +346,9 @@ class Client(NatsClient):
             self._closers.add(task)
         try:
             await super()._close(status, do_cbs)
+        except Exception as error:  # noqa: BLE001  # told to the handle, which ends the client
+            self.reason = f"{self.server}: {_text(error)}"
+            self._tell(Signal(self, "failed", self.reason))
         finally:
             if task is not None:
                 self._closers.discard(task)

@@ -118,8 +118,11 @@ class Handle:
     async def subscribe(self, subject: str, callback: Callback, queue: str = "") -> Subscribed:
         """Subscribe until `unsubscribe()` of what is returned, also on clients to come.
 
-        `callback` must not raise: an exception of it ends the handle's task, so that it does not go unseen.
+        `callback` must not raise: an exception of it ends the handle's task, so that it does not go unseen. BrokerError if the handle
+        is closed; a connection that is away at the moment is no error.
         """
+        if self._closed.is_set():
+            raise BrokerError(self._unusable())
         sub = Subscribed(subject, queue, callback, self._subscribed.remove, self._break)
         self._subscribed.append(sub)
         if self._client is not None:
@@ -220,9 +223,7 @@ class Handle:
         async with anyio.create_task_group() as race:
             if old is not None:
                 race.start_soon(self._comes_back, old, race.cancel_scope)
-            race.start_soon(self._rebuild, old, race.cancel_scope)
-        if old is not None and old is not self._client:
-            group.start_soon(old.end, 0)
+            race.start_soon(self._rebuild, old, race.cancel_scope, group)
 
     async def _comes_back(self, client: Client, race: anyio.CancelScope) -> None:
         while not client.hopeless:
@@ -238,7 +239,7 @@ class Handle:
             await self._rest(0.1)
         await client.end(0)
 
-    async def _rebuild(self, old: Client | None, race: anyio.CancelScope) -> None:
+    async def _rebuild(self, old: Client | None, race: anyio.CancelScope, group: TaskGroup) -> None:
         pause = 0.0 if old is None or old.hopeless else PATIENCE
         while True:
             await anyio.sleep(pause)
@@ -250,6 +251,8 @@ class Handle:
                     self._refused(str(error))
                 self._tried.set()
             else:
+                if old is not None:
+                    group.start_soon(old.end, 0)
                 race.cancel()
                 return
             pause = min(max(pause, 0.1) * 1.6, BACKOFF) * random.uniform(0.7, 1)  # noqa: S311  # jitter

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from typing import Final
 from urllib.parse import ParseResult
 
+import anyio
 from nats.aio.transport import TcpTransport
 
 LINGER: Final = 0.2
@@ -22,6 +24,7 @@ class Wire(TcpTransport):
         self.retired = False
         """No new connection is wanted, not even by a reconnect that missed its cancellation."""
         self._timer: asyncio.TimerHandle | None = None
+        self._given_up: asyncio.StreamWriter | None = None
 
     def __bool__(self) -> bool:
         return (
@@ -38,8 +41,21 @@ class Wire(TcpTransport):
             self.abort()
             raise asyncio.CancelledError  # any Exception would only make the client try the next server
 
+    async def connect_tls(
+        self,
+        uri: str | ParseResult,
+        ssl_context: ssl.SSLContext,
+        buffer_size: int,  # noqa: ARG002  # the streams have theirs
+        connect_timeout: int,
+    ) -> None:
+        """Go on with TLS on the same streams: nats-py makes new ones, and after a failed handshake nobody says the old are closed."""
+        assert self._io_writer is not None, "connect comes first"  # noqa: S101  # so it is in nats-py
+        name = uri if isinstance(uri, str) else uri.hostname
+        handshake = self._io_writer.start_tls(ssl_context, server_hostname=name)
+        await asyncio.wait_for(handshake, connect_timeout)
+
     def write(self, payload: bytes) -> None:
-        """Write, unless the socket is closed already: asyncio would only log that."""
+        """Write, unless the socket is closed already: uvloop would raise a RuntimeError, which nats-py does not expect."""
         if self._io_writer is not None and not self._io_writer.is_closing():
             self._io_writer.write(payload)
 
@@ -65,19 +81,22 @@ class Wire(TcpTransport):
             self._timer = asyncio.get_running_loop().call_later(LINGER, self.abort)
 
     async def wait_closed(self) -> None:
-        """Wait until it is closed."""
-        if self._io_writer is not None:
-            try:
+        """Wait until it is closed, and not for ever: it is gone by then, whether asyncio says so or not."""
+        if self._io_writer is None or self._io_writer is self._given_up:
+            return
+        try:
+            with anyio.move_on_after(2 * LINGER) as scope:
                 await self._io_writer.wait_closed()
-            finally:
-                self._stop_timer()
+            if scope.cancelled_caught:
+                self._given_up = self._io_writer  # its future is cancelled: nobody can wait for it again
+        finally:
+            self._stop_timer()
 
     def abort(self) -> None:
         """Drop the socket now, with all that was not sent."""
         self._stop_timer()
-        for writer in (self._io_writer, self._bare_io_writer):
-            if writer is not None:
-                writer.transport.abort()
+        if self._io_writer is not None:
+            self._io_writer.transport.abort()
 
     def retire(self) -> None:
         """Drop the socket and refuse any other."""

@@ -82,7 +82,7 @@ async def test_a_server_that_is_killed_and_stays_away(handle: Handle, server: Na
 async def test_a_server_that_is_paused(handle: Handle, server: NatsServer) -> None:
     server.pause()
     await down(handle)
-    await anyio.sleep(0.3)
+    await anyio.sleep(1.5)  # an attempt to reconnect fails meanwhile, and leaves nothing
     server.resume()
     await usable(handle)
 
@@ -149,6 +149,35 @@ async def test_unsent_bytes_while_another_server_is_there(
         await down(handle)
         await usable(handle)
         assert handle.nc.server != paused.address
+
+
+async def test_a_stale_connection_with_unsent_bytes_keeps_its_client(
+    cluster: list[NatsServer], journal: JournalWriter
+) -> None:
+    """The same when nats-py itself finds the connection stale: its subscriptions and unsent messages live on."""
+    broker = Broker.model_validate({"servers": [server.address for server in cluster]})
+    async with open_connections(broker, journal) as connections:
+        handle = await connections.handle("default")
+        client = handle.nc
+        paused = next(server for server in cluster if server.address == client.server)
+        paused.pause()
+        with anyio.move_on_after(0.2):
+            await fill(handle, 64)
+        await client._process_op_err(nats.errors.StaleConnectionError())
+        await until(lambda: client.is_connected and client.server != paused.address, WITHIN)
+        await usable(handle)
+        assert handle.nc is client
+
+
+async def test_unsent_bytes_after_an_error_of_the_server(handle: Handle) -> None:
+    """nats-py closes in a task that nobody looks at, and raises there."""
+    client = handle.nc
+    client._wire.abort()
+    await client._send_command(b"PUB unsent 1\r\n1\r\n")
+    await client._process_err("'maximum connections exceeded'")
+    await until(lambda: client.is_closed and not client._closers)
+    await usable(handle)
+    assert handle.nc is not client
 
 
 async def test_a_full_buffer(handle: Handle, server: NatsServer) -> None:

@@ -137,7 +137,7 @@ async def test_nowhere_to_go(start: Start, journal: JournalWriter, changes: list
         await handle.wait_connected(3)
 
 
-async def test_new_servers_are_reported(
+async def test_new_servers_are_reported_and_vanished_ones_forgotten(
     cluster: list[NatsServer], journal: JournalWriter, changes: list[BrokerChanged]
 ) -> None:
     broker = Broker.model_validate({"servers": [server.address for server in cluster[:2]]})
@@ -149,3 +149,5 @@ async def test_new_servers_are_reported(
         found = next(change for change in changes if change.state == "discovered")
         assert cluster[2].address in found.detail
         assert handle.connected
+        await cluster[2].kill()
+        await until(lambda: cluster[2].address not in {url.netloc for url in handle.nc.servers})
