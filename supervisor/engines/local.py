@@ -17,7 +17,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from supervisor.engines.base import EngineContext, EngineError, Exit, Observed, UnitState
 from supervisor.engines.output import GENERATIONS, MAX_BYTES, Awaited, Generations, Output
 from supervisor.engines.problems import explain, how
-from supervisor.engines.spawn import Child, oom_kills, spawn
+from supervisor.engines.spawn import Child, oom_kills, spawn, stopped
 from supervisor.engines.survivors import RUN, UNIT, end_survivors
 from supervisor.journal.base import JournalError
 from supervisor.values import format_duration
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = "SOAKD_UNIT_DIR"
 OUTPUT: Final = "output.log"
+STANDSTILL: Final = 2.0
+"""Seconds that a process may take to stand still after SIGSTOP; one that hangs in the kernel does nothing anyway."""
 CHUNK: Final = 32_768
 """Bytes read at once: so few that even newlines alone, each stamped, fit the log's queue."""
 BURST: Final = 1_000_000
@@ -252,10 +254,13 @@ class LocalUnits:
         )
 
     async def pause(self, unit: str) -> None:
-        """SIGSTOP the group."""
+        """SIGSTOP the group, and wait until the process stands still: a thread that has not stopped yet would still answer."""
         life = self._running(unit, "pause it")
         life.child.send_group(signal.SIGSTOP)
         life.paused = True
+        with anyio.move_on_after(STANDSTILL):
+            while not await to_thread.run_sync(stopped, life.child.pid):  # noqa: ASYNC110  # the kernel tells only a tracer
+                await anyio.sleep(0.001)
 
     async def resume(self, unit: str) -> None:
         """SIGCONT the group."""

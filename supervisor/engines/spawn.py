@@ -107,6 +107,17 @@ def start_time(pid: int) -> int:
     return int(stat[stat.rindex(b")") + 2 :].split()[19])
 
 
+def stopped(pid: int) -> bool:
+    """Say whether all threads of a process stand still after SIGSTOP: the kernel stops them one by one. Gone counts as still."""
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # this thread has just ended
+                stat = (thread / "stat").read_bytes()
+                if stat[stat.rindex(b")") + 2 : stat.rindex(b")") + 3] not in b"TtZX":
+                    return False
+    return True
+
+
 def signal_name(number: int) -> str:
     """Return a name such as SIGKILL."""
     with suppress(ValueError):

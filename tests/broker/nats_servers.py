@@ -8,10 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import anyio
+
+from supervisor.engines.spawn import stopped
 
 Start = Callable[..., Awaitable["NatsServer"]]
 BINARY = Path(sys.executable).with_name("nats-server")
@@ -88,7 +91,11 @@ class NatsServer:
         self._process.send_signal(number)
 
     def pause(self) -> None:
+        """Send SIGSTOP and wait until every thread stands still: one that does not yet would answer."""
         self.send(signal.SIGSTOP)
+        assert self._process is not None
+        while not stopped(self._process.pid):
+            time.sleep(0.001)
 
     def resume(self) -> None:
         self.send(signal.SIGCONT)
