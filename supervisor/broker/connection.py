@@ -12,7 +12,7 @@ from supervisor.broker.client import BrokerError, Client, RejectedError
 from supervisor.broker.handle import Handle
 from supervisor.broker.options import DEFAULT, Broker
 from supervisor.broker.subscribed import Subscribed
-from supervisor.journal.base import Journal
+from supervisor.journal.base import Emitter
 
 __all__ = [
     "BrokerError",
@@ -28,7 +28,7 @@ __all__ = [
 class Connections:
     """The factory of handles: `handle` shares one for each name, `new` makes one of its owner's own."""
 
-    def __init__(self, broker: Broker, journal: Journal, group: TaskGroup) -> None:
+    def __init__(self, broker: Broker, journal: Emitter, group: TaskGroup) -> None:
         self.broker = broker
         self._journal, self._group = journal, group
         self._shared: dict[str, Handle] = {}
@@ -61,7 +61,7 @@ class Connections:
 
 
 @asynccontextmanager
-async def open_connections(broker: Broker, journal: Journal) -> AsyncGenerator[Connections]:
+async def open_connections(broker: Broker, journal: Emitter) -> AsyncGenerator[Connections]:
     """Give out connections for as long as the context lasts; close all of them at its end, each within about a second."""
     failure: Exception | None = None
     async with anyio.create_task_group() as group:

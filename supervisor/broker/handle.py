@@ -26,7 +26,7 @@ from supervisor.broker.client import BrokerError, Client, RejectedError, Signal
 from supervisor.broker.credentials import CredentialsError, arguments
 from supervisor.broker.options import Options
 from supervisor.broker.subscribed import Callback, Subscribed
-from supervisor.journal.base import Journal
+from supervisor.journal.base import Emitter
 from supervisor.journal.events import BrokerChanged
 
 log = structlog.get_logger("soakd.broker")
@@ -53,7 +53,7 @@ class Handle:
     """One connection to the broker, for as long as its owner wants it. It comes from `Connections`."""
 
     def __init__(
-        self, name: str, owner: str, options: Options, journal: Journal, *, make_before_break: bool = False
+        self, name: str, owner: str, options: Options, journal: Emitter, *, make_before_break: bool = False
     ) -> None:
         """`make_before_break`: when its server announces lame-duck mode, move to another one before the server leaves.
 

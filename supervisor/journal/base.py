@@ -25,11 +25,15 @@ class Log(Protocol):
         """Queue bytes; never blocks. Above the queue's bound the bytes are dropped and counted, and a line says how many."""
 
 
-class Journal(Protocol):
-    """What the rooms see of the journal and of the one thread that touches files."""
+class Emitter(Protocol):
+    """What those see of the journal who only tell it what happened."""
 
     def emit(self, event: Event) -> None:
         """Queue an event; never blocks. It is on disk within the flush interval, or `journal.trouble` says it is not."""
+
+
+class Journal(Emitter, Protocol):
+    """What the rooms see of the journal and of the one thread that touches files."""
 
     async def commit(self, event: Event) -> Record:
         """Write an event and wait until it is fsynced; JournalError if that failed."""

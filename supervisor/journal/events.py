@@ -458,6 +458,18 @@ class SteadyChanged(Event, kind="steady.changed"):
     failing: tuple[str, ...] = ()
 
 
+class HealthChanged(Event, kind="broker.health"):
+    """The broker's health changed, or what decides it did."""
+
+    state: Literal["healthy", "degraded", "unhealthy"]
+    before: str = ""
+    """Empty at the first look."""
+    reason: str = ""
+    """What decides it, in one line."""
+    findings: tuple[str, ...] = ()
+    """The worst, as `code (subject): what`."""
+
+
 class BrokerChanged(Event, kind="broker.connection"):
     """A connection of ours to the broker changed its state."""
 
