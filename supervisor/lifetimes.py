@@ -265,7 +265,7 @@ async def faults(
     """Disturb the system; on the way out undo what is open, before anything else ends."""
     scheduler = Scheduler(
         run.soak.faults,
-        World(fleet, connections),
+        World(fleet, connections, base=run.base, environment=broker_environment(run.soak)),
         run.journal,
         steady,
         run.seed,
@@ -290,14 +290,7 @@ def steady_probes(soak: Soak) -> tuple[Probe, ...]:
 
 def broker_environment(soak: Soak) -> Mapping[str, str]:
     """Return what units and command loads are told about the broker."""
-    if soak.broker is None:
-        return {}
-    environment = {"SOAKD_NATS_URL": ",".join(soak.broker.servers)}
-    if soak.broker.user is not None:
-        environment["SOAKD_NATS_USER"] = soak.broker.user
-    if soak.broker.password is not None:
-        environment["SOAKD_NATS_PASSWORD"] = soak.broker.password.get_secret_value()
-    return environment
+    return soak.broker.environment() if soak.broker else {}
 
 
 def facts() -> dict[str, str]:

@@ -115,7 +115,9 @@ async def _heal(directory: Path) -> list[str]:
         for name, engine in soak.engines.items():
             done += await engine.recover(contexts[name])
         fleet = await _fleet(soak, contexts, journal, engines)
-        done += await undo_open(past.open, soak.faults, World(fleet), journal)
+        environment = soak.broker.environment() if soak.broker else {}
+        world = World(fleet, base=base, environment=environment)
+        done += await undo_open(past.open, soak.faults, world, journal)
     left = await anyio.to_thread.run_sync(read_past, directory)
     if left.open:
         names = ", ".join(left.open)

@@ -131,6 +131,10 @@ class UnitNames:
         first, _, rest = name.partition("/")
         return name if name in self.ids else self._by_place.get((first, rest))
 
+    def engine_of(self, unit: str) -> Engine:
+        """Return the engine of a unit, by its id."""
+        return self._engines[self.ids[unit][0]]
+
     def after(self) -> dict[str, dict[str, str]]:
         """Return for each unit id those that must be ready before it starts, each with how it is written."""
         written = {

@@ -167,6 +167,15 @@ class Broker(Identity):
         """The names of all connections."""
         return (DEFAULT, *((SYSTEM,) if self.system else ()), *self.connections)
 
+    def environment(self) -> dict[str, str]:
+        """Return what units and commands are told: how to reach the broker."""
+        environment = {"SOAKD_NATS_URL": ",".join(self.servers)}
+        if self.user is not None:
+            environment["SOAKD_NATS_USER"] = self.user
+        if self.password is not None:
+            environment["SOAKD_NATS_PASSWORD"] = self.password.get_secret_value()
+        return environment
+
     def options(self, name: str = DEFAULT) -> Options:
         """Return what a named connection needs to know; KeyError for a name that is not in `names`."""
         own = {key: getattr(self, key) for key in (*_SHARED, *_CREDENTIALS)}

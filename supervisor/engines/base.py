@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from anyio.streams.memory import MemoryObjectReceiveStream
 
@@ -129,6 +129,10 @@ class Engine(Kind):
     units_outlive_run: ClassVar[bool] = False
     """True: units go on after the run (containers), so recovery has something to start again. False: they end with it."""
 
+    running: ClassVar[type[Any] | None] = None
+    """The class of what `open` yields, by which `soakd check` knows its capabilities (`issubclass(running, CanPause)`); None: only the
+    run can tell."""
+
     @abstractmethod
     def unit_names(self) -> tuple[str, ...]:
         """Names known from the soak file alone; an engine that discovers its units returns none here."""
@@ -140,6 +144,10 @@ class Engine(Kind):
 
     def labels(self) -> Mapping[str, Mapping[str, str]]:
         """For a unit known from the soak file, the labels it is given there."""
+        return {}
+
+    def files(self) -> Mapping[str, Mapping[str, str]]:
+        """For a unit known from the soak file, the files that are written for it there: path -> content."""
         return {}
 
     @abstractmethod

@@ -45,6 +45,9 @@ class Departures:
         self._streams: _Streams = {}
         weakref.finalize(self, _close, self._streams)
 
+    def __contains__(self, unit: str) -> bool:
+        return unit in self._streams
+
     def of(self, unit: str) -> MemoryObjectReceiveStream[Departure]:
         """Return the departures of a unit from the first such call on, to be closed by the reader."""
         if unit not in self._streams:

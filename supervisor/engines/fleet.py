@@ -90,6 +90,10 @@ class Fleet:
         """
         return self._departures.of(self._find(unit).id)
 
+    def is_watched(self, unit: str) -> bool:
+        """Whether somebody follows its departures: then its restart may be left to that watchdog."""
+        return self._find(unit).id in self._departures
+
     def let_end(self, unit: str) -> None:
         """Take exit code 0 for the proper end of a unit from now on, not for a crash: its watchdog's policy says so."""
         self._find(unit).may_end = True

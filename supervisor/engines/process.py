@@ -30,7 +30,7 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
-def _words(value: object) -> object:
+def words(value: object) -> object:
     """Split a command that was written in one line as a shell would, without being one."""
     if isinstance(value, str):
         try:
@@ -53,13 +53,14 @@ def _signal(value: object) -> object:
     raise ValueError("expected a signal such as SIGTERM or SIGINT")
 
 
+Signal = Annotated[signal.Signals, BeforeValidator(_signal, json_schema_input_type=str | int)]
 Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | float | bool)]
 
 
 class ProcessUnit(Strict):
     """One local process."""
 
-    command: Annotated[tuple[Text, ...], BeforeValidator(_words, json_schema_input_type=str | list[Text])] = (
+    command: Annotated[tuple[Text, ...], BeforeValidator(words, json_schema_input_type=str | list[Text])] = (
         Field(
             min_length=1, description="Program and arguments, as a list or in one line. No shell is involved."
         )
@@ -71,9 +72,7 @@ class ProcessUnit(Strict):
     )
     after: tuple[str, ...] = Field((), description="Units that must be ready before this one is started.")
     ready: Ready | None = Field(None, description="What shows that it is ready. Left out: ready at once.")
-    stop_signal: Annotated[signal.Signals, BeforeValidator(_signal, json_schema_input_type=str | int)] = (
-        signal.SIGTERM
-    )
+    stop_signal: Signal = signal.SIGTERM
     stop_timeout: Duration = Field(
         5.0, description="How long it may take to stop; then SIGKILL ends its whole group."
     )
@@ -106,6 +105,7 @@ class ProcessEngine(Engine):
     """Units are processes of this machine, children of soakd that end with it."""
 
     key: ClassVar[str] = "process"
+    running: ClassVar[type[LocalUnits]] = LocalUnits
 
     process: Processes
 
@@ -116,6 +116,10 @@ class ProcessEngine(Engine):
     def labels(self) -> Mapping[str, Mapping[str, str]]:
         """What the units say."""
         return {name: unit.labels for name, unit in self.process.units.items()}
+
+    def files(self) -> Mapping[str, Mapping[str, str]]:
+        """What the units say."""
+        return {name: unit.files for name, unit in self.process.units.items()}
 
     def after(self) -> Mapping[str, tuple[str, ...]]:
         """What the units say."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import Field, model_validator
 
@@ -16,7 +17,10 @@ from supervisor.values import Duration
 
 if TYPE_CHECKING:
     from supervisor.broker.connection import Connections
+    from supervisor.broker.options import Broker
+    from supervisor.engines.base import Engine
     from supervisor.engines.fleet import Fleet
+    from supervisor.engines.selectors import Selector
 
 
 class CannotAim(Exception):  # noqa: N818  # it says what happened; nothing went wrong
@@ -46,6 +50,32 @@ class World:
     connections: Connections | None = None
     recovering: bool = False
     """True: the run is dead, so nobody holds a unit any more and no watchdog keeps one up."""
+    base: Path = field(default_factory=Path)
+    """The soak file's folder."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What commands find in their environment besides soakd's own."""
+
+
+class Layout(Protocol):
+    """What the soak file alone says about the system."""
+
+    @property
+    def broker(self) -> Broker | None:
+        """The cluster under test."""
+
+    def selected(self, selector: Selector) -> list[str]:
+        """Return the ids of the units that a selector may mean."""
+
+    def engine_of(self, unit: str) -> Engine:
+        """Return the engine of a unit."""
+
+
+class Problem(NamedTuple):
+    """Why a fault cannot work, as far as the soak file alone tells."""
+
+    path: tuple[str | int, ...]
+    """Where, below the fault's entry."""
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +99,8 @@ class Fault(Kind):
     time by its own calls, and harmless if inject never ran or only half of it did.
     """
 
+    at_once: ClassVar[int | None] = None
+    """How many of its targets are down at the same time; None: all of them."""
     in_targets: ClassVar[bool] = True
     """The disturbance sits in the targets as inject left them: it is cut short where one vanishes or is replaced before undo."""
 
@@ -104,6 +136,10 @@ class Fault(Kind):
     def preview(self, rng: random.Random, units: Sequence[str]) -> str:  # noqa: ARG002  # for kinds that draw
         """Say in words what `aim` would choose among `units` with the same `rng`, as far as that is known before the run."""
         return ""
+
+    def problems(self, layout: Layout) -> Iterator[Problem]:  # noqa: ARG002  # for kinds that can tell
+        """Yield what of the soak file keeps this fault from working. Called by `soakd check` and before a run; touches nothing."""
+        yield from ()
 
     @abstractmethod
     async def inject(self, world: World, intent: FaultIntent) -> None:

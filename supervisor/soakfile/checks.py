@@ -41,6 +41,7 @@ class _Names(UnitNames):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts.engines)
         discovered = any(not engine.unit_names() for engine in parts.engines.values())
+        self.broker = parts.broker
         self.all_known = "engines" not in parts.bad and not discovered
         """False: there may be units that only the run, or a corrected file, knows."""
 
@@ -126,6 +127,13 @@ def _protected(names: _Names, parts: Parts) -> Iterator[Finding]:
                 yield Finding(_locate(parts.data, path, name), what)
 
 
+def _impossible(names: _Names, parts: Parts) -> Iterator[Finding]:
+    """What the kinds of fault themselves know to be impossible."""
+    for name, fault in parts.faults.items():
+        for path, message in fault.problems(names):
+            yield Finding(("faults", name, *path), message)
+
+
 def _broker_needed(_: _Names, parts: Parts) -> Iterator[Finding]:
     if parts.broker is not None or "broker" in parts.bad:
         return
@@ -181,6 +189,7 @@ _RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (
     _circles,
     _watched_twice,
     _protected,
+    _impossible,
     _broker_needed,
     _connections,
     _broker_nodes,

@@ -1,8 +1,17 @@
 from __future__ import annotations
 
-import pytest
-from scripted_fault import Stage, Watch
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+import anyio
+import pytest
+from scripted_fault import Open, Stage, Watch
+
+from supervisor.engines.base import EngineContext
+from supervisor.engines.fleet import Fleet
+from supervisor.engines.process import ProcessEngine
 from supervisor.journal.writer import JournalWriter
 
 
@@ -14,3 +23,26 @@ def watch(journal: JournalWriter) -> Watch:
 @pytest.fixture
 def stage(journal: JournalWriter, watch: Watch) -> Stage:
     return Stage(journal, watch)
+
+
+@pytest.fixture
+def opened(stage: Stage, journal: JournalWriter, tmp_path: Path) -> Open:
+    """Open a fleet of local processes, by their shell scripts or their whole settings."""
+
+    @asynccontextmanager
+    async def open_fleet(start: bool = True, **scripts: str | dict[str, Any]) -> AsyncIterator[Fleet]:
+        units = {
+            name: {"command": ["sh", "-c", script]} if isinstance(script, str) else script
+            for name, script in scripts.items()
+        }
+        engine = ProcessEngine.model_validate({"process": {"units": units}})
+        context = EngineContext("local", "test", journal.run_dir, tmp_path, journal)
+        async with engine.open(context) as local, anyio.create_task_group() as group:
+            stage.fleet = Fleet(journal, {"local": local}, {name: ("local", name) for name in units})
+            group.start_soon(stage.fleet.run)
+            if start:
+                await stage.fleet.start_all()
+            yield stage.fleet
+            group.cancel_scope.cancel()
+
+    return open_fleet

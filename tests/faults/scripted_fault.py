@@ -5,19 +5,22 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import anyio
 
-from supervisor.engines.fleet import Fleet
+from supervisor.engines.base import UnitState
+from supervisor.engines.fleet import Desired, Fleet
 from supervisor.faults.base import Aim, Fault, World
 from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.base import Journal
 from supervisor.journal.events import Event, FaultIntent, Record, Target
 
 E = TypeVar("E", bound=Event)
+Open = Callable[..., AbstractAsyncContextManager[Fleet]]
 PATIENCE = 15.0
 """Seconds after which a test that waits for something fails."""
 
@@ -117,10 +120,11 @@ class Stage:
     system: System = field(default_factory=System)
     guardian: bool = True
     fleet: Fleet | None = None
+    base: Path = field(default_factory=Path)
 
     @property
     def world(self) -> World:
-        return World(self.fleet or Fleet(self.journal, {}, {}))
+        return World(self.fleet or Fleet(self.journal, {}, {}), base=self.base)
 
     @asynccontextmanager
     async def running(self, finish: float = 5.0, **faults: Fault) -> AsyncIterator[Scheduler]:
@@ -133,3 +137,19 @@ class Stage:
             yield scheduler
             with anyio.fail_after(PATIENCE):
                 await scheduler.finish(finish)
+
+
+def incarnations(fleet: Fleet) -> dict[str, str | None]:
+    return {unit: fleet.status(unit).observed.incarnation for unit in fleet.ids}
+
+
+def free_and_up(fleet: Fleet) -> bool:
+    status = [fleet.status(unit) for unit in fleet.ids]
+    return all((s.holder, s.desired, s.observed.state) == (None, Desired.UP, UnitState.UP) for s in status)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until something holds that nobody tells of."""
+    with anyio.fail_after(PATIENCE):
+        while not condition():  # noqa: ASYNC110  # see above
+            await anyio.sleep(0.02)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.faults.draws import draw, draws
-from supervisor.faults.lifecycle import Restart
+from supervisor.faults.restart import Restart
 
 UNITS = ["nats1", "nats2", "nats3", "nats4", "nats5"]
 seeds = st.integers(0, 2**64)

@@ -16,7 +16,7 @@ from supervisor.engines.base import EngineContext
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.process import ProcessEngine
 from supervisor.faults.base import World
-from supervisor.faults.lifecycle import Restart
+from supervisor.faults.restart import Restart
 from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.events import EpisodeClosed, Record
 from supervisor.journal.timeline import Timeline

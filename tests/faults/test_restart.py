@@ -1,23 +1,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import anyio
 import pytest
 from pydantic import ValidationError
-from scripted_fault import PATIENCE, Stage
+from scripted_fault import PATIENCE, Open, Stage, free_and_up, incarnations
 
-from supervisor.engines.base import EngineContext, EngineError, UnitState
+from supervisor.engines.base import EngineError, UnitState
 from supervisor.engines.fleet import Desired, Fleet
 from supervisor.engines.process import ProcessEngine
-from supervisor.faults import lifecycle, recovery
+from supervisor.faults import recovery, units
 from supervisor.faults.base import World
-from supervisor.faults.lifecycle import Restart
 from supervisor.faults.recovery import undo_open
+from supervisor.faults.restart import Restart
 from supervisor.journal.events import (
     Cause,
     DrawSkipped,
@@ -31,36 +27,10 @@ from supervisor.journal.events import (
     UnitExited,
     UnitStarted,
 )
-from supervisor.journal.writer import JournalWriter
 
 NODES = ("n1", "n2", "n3")
 IDLE = "exec sleep 1000"
 STUBBORN = "trap '' TERM; echo up; sleep 1000 & while :; do wait; done"
-
-Open = Callable[..., AbstractAsyncContextManager[Fleet]]
-
-
-@pytest.fixture
-def opened(stage: Stage, journal: JournalWriter, tmp_path: Path) -> Open:
-    """Open a fleet of local processes, by their shell scripts or their whole settings."""
-
-    @asynccontextmanager
-    async def open_fleet(start: bool = True, **scripts: str | dict[str, Any]) -> AsyncIterator[Fleet]:
-        units = {
-            name: {"command": ["sh", "-c", script]} if isinstance(script, str) else script
-            for name, script in scripts.items()
-        }
-        engine = ProcessEngine.model_validate({"process": {"units": units}})
-        context = EngineContext("local", "test", journal.run_dir, tmp_path, journal)
-        async with engine.open(context) as local, anyio.create_task_group() as group:
-            stage.fleet = Fleet(journal, {"local": local}, {name: ("local", name) for name in units})
-            group.start_soon(stage.fleet.run)
-            if start:
-                await stage.fleet.start_all()
-            yield stage.fleet
-            group.cancel_scope.cancel()
-
-    return open_fleet
 
 
 @pytest.fixture(autouse=True)
@@ -71,15 +41,6 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def restart(*units: str, **keys: object) -> Restart:
     schedule = {"every": "0s", "times": 1} if not keys.keys() & {"every", "between", "at"} else {}
     return Restart.model_validate({"restart": list(units), **schedule, **keys})
-
-
-def incarnations(fleet: Fleet) -> dict[str, str | None]:
-    return {unit: fleet.status(unit).observed.incarnation for unit in fleet.ids}
-
-
-def free_and_up(fleet: Fleet) -> bool:
-    status = [fleet.status(unit) for unit in fleet.ids]
-    return all((s.holder, s.desired, s.observed.state) == (None, Desired.UP, UnitState.UP) for s in status)
 
 
 async def test_all_units_are_down_together_and_run_again(stage: Stage, opened: Open) -> None:
@@ -186,7 +147,7 @@ async def test_what_cannot_be_started_is_tried_again_and_said(
 async def test_an_end_in_the_middle_of_inject_brings_all_back(
     stage: Stage, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "HURRY", 0.2)
+    monkeypatch.setattr(units, "HURRY", 0.2)
     slow = {"command": ["sh", "-c", STUBBORN], "stop_timeout": "60s", "ready": {"log": "up"}}
     async with opened(n1=slow, n2=IDLE) as fleet:
         before = incarnations(fleet)

@@ -1,0 +1,117 @@
+"""The fault that is made, and undone, by the user's own commands."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+import anyio
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from supervisor.engines.process import Text, words
+from supervisor.engines.program import run_program
+from supervisor.engines.selectors import Selector
+from supervisor.faults.base import Aim, Fault, UndoError, World
+from supervisor.faults.units import choose
+from supervisor.journal.events import FaultIntent, Target
+
+NONE = "none"
+
+
+class CommandFailed(Exception):  # noqa: N818  # what happened is in the name
+    """A command did not end as it should; the text says how, with its last output."""
+
+
+def _argv(command: tuple[str, ...]) -> tuple[str, ...]:
+    if not command or not command[0].strip():
+        raise ValueError("expected a program and its arguments, found nothing")
+    return command
+
+
+def _undo(written: object) -> object:
+    return written if written == NONE else words(written)
+
+
+Argv = Annotated[
+    tuple[Text, ...],
+    BeforeValidator(words, json_schema_input_type=str | Annotated[list[Text], Field(min_length=1)]),
+    AfterValidator(_argv),
+]
+
+
+class Command(Fault):
+    """Run a command, hold, and run another one that takes it back. Both end with exit code 0, or have failed.
+
+    Both are told `SOAKD_EPISODE`, by which inject can name what it makes and undo finds it, and `SOAKD_UNITS`. Undo may come without
+    inject, after half of it, twice, and after the death of soakd: it has to be harmless then. What a command leaves running in its
+    process group ends with it.
+    """
+
+    key: ClassVar[str] = "command"
+
+    command: Argv = Field(
+        description="What injects the fault: a program and its arguments. No shell is involved."
+    )
+    undo_command: Literal["none"] | Argv = Field(
+        alias="undo", description="What takes it back, or none if nothing can or has to."
+    )
+    units: Selector | None = Field(
+        None, description="The units it acts on, so that no other fault has them at the same time."
+    )
+    cwd: Path = Field(Path(), description="Working directory, seen from the soak file.")
+    env: dict[str, Text] = Field(
+        default_factory=dict, description="Variables besides soakd's own environment."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_hold(self) -> Self:
+        if self.hold and self.undo_command == NONE:
+            raise ValueError("hold: with undo: none nothing is taken back after it, leave hold out")
+        return self
+
+    async def aim(self, world: World, rng: random.Random) -> Aim:
+        """Choose the units, if there are any."""
+        units = await choose(world.fleet, self.units, rng) if self.units else ()
+        observed = {unit: world.fleet.status(unit).observed for unit in units}
+        return Aim(tuple(Target(unit=unit, incarnation=seen.incarnation) for unit, seen in observed.items()))
+
+    async def inject(self, world: World, intent: FaultIntent) -> None:
+        """Run the command; CommandFailed if it does not end with 0."""
+        await self._run(self.command, world, intent, self.inject_timeout)
+
+    async def undo(self, world: World, intent: FaultIntent) -> None:
+        """Run the other command."""
+        if self.undo_command == NONE:
+            return
+        try:
+            await self._run(tuple(self.undo_command), world, intent, self.undo_timeout)
+        except CommandFailed as error:
+            again = f"SOAKD_EPISODE={shlex.quote(intent.episode)} {shlex.join(self.undo_command)}"
+            raise UndoError(
+                f"{error}; mend the cause and run `soakd recover`, or by hand: {again}"
+            ) from error
+
+    async def _run(self, argv: tuple[str, ...], world: World, intent: FaultIntent, timeout: float) -> None:
+        own = {"SOAKD_EPISODE": intent.episode, "SOAKD_UNITS": " ".join(t.unit for t in intent.targets)}
+        cwd = world.base / self.cwd
+        try:
+            ended = await run_program(
+                argv,
+                cwd=cwd,
+                env={**os.environ, **world.environment, **self.env, **own},
+                output=_ignore,
+                timeout=timeout,
+                stop=anyio.Event(),
+            )
+        except OSError as error:
+            raise CommandFailed(f"cannot run {argv[0]} in {cwd}: {error.strerror or error}") from error
+        if not ended.ok:
+            how = "took too long" if ended.why == "timeout" else f"ended with {ended.status}"
+            raise CommandFailed(f"{shlex.join(argv)} {how}: {ended.tail.strip() or 'it wrote nothing'}")
+
+
+def _ignore(_: bytes) -> None:
+    """Take output that only matters if the command fails: `Ended` keeps its end."""

@@ -1,0 +1,62 @@
+"""The fault that sends units a signal and leaves the rest to their watchdogs."""
+
+from __future__ import annotations
+
+import signal as signals
+from typing import ClassVar, Final
+
+from pydantic import Field, field_validator
+
+from supervisor.engines.process import Signal
+from supervisor.engines.selectors import Selector
+from supervisor.faults.base import World
+from supervisor.faults.units import AtOnce, still, together
+from supervisor.journal.events import FaultIntent
+
+_FREEZES: Final = frozenset({signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU})
+
+
+class Kill(AtOnce):
+    """Send units a signal, all at the same time. Nobody holds them: bringing them back is what their watchdogs are for.
+
+    A unit that no watchdog keeps up is started by undo.
+    """
+
+    key: ClassVar[str] = "kill"
+    in_targets: ClassVar[bool] = False
+
+    kill: Selector = Field(description="The units that get the signal.")
+    signal: Signal = Field(
+        signals.SIGKILL, description="The signal; SIGKILL ends a unit's whole process group."
+    )
+
+    @field_validator("signal")
+    @classmethod
+    def _ends(cls, signal: signals.Signals) -> signals.Signals:
+        if signal in _FREEZES:
+            raise ValueError(
+                f"{signal.name} freezes a process until somebody lets it go on: use pause instead"
+            )
+        return signal
+
+    async def inject(self, world: World, intent: FaultIntent) -> None:
+        """Send it."""
+        fleet, by, units = world.fleet, intent.episode, [target.unit for target in intent.targets]
+        await together(units, lambda unit: fleet.kill(unit, by=by, signal=self.signal))
+
+    async def undo(self, world: World, intent: FaultIntent) -> None:
+        """Start what is down and has nobody who would."""
+        with still("down", "start them"):
+            await start_unwatched(world, intent)
+
+
+async def start_unwatched(world: World, intent: FaultIntent) -> None:
+    """Start the targets that are down, or were told to end, and that no watchdog keeps up; in recovery there is none."""
+    fleet, by = world.fleet, intent.episode
+
+    async def mend(unit: str) -> None:
+        if fleet.status(unit).holder is None:
+            await fleet.start(unit, by=by)
+
+    units = [target.unit for target in intent.targets if target.unit in fleet.ids]
+    await together([unit for unit in units if world.recovering or not fleet.is_watched(unit)], mend)

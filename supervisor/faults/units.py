@@ -1,0 +1,146 @@
+"""What faults in the life of units share: who is chosen, how several are acted on at once, and how they come back."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, Final
+
+import anyio
+from pydantic import model_validator
+
+from supervisor.engines.base import EngineError, UnitState
+from supervisor.engines.fleet import Desired, Fleet, Held, Protected
+from supervisor.engines.selectors import Selector
+from supervisor.faults.base import Aim, CannotAim, Fault, Layout, Problem, UndoError, World
+from supervisor.journal.events import FaultIntent, Target
+
+HURRY: Final = 2.0
+"""Seconds that a unit still has which was told to stop when inject was cut short: a stop once begun is not to be taken back."""
+
+
+class UnitFault(Fault, ABC):
+    """A fault whose own key selects the units that it acts on; units that are not up and free when it is their turn are left alone."""
+
+    needs: ClassVar[type | None] = None
+    """The capability (a protocol of `engines.base`) that it needs of their engine."""
+
+    @property
+    def selector(self) -> Selector:
+        """The units, as written."""
+        written: Selector = getattr(self, self.key)
+        return written
+
+    async def aim(self, world: World, rng: random.Random) -> Aim:
+        """Choose those of the units that are up."""
+        units = await choose(world.fleet, self.selector, rng)
+        targets = [target for unit in units if (target := _up(world.fleet, unit))]
+        if not targets:
+            raise CannotAim(f"none of {', '.join(units)} is up and free")
+        return Aim(tuple(targets))
+
+    def preview(self, rng: random.Random, units: Sequence[str]) -> str:  # noqa: ARG002  # a selector names its own
+        """Name the units, or say what only the run can tell."""
+        return (
+            ", ".join(self.selector.draw(self.selector.of, rng)) if self.selector.of else str(self.selector)
+        )
+
+    def problems(self, layout: Layout) -> Iterator[Problem]:
+        """Units whose engine cannot do this."""
+        for unit in layout.selected(self.selector) if self.needs else ():
+            engine = layout.engine_of(unit)
+            if self.needs and engine.running and not issubclass(engine.running, self.needs):
+                yield Problem(
+                    (self.key,), f"cannot {self.key} {unit}: its engine, {engine.key}, has no {self.key}"
+                )
+
+    async def undo(self, world: World, intent: FaultIntent) -> None:
+        """Start what inject left down. What it has let go again is not its business any more."""
+        fleet, by = world.fleet, intent.episode
+
+        async def mend(unit: str) -> None:
+            if fleet.status(unit).desired is Desired.DOWN:
+                await fleet.stop(unit, by=by, timeout=HURRY)
+            await bring_back(fleet, unit, by=by)
+
+        with still("down", "start them"):
+            await together(ours(world, intent), mend)
+
+
+class AtOnce(UnitFault, ABC):
+    """One that is over as soon as inject is: there is nothing to hold."""
+
+    @model_validator(mode="after")
+    def _no_hold(self) -> AtOnce:
+        if self.hold:
+            raise ValueError(f"hold: a {self.key} {self.over}, leave hold out")
+        return self
+
+    over: ClassVar[str] = "is over at once"
+    """When it is over, in words."""
+
+
+async def choose(fleet: Fleet, selector: Selector, rng: random.Random) -> tuple[str, ...]:
+    """Resolve a fault's selector; CannotAim if it means nothing that may be a target now."""
+    try:
+        return await fleet.resolve(selector, rng, targets=True)
+    except (EngineError, Protected) as error:
+        raise CannotAim(str(error)) from error
+
+
+def ours(world: World, intent: FaultIntent) -> list[str]:
+    """Return the targets that the episode still holds; in recovery, where nobody holds any more, all that are still there."""
+    fleet = world.fleet
+    units = [target.unit for target in intent.targets if target.unit in fleet.ids]
+    return (
+        units if world.recovering else [unit for unit in units if fleet.status(unit).holder == intent.episode]
+    )
+
+
+async def bring_back(fleet: Fleet, unit: str, *, by: str) -> None:
+    """Start a unit and let it go. It is meant to be up from before its start on, so that an exit from then on is a crash."""
+    await fleet.hold(unit, by=by, desired=Desired.UP)
+    await fleet.start(unit, by=by)
+    await fleet.release(unit, by=by)
+
+
+async def together(units: Iterable[str], act: Callable[[str], Awaitable[None]]) -> None:
+    """Act on all units at once and to the end, whichever fails; EngineError names all that did."""
+    failures: dict[str, str] = {}
+
+    async def act_on(unit: str) -> None:
+        try:
+            await act(unit)
+        except (EngineError, Held, Protected) as error:
+            failures[unit] = str(error)
+
+    units = tuple(units)
+    async with anyio.create_task_group() as group:
+        for unit in units:
+            group.start_soon(act_on, unit)
+    if failures:
+        raise EngineError("; ".join(failures[unit] for unit in units if unit in failures))
+
+
+def is_up(fleet: Fleet, unit: str) -> bool:
+    """Whether a unit was last seen running, not frozen."""
+    return fleet.status(unit).observed.state is UnitState.UP
+
+
+@contextmanager
+def still(what: str, how: str) -> Iterator[None]:
+    """Say of what an undo cannot do that units are still so, and how to mend it."""
+    try:
+        yield
+    except EngineError as error:
+        raise UndoError(
+            f"units are still {what}: {error}; mend the cause and run `soakd recover`, or {how} by hand"
+        ) from error
+
+
+def _up(fleet: Fleet, unit: str) -> Target | None:
+    status = fleet.status(unit)
+    free = status.holder is None and is_up(fleet, unit)
+    return Target(unit=unit, incarnation=status.observed.incarnation) if free else None
