@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from typing import Final
 from urllib.parse import ParseResult
@@ -85,7 +86,7 @@ class Wire(TcpTransport):
         if self._io_writer is None or self._io_writer is self._given_up:
             return
         try:
-            with anyio.move_on_after(2 * LINGER) as scope:
+            with anyio.move_on_after(2 * LINGER) as scope, contextlib.suppress(OSError):  # gone is gone
                 await self._io_writer.wait_closed()
             if scope.cancelled_caught:
                 self._given_up = self._io_writer  # its future is cancelled: nobody can wait for it again

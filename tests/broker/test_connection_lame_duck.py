@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from contextlib import AsyncExitStack
 
 import anyio
@@ -10,7 +11,7 @@ import nats.errors
 import pytest
 from anyio.abc import TaskGroup
 from nats.aio.msg import Msg
-from nats_servers import NatsServer, Start, until
+from nats_servers import BINARY, NatsServer, Start, until
 
 from supervisor.broker.connection import Handle, open_connections
 from supervisor.broker.options import Broker
@@ -19,6 +20,11 @@ from supervisor.journal.writer import JournalWriter
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
+VERSION = (
+    subprocess.run([BINARY, "--version"], check=True, capture_output=True, text=True)
+    .stdout.split("v")[-1]
+    .strip()
+)
 RATE = 200
 """Requests a second: enough for some to be in flight at any moment of a move."""
 
@@ -95,7 +101,7 @@ async def test_make_before_break_fails_no_request(
             assert handle.connected
             assert handle.nc.server in {server.address for server in others}
         assert old.is_closed
-    mine = [change.state for change in changes if change.connection == "default (requests)"]
+    mine = [c.state for c in changes if c.connection == "default (requests)" and c.state != "discovered"]
     assert mine[:3] == ["connected", "lame-duck", "reconnected"]
     moved = next(change for change in changes if change.state == "reconnected")
     assert moved.detail == f"moved from {leaving.address}, which is about to leave"
@@ -111,16 +117,12 @@ async def test_without_it_the_connection_reports_and_is_back_after_the_eviction(
         client = handle.nc
         await until(lambda: len(client.discovered_servers) == 2)
         leaving.send(signal.SIGUSR2)
-        await until(lambda: [c.state for c in changes][-2:] == ["disconnected", "reconnected"], 20)
+        await until(lambda: "reconnected" in [change.state for change in changes], 20)
         assert handle.nc is client
         assert handle.nc.server != leaving.address
-        assert [change.state for change in changes] == [
-            "connected",
-            "lame-duck",
-            "disconnected",
-            "reconnected",
-        ]
-        assert changes[1].detail == "n1 2.15.1"
+    told = [change for change in changes if change.state not in {"discovered", "closed"}]
+    assert [change.state for change in told] == ["connected", "lame-duck", "disconnected", "reconnected"]
+    assert told[1].detail == f"n1 {VERSION}"
 
 
 async def test_nowhere_to_go(start: Start, journal: JournalWriter, changes: list[BrokerChanged]) -> None:

@@ -227,6 +227,7 @@ async def test_a_cluster_without_quorum_loses_nothing(
             await server.start()
         for name in existing.streams:
             await until_ready(handle, f"STREAM.INFO.{name}")
+        await until_ready(handle)
         assert await stream_names(handle) == {"stream-1", "stream-2"}
         assert (await cleanup(handle, buckets=[], streams="stream.*", existing=existing)).streams == 0
 
