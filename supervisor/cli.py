@@ -79,6 +79,13 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     crashes = add("crashes", _crashes, "Print the root causes of crashes, grouped.")
     crashes.add_argument("paths", metavar="RUN_DIR or FILE", type=Path, nargs="+")
+    health = add(
+        "health", _health, "Look at the broker of a soak file: what is wrong, what it means, what to do."
+    )
+    health.add_argument(
+        "file", metavar="FILE", type=Path, help="a soak file; only its broker section is used"
+    )
+    health.add_argument("--json", action="store_true", help="print all that was seen as JSON")
     add("schema", _schema, "Print the JSON schema of the soak file, for editors.")
     daemon = add("daemon", _daemon, None)  # the guardian's business
     daemon.add_argument("--guardian-fd", type=int)
@@ -255,6 +262,38 @@ def _crashes(arguments: argparse.Namespace) -> int:
         print(f"{group.count:5}  {', '.join(group.units)}: {group.signature}")
         print(f"       first {group.files[0]}" + (f", last {group.files[-1]}" if group.count > 1 else ""))
     return OK
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from supervisor.broker.health.document import document
+    from supervisor.broker.health.findings import Health
+    from supervisor.broker.health.once import look_once
+    from supervisor.broker.health.text import report
+    from supervisor.journal.runs import RunIndex, state_dir
+    from supervisor.soakfile.errors import SoakFileError
+    from supervisor.soakfile.running import NotRunning, load_running
+    from supervisor.telemetry.logging import plain
+
+    plain("critical")  # what connections meet is part of what is printed
+    try:
+        broker = load_running(arguments.file, RunIndex(state_dir())).soak.broker
+    except SoakFileError as error:
+        return _complain(*map(str, error.problems))
+    except NotRunning as error:
+        _complain(f"soakd: {error}")
+        return FAIL
+    if broker is None:
+        return _complain(
+            f"{arguments.file}: broker: there is no such section, so there is nothing to look at"
+        )
+    diagnosis = _loop(look_once(broker))
+    if arguments.json:
+        print(json.dumps(document(diagnosis), indent=2))
+    else:
+        Console().print(report(diagnosis))
+    return OK if diagnosis.health is Health.HEALTHY else FAIL
 
 
 def _schema(_: argparse.Namespace) -> int:

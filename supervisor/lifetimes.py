@@ -21,6 +21,7 @@ import anyio
 import structlog
 
 from supervisor.broker.connection import BrokerError, Connections, open_connections
+from supervisor.broker.health.watch import HealthWatch
 from supervisor.ending import End, Guardian
 from supervisor.engines.base import EngineContext, EngineError, Units
 from supervisor.engines.fleet import Fleet
@@ -198,6 +199,8 @@ async def probes(run: Run, fleet: Fleet, connections: Connections | None) -> Asy
                 *(f"  {title}: {_seen(steady, title)}" for title in failing),
             )
         supervisor.keep("steady state", steady.run)
+        if connections is not None:
+            supervisor.keep("broker health", HealthWatch(connections, http, run.journal).run)
         witness = Witness(steady, run.journal)
         supervisor.keep("witness", witness.run)
         forget = run.journal.subscribe(witness.apply)

@@ -7,6 +7,7 @@ in a cluster it does only once there is a meta leader and the node is current wi
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import socket
 import sys
@@ -26,6 +27,7 @@ ENGINE: Final = "embedded"
 USER: Final = "soakd"
 SYSTEM_USER: Final = "sys"
 PASSWORD: Final = "soakd"  # noqa: S105  # of servers that only this machine reaches, and that end with the run
+FILE: Final = "nats.conf"
 READY: Final = "60s"
 """After all nodes were down together an election has been seen to take 9 s on two idle cores."""
 
@@ -103,8 +105,8 @@ def expand(
     }
     units = {
         name: {
-            "command": [program, "-c", "nats.conf"],
-            "files": {"nats.conf": _config(name, embedded, nodes)},
+            "command": [program, "-c", FILE],
+            "files": {FILE: _config(name, embedded, nodes)},
             "ready": {"http": f"http://127.0.0.1:{own['monitor']}/healthz", "timeout": READY},
             "stop_signal": "SIGTERM",
         }
@@ -140,6 +142,29 @@ def _config(name: str, embedded: Embedded, nodes: Mapping[str, Mapping[str, int]
         system=SYSTEM_USER,
         password=PASSWORD,
     )
+
+
+_PORTS: Final = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        r'^listen: "127\.0\.0\.1:(\d+)"$',
+        r'^http: "127\.0\.0\.1:(\d+)"$',
+        r'^cluster \{.*? listen: "127\.0\.0\.1:(\d+)"',
+    )
+)
+
+
+def ports_in_use(run_dir: Path) -> list[int]:
+    """Return the ports that the embedded cluster of a run has, in the order in which `expand` takes them; empty if it has none."""
+    ports = []
+    for number in range(1, 6):
+        try:
+            text = (run_dir / "units" / f"nats{number}" / FILE).read_text()
+        except FileNotFoundError:
+            break
+        found = [pattern.search(text) for pattern in _PORTS]
+        ports += [int(match[1]) if match else 0 for match in found]  # one that stands alone has no routes
+    return ports
 
 
 def _program(command: str | None, base: Path) -> str:

@@ -166,6 +166,18 @@ class RunIndex:
                 continue  # it has just left, or is no entry: `abandoned` complains about those
         return None
 
+    def living(self, soak: str) -> list[Path]:
+        """Return the directories of the runs of a soak that go on, the latest first."""
+        found = []
+        for file in self._runs.glob("*.json"):
+            try:
+                data = json.loads(file.read_bytes())
+                if data["soak"] == soak and _read_abandoned(file) is None:
+                    found.append((float(data["started"]), Path(data["run_dir"])))
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # as above
+        return [directory for _, directory in sorted(found, reverse=True)]
+
     def lock(self, keys: Iterable[str], holder: str) -> Lock:
         """Lock all keys, or none and raise Locked. The locks die with this process."""
         self._locks.mkdir(parents=True, exist_ok=True)

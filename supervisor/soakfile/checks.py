@@ -9,10 +9,12 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from supervisor.broker.options import DEFAULT
 from supervisor.engines.selectors import Selector
 from supervisor.judge.thresholds import Subject
 from supervisor.kinds import check_name
 from supervisor.probes.broker import BrokerAnswers
+from supervisor.probes.jetstream import JetStream
 from supervisor.soak import UnitNames
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.parts import Parts
@@ -213,6 +215,8 @@ def _canaries(parts: Parts) -> Iterator[tuple[Path, str]]:
     for index, probe in parts.steady_state.items():
         if isinstance(probe, BrokerAnswers):
             yield ("steady_state", index), probe.broker.connection
+        elif isinstance(probe, JetStream):
+            yield ("steady_state", index), DEFAULT
 
 
 def _selectors(parts: Parts) -> Iterator[tuple[Path, Selector]]:

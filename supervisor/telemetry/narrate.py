@@ -173,6 +173,12 @@ def _(event: ev.BrokerChanged) -> Line:
 
 
 @line.register
+def _(event: ev.HealthChanged) -> Line:
+    level = {"healthy": "info", "degraded": "warning", "unhealthy": "error"}[event.state]
+    return level, f"the broker is {event.state}", {"reason": event.reason, "before": event.before}
+
+
+@line.register
 def _(event: ev.InvariantViolated) -> Line:
     return (
         "error",

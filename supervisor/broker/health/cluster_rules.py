@@ -26,7 +26,7 @@ def unreachable(picture: Picture) -> Iterator[Finding]:
     link = picture.facts.link
     if not link.error:
         return
-    refused = "uthoriz" in link.error or "uthentic" in link.error
+    refused = _is_refusal(link.error)
     yield critical(
         code="refused" if refused else "unreachable",
         subject="connection",
@@ -37,6 +37,10 @@ def unreachable(picture: Picture) -> Iterator[Finding]:
         else "Start the servers, or see whether `servers` in the broker section names the right ones.",
         detail=link.error,
     )
+
+
+def _is_refusal(error: str) -> bool:
+    return "uthoriz" in error or "uthentic" in error
 
 
 def quorum_lost(picture: Picture) -> Iterator[Finding]:
@@ -54,15 +58,19 @@ def quorum_lost(picture: Picture) -> Iterator[Finding]:
         f"{group.needed} are needed",
         means="Nothing can be created, changed or elected, replicated streams take no messages, and what is read may be old. "
         + ("" if picture.facts.api.outcome != "answered" else "Error 10008 follows within 20 s."),
-        do=f"{_bring_back(away, group.needed - there)} A leader is elected within some 10 s.",
+        do=f"{_bring_back(away, group.needed - there)} A leader is elected within 10 s.",
     )
 
 
 def _bring_back(away: list[Node], enough: int) -> str:
-    verbs = {State.FROZEN: "continue", State.LEAVING: "start again", State.UP: "look into"}
-    steps = [f"{verbs.get(node.state, 'start')} {node.name}" for node in away]
-    which = "" if enough >= len(steps) else f" ({'one' if enough == 1 else enough} of them is enough)"
-    text = listed(steps, "and" if enough >= len(steps) else "or")
+    verbs = {State.FROZEN: "continue", State.UP: "look into"}
+    all_of_them = enough >= len(away)
+    steps: dict[str, list[str]] = {}
+    for node in away:
+        steps.setdefault(verbs.get(node.state, "start"), []).append(node.name)
+    word = "and" if all_of_them else "or"
+    text = f", {word} ".join(f"{verb} {listed(names, word)}" for verb, names in steps.items())
+    which = "" if all_of_them else f" ({'one' if enough == 1 else f'{enough} of them'} is enough)"
     return f"{text[:1].upper()}{text[1:]}{which}."
 
 
@@ -127,7 +135,7 @@ def stale_consumers(picture: Picture) -> Iterator[Finding]:
 def api(picture: Picture) -> Iterator[Finding]:
     """JetStream does not answer our account as it should: 10008 and "no responders" are told apart."""
     answer = picture.facts.api
-    found = partial(critical, subject="account", detail=answer.detail)
+    found = partial(critical, subject="account", detail=answer.detail if answer.outcome == "error" else "")
     match answer.outcome:
         case "error" if answer.code == NOT_AVAILABLE:
             yield found(
@@ -194,12 +202,13 @@ def unseen(picture: Picture) -> Iterator[Finding]:
     """Nothing tells what the servers themselves know."""
     facts = picture.facts
     if facts.system is not None and facts.system.error:
+        refused = _is_refusal(facts.system.error)
         yield unknown(
             code="system-account",
             subject="connection",
             what="the system account could not be asked",
             means="What only it would tell is unknown.",
-            do="See `system` in the broker section: its user must belong to the servers' system account.",
+            do="Compare `system` in the broker section with the servers' configuration." if refused else "",
             detail=facts.system.error,
         )
     if facts.system is None and not facts.monitored:

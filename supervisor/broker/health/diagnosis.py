@@ -55,17 +55,15 @@ def diagnose(facts: Facts) -> Diagnosis:
 
 
 def _explained(symptom: Finding, findings: Iterable[Finding]) -> Finding:
-    """Add the likely cause and what to do about it."""
+    """Add the likely cause to a symptom; what is to be done about it stands there."""
     by_code: dict[str, Finding] = {}
     for finding in findings:
         by_code.setdefault(finding.code, finding)
-    cause = next((by_code[code] for code in EXPLAINS[symptom.code] if code in by_code), None)
-    if cause is not None:
-        return symptom.model_copy(update={"cause": cause.what, "do": symptom.do or cause.do})
+    known = next((by_code[code].what for code in EXPLAINS[symptom.code] if code in by_code), None)
+    if known is not None:
+        return symptom.model_copy(update={"cause": known})
     blind = any(finding.severity is Severity.UNKNOWN for finding in findings)
+    cause = "cannot be told from what was seen" if blind else "nothing that was seen explains it"
     return symptom.model_copy(
-        update={
-            "cause": "cannot be told from what was seen" if blind else "nothing that was seen explains it",
-            "do": symptom.do or "Look for JetStream in the servers' logs.",
-        }
+        update={"cause": cause, "do": symptom.do or "Look for JetStream in the servers' logs."}
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from supervisor.broker.health.findings import Diagnosis, Finding, Health, Severity, count, size
+from supervisor.broker.health.facts import Peer
+from supervisor.broker.health.findings import Diagnosis, Finding, Health, Severity, count, listed, size
 from supervisor.broker.health.reports import CHECKS
 from supervisor.broker.health.roster import SEEN, Node, State
 
@@ -57,41 +57,45 @@ def _head(diagnosis: Diagnosis) -> Text:
 
 def _told(finding: Finding) -> Iterator[RenderableType]:
     sign, style = _SIGN[finding.severity]
-    yield _hanging(sign, Text(finding.what, "bold"), style)
+    yield _Hanging(Text(finding.what, "bold"), Text(f"{sign} ", style))
     rest = [
         Text(finding.means),
         Text.assemble(("likely cause: ", "bold"), finding.cause) if finding.cause else Text(),
         Text.assemble(("→ ", "bold green"), finding.do) if finding.do else Text(),
         Text(finding.detail, "dim"),
     ]
-    yield from (Padding(text, (0, 0, 0, 2)) for text in rest if text)
+    yield from (_Hanging(text) for text in rest if text)
 
 
-def _hanging(sign: str, text: Text, style: str) -> Table:
-    """Put a sign before a text, whose further lines begin below its first."""
-    grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(width=1)
-    grid.add_column()
-    grid.add_row(Text(sign, style), text)
-    return grid
+class _Hanging:
+    """A text whose lines all begin in the third column, the first one behind a sign."""
+
+    def __init__(self, text: Text, sign: Text | None = None) -> None:
+        self._text, self._sign = text, sign or Text("  ")
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Wrap it, without padding the lines."""
+        for number, line in enumerate(self._text.wrap(console, options.max_width - 2)):
+            line.rstrip()
+            yield Text.assemble(self._sign if number == 0 else "  ", line)
 
 
 def _servers(diagnosis: Diagnosis) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for heading in ("server", "answers", "version", "JetStream", "meta group", "healthz"):
-        table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=_WIDEST)
-    table.add_column("store", no_wrap=True, overflow="ellipsis", justify="right")
+    table.add_column("server", no_wrap=True, overflow="ellipsis", max_width=_WIDEST)
+    for heading in ("answers", "JS", "meta group", "healthz"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("stored", "disk free"):
+        table.add_column(heading, no_wrap=True, justify="right")
     for node in diagnosis.picture.nodes:
-        style = "" if node.state is State.UP else "yellow"
         table.add_row(
             Text(node.name, "bold"),
             _answers(node),
-            node.version or UNSEEN,
             {True: "on", False: "off", None: UNSEEN}[node.jetstream],
-            _role(diagnosis, node),
+            role(diagnosis, node),
             _checks(node),
-            _store(node),
-            style=style,
+            *_store(node),
+            style="" if node.state is State.UP else "yellow",
         )
     return table
 
@@ -100,22 +104,32 @@ def _answers(node: Node) -> str:
     if node.state in {State.LEAVING, State.STARTING, State.FROZEN}:
         return node.state
     if node.round_trip is None:
-        return {State.GONE: "no"}.get(node.state, UNSEEN)
+        return "no" if node.state is State.GONE else UNSEEN
     return f"{node.round_trip * 1000:.1f} ms"
 
 
-def _role(diagnosis: Diagnosis, node: Node) -> str:
-    group, peer = diagnosis.picture.group, node.peer
+def role(diagnosis: Diagnosis, node: Node) -> str:
+    """Return what a server is in the meta group, in a word or two."""
+    group = diagnosis.picture.group
     if group is None:
         return "alone" if node.server and node.server.jetstream else UNSEEN
     if node.name == group.leader:
         return "leads"
-    if peer is None:
-        return UNSEEN if node.state is not State.UP or group.leader else "no leader"
-    if peer.offline or peer.silent >= SEEN:
-        return "offline" if peer.offline else f"silent {peer.silent:.0f}s"
+    if node.peer is not None and (said := _said_of(node.peer, gone=node.name in group.absent)):
+        return said
     if node.name in group.absent:
         return "away"
+    return UNSEEN if group.leader else "no leader"
+
+
+def _said_of(peer: Peer, *, gone: bool) -> str:
+    """Return what the leader says of a peer; nothing if it has not noticed yet that the peer is gone."""
+    if peer.offline:
+        return "left"
+    if peer.silent >= SEEN:
+        return f"silent {peer.silent:.0f}s"
+    if gone:
+        return ""
     return f"{peer.lag} behind" if peer.lag else "current" if peer.current else "not current"
 
 
@@ -126,16 +140,23 @@ def _checks(node: Node) -> str:
     return "ok" if set(codes) == {"200"} else " ".join(codes)
 
 
-def _store(node: Node) -> str:
-    store = node.server.store if node.server else None
+def _store(node: Node) -> tuple[str, str]:
+    if node.server is None:
+        return UNSEEN, UNSEEN
+    store = node.server.store
     if store is None or not node.jetstream:
-        return UNSEEN if node.server is None else "-"
-    disk = f", disk {size(store.disk_free)} free" if store.disk_free is not None else ""
-    return f"{size(store.used)} of {size(store.limit)}{disk}"
+        return "-", "-"
+    free = UNSEEN if store.disk_free is None else size(store.disk_free)
+    return f"{size(store.used)} of {size(store.limit)}", free
 
 
 def _rest(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
     facts = diagnosis.picture.facts
+    versions: dict[str, list[str]] = {}
+    for node in sorted(diagnosis.picture.nodes, key=lambda node: node.version, reverse=True):
+        versions.setdefault(node.version or "unknown", []).append(node.name)
+    alike = len(versions) == 1
+    yield "version", ", ".join(v if alike else f"{v} on {listed(names)}" for v, names in versions.items())
     link = facts.link
     if link.round_trip is not None:
         yield "connection", f"to {link.server}, round trip {link.round_trip * 1000:.1f} ms"

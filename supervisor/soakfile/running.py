@@ -1,0 +1,32 @@
+"""A soak file whose broker can be spoken with from outside of a run: an embedded one is only there while a run is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from supervisor.broker.embedded import ports_in_use
+from supervisor.journal.runs import RunIndex
+from supervisor.soakfile.load import Loaded, load
+from supervisor.soakfile.sugar import SOURCE
+
+
+class NotRunning(Exception):  # noqa: N818  # what is the matter is in the name
+    """The soak file's broker is embedded, and no run has one at present; the text says what to do."""
+
+
+def load_running(path: Path, index: RunIndex) -> Loaded:
+    """Read a soak file; an embedded broker's addresses are those of the run of this soak that goes on.
+
+    SoakFileError for a soak file that is wrong, NotRunning if there is no such run, or its servers were not started yet.
+    """
+    loaded = load(path)
+    if not loaded.document.has(SOURCE):
+        return loaded
+    name = loaded.soak.soak
+    for directory in index.living(name):
+        if ports := ports_in_use(directory):
+            return load(path, ports=iter(ports))
+    raise NotRunning(
+        f"{path}: the broker of {name} is embedded: it runs only during a soak, and no run of {name} goes on. "
+        f"Start one with `soakd run {path}` and look from another terminal"
+    )
