@@ -9,29 +9,23 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
-
-import anyio
+from typing import Final
 
 from supervisor.broker.api import (
     MESSAGE_NOT_FOUND,
     STREAM_NOT_FOUND,
     ApiError,
     call,
+    each,
     stream_names,
     stream_subjects,
 )
 from supervisor.broker.client import BrokerError
 from supervisor.broker.handle import Handle
 
-AT_ONCE: Final = 64
-"""Requests in flight: enough to hide the round trip, few enough not to be a load of their own."""
-
 _DELETED: Final = re.compile(rb"^(KV-Operation: *(DEL|PURGE)|Nats-Marker-Reason:)", re.MULTILINE)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ async def snapshot(handle: Handle, buckets: Iterable[str], streams: str | None) 
             if created is not None:
                 seen[name] = created
 
-    await _each(_matching(streams, await stream_names(handle)) if streams else (), look)
+    await each(_matching(streams, await stream_names(handle)) if streams else (), look)
     return Existing(seen, {bucket: await _bucket(handle, bucket) for bucket in buckets})
 
 
@@ -130,7 +124,7 @@ async def _bucket(handle: Handle, bucket: str) -> Bucket | None:
         if await _has_value(handle, stream, subject):
             keys.add(subject.removeprefix(prefix))
 
-    await _each(await stream_subjects(handle, stream, f"{prefix}>"), look)
+    await each(await stream_subjects(handle, stream, f"{prefix}>"), look)
     return Bucket(created, frozenset(keys))
 
 
@@ -163,7 +157,7 @@ async def _empty(handle: Handle, bucket: str, before: Bucket | None) -> int:
     async def purge(subject: str) -> None:
         await call(handle, f"STREAM.PURGE.{stream}", {"filter": subject})
 
-    await _each(new, purge)
+    await each(new, purge)
     return len(new)
 
 
@@ -181,25 +175,5 @@ async def _remove(handle: Handle, pattern: str, before: Mapping[str, str | None]
         else:
             removed.append(name)
 
-    await _each(_matching(pattern, await stream_names(handle)), remove)
+    await each(_matching(pattern, await stream_names(handle)), remove)
     return len(removed)
-
-
-async def _each(items: Collection[T], act: Callable[[T], Awaitable[None]]) -> None:
-    """Do something with all items, `AT_ONCE` at a time; after the first BrokerError nothing new is begun and it is raised."""
-    rest, failures = iter(items), list[BrokerError]()
-
-    async def work() -> None:
-        for item in rest:
-            try:
-                await act(item)
-            except BrokerError as error:
-                failures.append(error)
-            if failures:
-                return
-
-    async with anyio.create_task_group() as group:
-        for _ in range(min(AT_ONCE, len(items))):
-            group.start_soon(work)
-    if failures:
-        raise failures[0]

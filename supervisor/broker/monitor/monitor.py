@@ -1,0 +1,230 @@
+"""Looks at the broker all along: four loops, none of which overlaps itself, and a watch for each bucket.
+
+Names of all streams come at the interval the soak file asks for. Their numbers and consumers, which cost more, come as often as a
+tenth of the time allows: with a few streams as often as the names, with ten thousand every ten seconds. JetStream's advisories say
+where to look sooner. Every call has a deadline, and what does not answer is unknown, not gone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+from typing import Final
+
+import anyio
+
+from supervisor.broker.api import STREAM_NOT_FOUND, ApiError, each
+from supervisor.broker.client import BrokerError
+from supervisor.broker.handle import Handle
+from supervisor.broker.monitor import gauges
+from supervisor.broker.monitor.advisories import SUBJECTS, SYSTEM, told
+from supervisor.broker.monitor.pace import Pace
+from supervisor.broker.monitor.picture import Picture
+from supervisor.broker.monitor.snapshot import Consumers, Snapshot
+from supervisor.broker.monitor.streams import Names, describe, look, stored_at, summarise
+from supervisor.broker.monitor.watching import Watch
+from supervisor.broker.options import Monitor as Options
+from supervisor.journal.base import Journal
+from supervisor.journal.events import ViewChanged
+
+NAMES: Final = 2.0
+"""Seconds for one round of names, and the longest pause between two."""
+CALL: Final = 5.0
+"""Seconds for a list: the meta leader itself waits 4 for silent nodes."""
+ASK: Final = 2.0
+LOOK: Final = 15.0
+"""Seconds for one round of all numbers; what is not reached goes first in the next."""
+LONGEST: Final = 10.0
+AT_ONCE: Final = 8
+"""Requests in flight: where nodes are silent each list takes 4 s, and forty of them must not take minutes."""
+PAGE: Final = 256
+"""Streams on a page of descriptions (nats-server's JSApiListLimit)."""
+ASKED: Final = 64
+"""Streams that are asked about one by one in one round."""
+BATCH: Final = 48
+"""Streams whose consumers are looked at in one round."""
+STALE: Final = 6.0
+"""Seconds without a list of names after which the view is not complete."""
+APART: Final = 10.0
+"""Seconds between two events about the view."""
+SETTLE: Final = 3.0
+"""Seconds that the first looks may take until the view is called incomplete."""
+
+
+class Monitor:
+    """What is on the broker. `run` is a leaf task; the rest can be called at any time."""
+
+    def __init__(
+        self, options: Options, handle: Handle, journal: Journal, system: Handle | None = None
+    ) -> None:
+        """`handle` is the monitor's own; `system`, one of the system account, only adds who leads the cluster."""
+        self._handle, self._system = handle, system
+        self._every, self._journal = options.every, journal
+        self._picture = Picture(journal.emit)
+        self._names = Names()
+        self._watches = [Watch(bucket, self._every, handle, self._picture) for bucket in options.buckets]
+        self._names_seen: float | None = None
+        self._details_seen: float | None = None
+        self._trouble: dict[str, str] = {}
+        self._unasked: list[int] = []
+        self._queue: list[str] = []
+        self._round = Pace(self._every, NAMES)
+
+    # --- for others --------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return what is known now; some 2 ms for 10,000 streams and 100,000 entries that changed."""
+        picture = self._picture
+        return Snapshot(
+            taken=time.monotonic(),
+            names_seen=self._names_seen,
+            details_seen=self._details_seen,
+            why=self.why(),
+            streams={name: picture.streams.get(name) for name in picture.presence.there},
+            doubted=frozenset(picture.presence.doubted),
+            consumers=dict(picture.consumers),
+            buckets={watch.bucket: watch.look() for watch in self._watches},
+            meta_leader=picture.meta_leader,
+        )
+
+    def gauges(self) -> Mapping[str, float]:
+        """Return the numbers for metrics, as `Observation` has them; none before the first look."""
+        if self._names_seen is None:
+            return {}
+        picture, live = self._picture, {watch.bucket: watch.live for watch in self._watches}
+        values = gauges.gauges(picture.presence.there, picture.streams, picture.consumers, live)
+        values["soakd_broker_view_complete"] = float(not self.why())
+        values["soakd_broker_look_age_seconds"] = round(time.monotonic() - self._names_seen, 3)
+        values["soakd_broker_look_seconds"] = round(self._round.took, 4)
+        return values
+
+    def why(self) -> str:
+        """Return why the view is not complete, empty if it is."""
+        now = time.monotonic()
+        if self._names_seen is None or now - self._names_seen > STALE:
+            return self._trouble.get("names", "the streams have not been listed yet")
+        if silent := self._picture.silent:
+            return f"{len(silent)} streams do not answer: {', '.join(silent[:5])}{', ...' if len(silent) > 5 else ''}"
+        for watch in self._watches:
+            if watch.why:
+                return watch.why
+        return next(iter(self._trouble.values()), "")
+
+    # --- its task ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        tell = self._picture.announce
+        async with AsyncExitStack() as stack:
+            stack.callback(self._picture.news.flush, everything=True)
+            await stack.enter_async_context(told(self._handle, SUBJECTS, tell))
+            if self._system is not None:
+                await stack.enter_async_context(told(self._system, SYSTEM, tell))
+            group = await stack.enter_async_context(anyio.create_task_group())
+            group.start_soon(self._loop, "names", self._list, self._round, NAMES)
+            group.start_soon(self._loop, "numbers", self._describe, Pace(self._every, LONGEST), LOOK)
+            group.start_soon(self._loop, "changes", self._ask, Pace(self._every, NAMES), LOOK)
+            group.start_soon(self._loop, "consumers", self._summarise, Pace(self._every, LONGEST), LOOK)
+            for watch in self._watches:
+                group.start_soon(watch.run)
+            await self._tell()
+
+    async def _loop(
+        self, name: str, action: Callable[[], Awaitable[None]], pace: Pace, deadline: float
+    ) -> None:
+        while True:
+            pace.begin()
+            try:
+                with anyio.fail_after(deadline):
+                    await self._handle.wait_connected(deadline / 2)
+                    await action()
+            except (BrokerError, TimeoutError) as error:
+                self._trouble[name] = str(error) or f"{name}: no answer within {deadline:g}s"
+            else:
+                self._trouble.pop(name, None)
+            await pace.rest()
+
+    async def _tell(self) -> None:
+        """Pass on what is known by now."""
+        complete, at = True, time.monotonic() - APART + SETTLE
+        while True:
+            await anyio.sleep(self._every)
+            now, why = time.monotonic(), self.why()
+            self._picture.tick()
+            if (not why) != complete and now - at >= APART:
+                complete, at = not why, now
+                self._journal.emit(ViewChanged(complete=complete, why=why))
+
+    # --- the looks ---------------------------------------------------------------------------------------------------
+
+    async def _list(self) -> None:
+        asked = time.monotonic()
+        whole = await self._names.read(self._handle, NAMES)
+        self._picture.see_names(self._names.all, asked, whole=whole)
+        self._names_seen = time.monotonic()
+
+    async def _describe(self) -> None:
+        """Read the numbers of all streams, a page at a time; a round that is cut short goes on where it was."""
+        if not self._unasked:
+            pages = math.ceil(len(self._picture.presence.there) / PAGE)
+            self._unasked = [page * PAGE for page in range(pages)]
+        await each(list(self._unasked), self._page, at_once=AT_ONCE)
+        if not self._picture.silent:
+            self._details_seen = time.monotonic()
+
+    async def _page(self, offset: int) -> None:
+        asked = time.monotonic()
+        page = await describe(self._handle, offset, CALL)
+        self._unasked.remove(offset)
+        self._picture.silence(page.missing)
+        for stream in page.streams:
+            self._picture.hear(stream, asked)
+
+    async def _ask(self) -> None:
+        """Ask the leaders of streams that changed or are in doubt."""
+        ledger = self._picture.ledger
+        await each(list(ledger.questions)[:ASKED], self._question)
+        await each(self._picture.wanted()[:ASKED], self._one)
+
+    async def _one(self, name: str) -> None:
+        asked = time.monotonic()
+        try:
+            self._picture.hear(await look(self._handle, name, ASK), asked)
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                self._picture.urgent.pop(name, None)  # whether it is gone is the list's to say
+        except BrokerError:
+            return  # unknown; asked again
+
+    async def _question(self, name: str) -> None:
+        ledger = self._picture.ledger
+        question = ledger.questions[name]
+        try:
+            stored = await stored_at(self._handle, name, question.before.last, ASK)
+            asked = time.monotonic()
+            stream = await look(self._handle, name, ASK)
+        except BrokerError:
+            return
+        if stream.quorum and ledger.questions.get(name) is question:
+            if question.about == "created" or stream.created == question.before.created:
+                for finding in ledger.answer(question, stored):
+                    self._picture.find(finding)
+            self._picture.hear(stream, asked)
+
+    async def _summarise(self) -> None:
+        """Read the consumers of a few streams, all in turn."""
+        picture = self._picture
+        if not self._queue:
+            streams = [stream for stream in picture.streams.values() if stream.quorum]
+            self._queue = [stream.name for stream in streams if stream.consumers]
+            for stream in streams:
+                if not stream.consumers and stream.name in picture.consumers:
+                    picture.summarise(stream.name, Consumers(stream.seen))
+        batch = [self._queue.pop() for _ in range(min(BATCH, len(self._queue)))]
+        await each(batch, self._consumers_of, at_once=AT_ONCE)
+
+    async def _consumers_of(self, stream: str) -> None:
+        with suppress(BrokerError):  # unknown; its turn comes again
+            self._picture.summarise(stream, await summarise(self._handle, stream, CALL))

@@ -1,0 +1,36 @@
+"""How often something is looked at: as asked for, and more seldom when the broker is slow."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import anyio
+
+SHARE: Final = 0.1
+"""Share of the time that a look may take. Waiting for an answer counts, so it bounds our processor time and the server's alike."""
+
+
+class Pace:
+    """Times the rounds of one loop. A round begins only after the one before has ended."""
+
+    def __init__(self, every: float, longest: float) -> None:
+        """A round begins `every` seconds after the one before, or later, but pauses are at most `longest` seconds."""
+        self._every, self._longest = every, max(longest, every)
+        self.took = 0.0
+        """Seconds that the last round took."""
+        self._start = time.monotonic()
+
+    def begin(self) -> float:
+        """Begin a round; return the time."""
+        self._start = time.monotonic()
+        return self._start
+
+    def pause(self) -> float:
+        """End the round; return the seconds until the next."""
+        self.took = time.monotonic() - self._start
+        return max(self._every - self.took, min(self.took * (1 / SHARE - 1), self._longest))
+
+    async def rest(self) -> None:
+        """End the round and wait for the next."""
+        await anyio.sleep(self.pause())
