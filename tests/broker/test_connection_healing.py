@@ -155,7 +155,7 @@ async def test_a_stale_connection_with_unsent_bytes_keeps_its_client(
     cluster: list[NatsServer], journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same when nats-py itself finds the connection stale: its subscriptions and unsent messages live on."""
-    monkeypatch.setattr("supervisor.broker.handle.PATIENCE", 30)  # no new client
+    monkeypatch.setattr("supervisor.broker.healing.PATIENCE", 30)  # no new client
     broker = Broker.model_validate({"servers": [server.address for server in cluster]})
     async with open_connections(broker, journal) as connections:
         handle = await connections.handle("default")

@@ -171,7 +171,7 @@ authorization { users: [{ user: soak, password: secret, permissions: {
 
 
 async def test_inbox_prefix_and_a_user_with_few_permissions(start: Start, journal: JournalWriter) -> None:
-    """Such a user may not publish to its inbox: the server's refusal answers the canary as well."""
+    """Such a user may not publish to its inbox: the server's refusal answers the first canary, pings follow."""
     server = await start(RESTRICTED)
     who = {"user": "soak", "password": "secret"}
     async with connected(server, journal, inbox_prefix="_INBOX_soak", **who) as handle:
@@ -182,6 +182,9 @@ async def test_inbox_prefix_and_a_user_with_few_permissions(start: Start, journa
             await handle.request("rpc.echo")
         await anyio.sleep(0.6)  # past the next canary of its own
         assert handle.connected
+    assert server.log.count("Publish Violation") == 1, (
+        "one look is enough, the server's log is not ours to fill"
+    )
     await refused(server, journal, "let this user subscribe to its inbox, or set inbox_prefix", **who)
 
 
