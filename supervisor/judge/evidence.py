@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 
 from supervisor.judge.document import iso
@@ -71,4 +72,6 @@ def _plain(value: object) -> str:
     """Write a truth as other tools read it, what is unknown as nothing, and everything on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, float) and math.isfinite(value):
+        value = int(value) if value.is_integer() else round(value, 6)  # microseconds, where it is a time
     return "" if value is None else " ".join(str(value).split())
