@@ -26,6 +26,7 @@ from supervisor.ending import End, Guardian
 from supervisor.engines.base import EngineContext, EngineError, Units
 from supervisor.engines.fleet import Fleet
 from supervisor.faults.base import World
+from supervisor.faults.limits import Bounds
 from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.base import Journal
 from supervisor.journal.events import EndReason
@@ -274,6 +275,8 @@ async def faults(
         run.seed,
         run.start,
         run.guardian.alive,
+        nemesis=run.soak.nemesis,
+        bounds=Bounds(run.soak.limits, run.soak.nodes()),
     )
     async with run.leaves() as supervisor:
         supervisor.keep("faults", scheduler.run)

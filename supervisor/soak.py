@@ -14,6 +14,8 @@ from supervisor.engines.base import Engine
 from supervisor.engines.registry import ENGINES
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import Fault
+from supervisor.faults.limits import Limits
+from supervisor.faults.nemesis import Nemesis
 from supervisor.faults.registry import FAULTS
 from supervisor.judge.thresholds import Threshold
 from supervisor.kinds import Name, Strict
@@ -90,6 +92,13 @@ class Soak(Strict):
     faults: dict[Name, Annotated[Fault, FAULTS]] = Field(
         default_factory=dict, description="What disturbs the system, by name."
     )
+    nemesis: Nemesis | None = Field(
+        None, description="Draws which fault comes next, among those without a schedule of their own."
+    )
+    limits: Limits = Field(
+        default_factory=lambda: Limits.model_validate({}),
+        description="How much may be disturbed at the same time.",
+    )
     steady_state: tuple[Annotated[Probe, PROBES], ...] = Field(
         (), description="What holds when no fault is active; left out: all units up and the broker answering."
     )
@@ -104,6 +113,13 @@ class Soak(Strict):
     def after(self) -> dict[str, tuple[str, ...]]:
         """Return for each unit id the ids that must be ready before it starts."""
         return {unit: tuple(others) for unit, others in UnitNames(self.engines).after().items()}
+
+    def nodes(self) -> frozenset[str]:
+        """Return the ids of the units that are servers of the broker."""
+        names = UnitNames(self.engines)
+        return frozenset(
+            unit for node in (self.broker.nodes if self.broker else ()) if (unit := names.find(node))
+        )
 
     def watched(self) -> Iterator[tuple[Watchdog, str]]:
         """Yield every watchdog with every unit that it keeps up."""

@@ -7,12 +7,13 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from pydantic import Field, model_validator
 
+from supervisor.faults.schedule import Schedule
 from supervisor.journal.events import FaultIntent, Target
-from supervisor.kinds import Kind
+from supervisor.kinds import Kind, Name
 from supervisor.values import Duration
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Aim:
         return frozenset(target.unit for target in self.targets)
 
 
-class Fault(Kind):
+class Fault(Schedule, Kind):
     """A disturbance with its schedule.
 
     `inject` and `undo` see only the journalled intent, so undo works from the intent alone. Undo is idempotent, bounded in
@@ -104,26 +105,25 @@ class Fault(Kind):
     in_targets: ClassVar[bool] = True
     """The disturbance sits in the targets as inject left them: it is cut short where one vanishes or is replaced before undo."""
 
-    every: Duration | None = Field(None, description="Time from the close of one episode to the next inject.")
-    between: tuple[Duration, Duration] | None = Field(
-        None, description="The same, drawn evenly from this range."
+    after: Name | None = Field(
+        None,
+        description="Comes after each close of an episode of this fault; with `every` or `between`, so long after it.",
     )
-    at: tuple[Duration, ...] | None = Field(None, description="Times since the start of the soak.")
-    times: int | None = Field(None, ge=1, description="At most so many episodes.")
     hold: Duration = Field(0.0, description="Time between inject and undo.")
     recovery_timeout: Duration = Field(120.0, description="How long the system may take to its steady state.")
     inject_timeout: Duration = Field(120.0, gt=0, description="How long inject may take before it is undone.")
     undo_timeout: Duration = Field(60.0, gt=0, description="How long one attempt to undo may take.")
 
     @model_validator(mode="after")
-    def _one_schedule(self) -> Fault:
-        given = [name for name in ("every", "between", "at") if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) if given else "none"
-            raise ValueError(f"expected one of every, between or at, found {found}")
-        if self.between and self.between[0] > self.between[1]:
-            raise ValueError("between: the first time is longer than the second, swap them")
+    def _after_or_at(self) -> Self:
+        if self.after is not None and self.at is not None:
+            raise ValueError("expected one of after or at, found both")
         return self
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether it says when it comes; one that does not is for the nemesis to draw."""
+        return self.after is not None or super().scheduled
 
     @abstractmethod
     async def aim(self, world: World, rng: random.Random) -> Aim:
@@ -136,6 +136,10 @@ class Fault(Kind):
     def preview(self, rng: random.Random, units: Sequence[str]) -> str:  # noqa: ARG002  # for kinds that draw
         """Say in words what `aim` would choose among `units` with the same `rng`, as far as that is known before the run."""
         return ""
+
+    def selects(self) -> Selector | None:
+        """The units that it may act on, as written; None if it selects none."""
+        return None
 
     def problems(self, layout: Layout) -> Iterator[Problem]:  # noqa: ARG002  # for kinds that can tell
         """Yield what of the soak file keeps this fault from working. Called by `soakd check` and before a run; touches nothing."""

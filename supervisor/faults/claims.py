@@ -4,40 +4,60 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import anyio
 
+from supervisor.faults.limits import Bounds, Demand, Limits
+
+LOOK: Final = 0.2
+"""Seconds from one look whether there is room to the next."""
+
 
 class Claims:
-    """Episodes and the units they want, in the order in which they came.
+    """Episodes and what they would disturb, in the order in which they came.
 
-    A claim is granted as soon as no earlier one shares a unit with it. That order is total, so nobody starves and no two wait for
-    each other.
+    A claim is granted as soon as it shares no unit with an earlier one and fits beside all of them into the bounds. That order is
+    total, so nobody starves and no two wait for each other.
     """
 
-    def __init__(self) -> None:
-        self._wanted: dict[str, frozenset[str]] = {}
+    def __init__(self, bounds: Bounds | None = None, down: Callable[[], Iterable[str]] = tuple) -> None:
+        """`down` tells the units that are down just now, by whatever cause."""
+        self._bounds, self._down = bounds or Bounds(Limits()), down
+        self._wanted: dict[str, Demand] = {}
         self._changed = anyio.Event()
 
-    async def take(self, episode: str, units: Iterable[str]) -> bool:
-        """Wait until the units are free for this episode; return whether it had to wait. Cancelled: nothing is claimed."""
-        self._wanted[episode] = frozenset(units)
+    async def take(self, episode: str, demand: Demand) -> bool:
+        """Wait until there is room for this episode; return whether it had to wait. Cancelled: nothing is claimed."""
+        self._wanted[episode] = demand
         waited = False
         try:
-            while self.ahead(episode):
+            while not self._has_room(episode):
                 waited = True
-                await self._changed.wait()
+                with anyio.move_on_after(LOOK):  # units come up without a word to us
+                    await self._changed.wait()
         except BaseException:
             self.drop(episode)
             raise
         return waited
 
+    def _has_room(self, episode: str) -> bool:
+        wanted, earlier = self._wanted[episode], [self._wanted[other] for other in self._before(episode)]
+        claimed = frozenset[str]().union(*(other.units for other in earlier))
+        if not wanted.units.isdisjoint(claimed):
+            return False
+        return self._bounds.fits(wanted, earlier, frozenset(self._down()) - claimed - wanted.units)
+
+    def _before(self, episode: str) -> list[str]:
+        order = list(self._wanted)
+        return order[: order.index(episode)]
+
     def ahead(self, episode: str) -> tuple[str, ...]:
         """Return the earlier episodes that share a unit with this one."""
-        units, earlier = self._wanted[episode], list(self._wanted)
+        units = self._wanted[episode].units
         return tuple(
-            other for other in earlier[: earlier.index(episode)] if not units.isdisjoint(self._wanted[other])
+            other for other in self._before(episode) if not units.isdisjoint(self._wanted[other].units)
         )
 
     def drop(self, episode: str) -> None:

@@ -72,6 +72,10 @@ class Command(Fault):
             raise ValueError("hold: with undo: none nothing is taken back after it, leave hold out")
         return self
 
+    def selects(self) -> Selector | None:
+        """The units, if it names any."""
+        return self.units
+
     async def aim(self, world: World, rng: random.Random) -> Aim:
         """Choose the units, if there are any."""
         units = await choose(world.fleet, self.units, rng) if self.units else ()

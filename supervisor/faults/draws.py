@@ -7,12 +7,19 @@ whatever the kind draws for its targets. So a fault that goes from `every` to `b
 from __future__ import annotations
 
 import random
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from itertools import count as numbers
-from itertools import islice
+from typing import Final
 
 from supervisor.faults.base import Fault
+from supervisor.faults.nemesis import Nemesis
+from supervisor.faults.schedule import Schedule
+
+NEMESIS: Final = "nemesis:"
+"""What the nemesis draws from instead of a fault's name, which cannot have a colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,8 @@ class Draw:
     """Seconds from the start of the soak (`at`), else from the close of the fault's last episode; for the first, the start."""
     from_start: bool
     """True: `delay` counts from the start of the soak."""
+    after: str = ""
+    """The fault from whose next close `delay` counts."""
 
     @property
     def episode(self) -> str:
@@ -58,11 +67,60 @@ def draw(seed: int, name: str, fault: Fault, n: int) -> Draw | None:
     if fault.at is not None:
         times = sorted(fault.at)
         return Draw(seed, name, n, times[n - 1], from_start=True) if n <= len(times) else None
-    delay = fault.every or 0.0
-    if fault.between is not None:
-        shortest, longest = fault.between
-        delay = shortest + (longest - shortest) * _open(seed, name, n)[1]
+    if not fault.scheduled:
+        return None
+    delay = _delay(fault, _open(seed, name, n)[1])
+    if fault.after is not None:
+        return Draw(seed, name, n, delay, from_start=False, after=fault.after)
     return Draw(seed, name, n, delay, from_start=n == 1)
+
+
+def _delay(schedule: Schedule, number: float) -> float:
+    if schedule.between is not None:
+        shortest, longest = schedule.between
+        return shortest + (longest - shortest) * number
+    return schedule.every or 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One draw of the nemesis."""
+
+    draw: Draw | None
+    """The draw of the fault that was chosen, its delay that of the nemesis; None: it is quiet this time."""
+    delay: float
+    """Seconds from the start of the soak (`at`), else from the last draw's end (where they overlap: from the last draw)."""
+    from_start: bool
+
+
+def choices(seed: int, nemesis: Nemesis) -> Iterator[Choice]:
+    """Yield what the nemesis draws: draw n comes from the seed and n alone, and a fault's draws are numbered as they are chosen."""
+    names, weights = list(nemesis.of), list(nemesis.of.values())
+    counts = dict.fromkeys(names, 0)
+    times = sorted(nemesis.at) if nemesis.at is not None else None
+    for n in numbers(1):
+        if times is not None and n > len(times):
+            return
+        rng, number = _open(seed, NEMESIS, n)
+        delay, from_start = (times[n - 1], True) if times else (_delay(nemesis, number), n == 1)
+        if rng.random() < nemesis.quiet:
+            yield Choice(None, delay, from_start)
+            continue
+        name = names[bisect(list(accumulate(weights)), rng.random() * sum(weights), 0, len(names) - 1)]
+        counts[name] += 1
+        yield Choice(Draw(seed, name, counts[name], delay, from_start), delay, from_start)
+        if nemesis.times is not None and sum(counts.values()) >= nemesis.times:
+            return
+
+
+def chosen(
+    faults: Mapping[str, Fault], nemesis: Nemesis, seed: int, count: int, units: Sequence[str] = ()
+) -> tuple[tuple[Choice, str], ...]:
+    """Return the first `count` draws of the nemesis, each with its targets as far as they are known before a run."""
+    return tuple(
+        (choice, faults[choice.draw.fault].preview(choice.draw.rng(), units) if choice.draw else "")
+        for choice in islice(choices(seed, nemesis), count)
+    )
 
 
 def draws(

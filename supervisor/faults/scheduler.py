@@ -1,64 +1,42 @@
 """Draws the faults and sends each draw through the life of an episode (`episode.py`).
 
-Every fault has one line of draws, and one episode at a time. Episodes of different faults may overlap, but never on one unit: the
-later one waits for the close of the earlier one, since whoever wrote `at: 10m` wants the fault a little later rather than not at all,
-and then aims again, since meanwhile the system has changed.
+Every fault has one line of draws, and one episode at a time; those without a schedule of their own are drawn by the nemesis. Episodes
+of different faults may overlap, but never on one unit, nor beyond the limits: the later one waits for the close of the earlier one,
+since whoever wrote `at: 10m` wants the fault a little later rather than not at all, and then aims again, since meanwhile the system
+has changed.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 import anyio
+from anyio.abc import TaskGroup
 
+from supervisor.engines.base import UnitState
+from supervisor.engines.fleet import Fleet
 from supervisor.faults.base import Aim, CannotAim, Fault, Steady, World
-from supervisor.faults.draws import Draw, draw
+from supervisor.faults.claims import Claims
+from supervisor.faults.draws import Choice, Draw, choices
 from supervisor.faults.episode import LEAST, Episode, IntentLost, Scene
+from supervisor.faults.limits import Bounds, Limits
+from supervisor.faults.lines import SKIP_PAUSE, Line
+from supervisor.faults.nemesis import Nemesis
 from supervisor.faults.recovery import describe
 from supervisor.journal.base import Journal
 from supervisor.journal.events import DrawSkipped, FaultIntent
 
 AIM_TIMEOUT: Final = 10.0
 """Seconds a kind may take to choose its targets (it may have to ask the broker for a leader)."""
-SKIP_PAUSE: Final = 1.0
-"""Least seconds between a skipped draw and the next: `every: 0s` must not spin while something is missing."""
+OUTSIDE: Final = "outside"
+"""Who holds a unit that somebody outside soakd has left down."""
+STEADY_ROUND: Final = 5.0
+"""Seconds after which a wait for the steady state is begun anew."""
 FINISH_MARGIN: Final = 2.0
 """Seconds beyond its timeout that `finish` waits for the last records to be written."""
-
-
-class _Line:
-    """One fault's draws, one after the other. Its state outlives a restart of the scheduler's task."""
-
-    def __init__(self, name: str, fault: Fault, start: float) -> None:
-        self.name, self.fault = name, fault
-        self.start, self.closed = start, start
-        self.drawn, self.episodes = 0, 0
-        self.earliest = start
-        self.waiting = anyio.CancelScope()
-        self.episode: Episode | None = None
-        """The one that is open, or the last one."""
-
-    @property
-    def broken(self) -> bool:
-        """The last episode was closed, but something of it may still be in place."""
-        return self.episode is not None and self.episode.closed and not self.episode.undone
-
-    def next(self, seed: int) -> Draw | None:
-        """Return the next draw, None if the schedule is over."""
-        over = self.fault.times is not None and self.episodes >= self.fault.times
-        return None if over else draw(seed, self.name, self.fault, self.drawn + 1)
-
-    def wait(self, drawn: Draw) -> float:
-        """Return the seconds until a draw is due."""
-        due = (self.start if drawn.from_start else self.closed) + drawn.delay
-        return max(0.0, max(due, self.earliest) - time.monotonic())
-
-    def skip(self, drawn: Draw) -> None:
-        """This draw comes to nothing."""
-        self.drawn, self.closed = drawn.n, time.monotonic()
-        self.earliest = self.closed + SKIP_PAUSE
 
 
 class Scheduler:
@@ -73,11 +51,18 @@ class Scheduler:
         seed: int,
         start: float,
         guardian_alive: Callable[[], bool],
+        *,
+        nemesis: Nemesis | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         """`start` is the soak's start in monotonic seconds; nothing is injected while `guardian_alive` says False."""
-        self._scene = Scene(world, journal, steady)
+        self._bounds = bounds or Bounds(Limits())
+        self._scene = Scene(world, journal, steady, Claims(self._bounds, partial(_down, world.fleet)))
         self._seed, self._guardian_alive = seed, guardian_alive
-        self._lines = [_Line(name, fault, start) for name, fault in faults.items()]
+        self._lines = {name: Line(name, fault, start) for name, fault in faults.items()}
+        self._nemesis, self._start, self._played = nemesis, start, start
+        self._choices: Iterator[Choice] = choices(seed, nemesis) if nemesis else iter(())
+        self._resting = anyio.CancelScope()
         self._finishing = False
         self._over: anyio.Event | None = None
 
@@ -86,8 +71,11 @@ class Scheduler:
         self._over = anyio.Event()
         try:
             async with anyio.create_task_group() as group:
-                for line in self._lines:
-                    group.start_soon(self._follow, line, name=f"fault {line.name}")
+                if self._nemesis:
+                    group.start_soon(self._play, self._nemesis, group, name="nemesis")
+                for line in self._lines.values():
+                    if line.fault.scheduled:
+                        group.start_soon(self._follow, line, name=f"fault {line.name}")
         finally:
             self._over.set()
 
@@ -97,8 +85,10 @@ class Scheduler:
         What an earlier attempt could not undo is tried once more. Returns the episodes that are still not undone.
         """
         self._finishing = True
-        broken = [line.episode for line in self._lines if line.episode and line.broken]
-        for line in self._lines:
+        lines = list(self._lines.values())
+        broken = [line.episode for line in lines if line.episode and line.broken]
+        self._resting.cancel()
+        for line in lines:
             line.waiting.cancel()
             if line.episode:
                 line.episode.finish(timeout)
@@ -108,28 +98,72 @@ class Scheduler:
                     group.start_soon(episode.mend, timeout)
                 if self._over:
                     await self._over.wait()
-        last = [line.episode for line in self._lines if line.episode]
+        last = [line.episode for line in lines if line.episode]
         return tuple(episode.intent.episode for episode in last if not episode.undone)
 
-    async def _follow(self, line: _Line) -> None:
-        """Live one fault's episodes, one after the other."""
-        while not self._finishing and (drawn := line.next(self._seed)):
-            if line.broken:
-                self._skip(
-                    line, drawn, "the one before could not be undone: nothing more is drawn from this fault"
-                )
-                return
-            try:
-                aim = None
-                with anyio.CancelScope() as line.waiting:
-                    await anyio.sleep(line.wait(drawn))
-                    aim = await self._aim(line, drawn)
-                if aim and not self._finishing:
-                    await self._live(line, drawn, aim)
-            finally:
-                self._scene.claims.drop(drawn.episode)
+    # --- when it comes -----------------------------------------------------------------------------------------------
 
-    async def _aim(self, line: _Line, drawn: Draw) -> Aim | None:
+    async def _follow(self, line: Line) -> None:
+        """Live one fault's episodes by its own schedule, one after the other."""
+        leader = self._lines.get(line.fault.after) if line.fault.after else None
+        try:
+            while not self._finishing and (drawn := line.next(self._seed)):
+                if not await self._turn(line, drawn, partial(line.wait, drawn, leader)):
+                    return
+        finally:
+            line.end()
+
+    async def _play(self, nemesis: Nemesis, group: TaskGroup) -> None:
+        """Live what the nemesis draws."""
+        for choice in self._choices:
+            line = self._lines[choice.draw.fault] if choice.draw else None
+            since = self._start if choice.from_start else self._played
+            with anyio.CancelScope() as self._resting:
+                await anyio.sleep(max(0.0, since + choice.delay - time.monotonic()))
+                if nemesis.only_when:
+                    await self._steady()
+                if line is None:
+                    await anyio.sleep(0 if choice.delay else SKIP_PAUSE)
+            if self._finishing:
+                return
+            if line and choice.draw and nemesis.overlap:
+                if line.busy:
+                    self._skip(line, choice.draw, "its last episode is still open")
+                else:
+                    line.busy = True
+                    group.start_soon(self._turn, line, choice.draw, _now, name=f"fault {line.name}")
+                await anyio.sleep(0 if choice.delay else SKIP_PAUSE)
+            elif line and choice.draw:
+                await self._turn(line, choice.draw, _now)
+            self._played = max(time.monotonic(), line.earliest if line else 0.0)
+
+    async def _turn(self, line: Line, drawn: Draw, due: Callable[[], Awaitable[bool]]) -> bool:
+        """Live one draw as soon as it is due; False: nothing more is to come from this fault."""
+        if line.broken:
+            self._skip(
+                line, drawn, "the one before could not be undone: nothing more is drawn from this fault"
+            )
+            return False
+        line.busy, aim = True, None
+        try:
+            with anyio.CancelScope() as line.waiting:
+                if not await due():
+                    return False
+                aim = await self._aim(line, drawn)
+            if aim and not self._finishing:
+                await self._live(line, drawn, aim)
+        finally:
+            line.busy = False
+            self._scene.claims.drop(drawn.episode)
+        return True
+
+    async def _steady(self) -> None:
+        while not (await self._scene.steady.wait(STEADY_ROUND))[0]:
+            pass
+
+    # --- whom it meets -----------------------------------------------------------------------------------------------
+
+    async def _aim(self, line: Line, drawn: Draw) -> Aim | None:
         """Choose the targets and have them for this episode alone; None: the draw was skipped."""
         try:
             aim = await self._claim(line.fault, drawn)
@@ -145,19 +179,29 @@ class Scheduler:
         return None
 
     async def _claim(self, fault: Fault, drawn: Draw) -> Aim:
-        claims, aim = self._scene.claims, await self._choose(fault, drawn)
-        while await claims.take(drawn.episode, aim.units):
+        """Aim when the system is as it should be and there is room; again after each wait, since it has changed meanwhile."""
+        claims = self._scene.claims
+        if fault.only_when:
+            await self._steady()
+        aim = await self._choose(fault, drawn)
+        while await claims.take(drawn.episode, self._bounds.demand(fault, aim)):
+            steady = not fault.only_when or (await self._scene.steady.wait(STEADY_ROUND))[0]
             before, aim = aim, await self._choose(fault, drawn)
-            if aim.units == before.units:
+            if steady and aim.units == before.units:
                 break
             claims.drop(drawn.episode)
+            if not steady:
+                await self._steady()
         return aim
 
     async def _choose(self, fault: Fault, drawn: Draw) -> Aim:
         with anyio.fail_after(AIM_TIMEOUT):
-            return await fault.aim(self._scene.world, drawn.rng())
+            aim = await fault.aim(self._scene.world, drawn.rng())
+        if why := self._bounds.never(self._bounds.demand(fault, aim)):
+            raise CannotAim(why)
+        return aim
 
-    async def _live(self, line: _Line, drawn: Draw, aim: Aim) -> None:
+    async def _live(self, line: Line, drawn: Draw, aim: Aim) -> None:
         intent = FaultIntent(
             episode=drawn.episode,
             fault=line.name,
@@ -167,15 +211,31 @@ class Scheduler:
             undo=aim.undo,
         )
         line.episode = Episode(line.fault, intent, self._scene)
-        line.drawn, line.episodes = drawn.n, line.episodes + 1
+        line.drawn, line.episodes, lived = drawn.n, line.episodes + 1, True
         try:
             await line.episode.live()
         except IntentLost as error:
-            line.episodes -= 1
+            line.episodes, lived = line.episodes - 1, False
             self._skip(line, drawn, str(error))
         finally:
-            line.closed = time.monotonic()
+            line.close(lived=lived)
 
-    def _skip(self, line: _Line, drawn: Draw, reason: str) -> None:
+    def _skip(self, line: Line, drawn: Draw, reason: str) -> None:
         line.skip(drawn)
         self._scene.journal.emit(DrawSkipped(fault=line.name, n=drawn.n, reason=reason))
+
+
+async def _now() -> bool:
+    """A draw of the nemesis is due when it is made."""
+    await anyio.lowlevel.checkpoint()
+    return True
+
+
+def _down(fleet: Fleet) -> list[str]:
+    """Return the units that are down or frozen; not those that somebody outside has left down."""
+    known = {unit: fleet.status(unit) for unit in fleet.ids}
+    return [
+        unit
+        for unit, status in known.items()
+        if status.observed.state is not UnitState.UP and status.holder != OUTSIDE
+    ]

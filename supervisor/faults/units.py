@@ -33,6 +33,10 @@ class UnitFault(Fault, ABC):
         written: Selector = getattr(self, self.key)
         return written
 
+    def selects(self) -> Selector:
+        """The units, as written."""
+        return self.selector
+
     async def aim(self, world: World, rng: random.Random) -> Aim:
         """Choose those of the units that are up."""
         units = await choose(world.fleet, self.selector, rng)

@@ -16,6 +16,7 @@ from supervisor.kinds import check_name
 from supervisor.probes.broker import BrokerAnswers
 from supervisor.probes.jetstream import JetStream
 from supervisor.soak import UnitNames
+from supervisor.soakfile import disturbances
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.shape import leaves, member
@@ -129,13 +130,6 @@ def _protected(names: _Names, parts: Parts) -> Iterator[Finding]:
                 yield Finding(_locate(parts.data, path, name), what)
 
 
-def _impossible(names: _Names, parts: Parts) -> Iterator[Finding]:
-    """What the kinds of fault themselves know to be impossible."""
-    for name, fault in parts.faults.items():
-        for path, message in fault.problems(names):
-            yield Finding(("faults", name, *path), message)
-
-
 def _broker_needed(_: _Names, parts: Parts) -> Iterator[Finding]:
     if parts.broker is not None or "broker" in parts.bad:
         return
@@ -191,7 +185,7 @@ _RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (
     _circles,
     _watched_twice,
     _protected,
-    _impossible,
+    disturbances.check,
     _broker_needed,
     _connections,
     _broker_nodes,

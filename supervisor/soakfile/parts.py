@@ -11,7 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from supervisor.broker.options import Broker
 from supervisor.engines.base import Engine
 from supervisor.faults.base import Fault
+from supervisor.faults.limits import Limits
+from supervisor.faults.nemesis import Nemesis
 from supervisor.judge.thresholds import Threshold
+from supervisor.kinds import Strict
 from supervisor.loads.base import Load
 from supervisor.probes.base import Probe
 from supervisor.soak import Soak
@@ -19,6 +22,7 @@ from supervisor.watch.watchdog import Watchdog
 
 _MAPPINGS: Final = ("engines", "loads", "faults")
 _LISTS: Final = ("watchdogs", "steady_state", "thresholds")
+_SINGLE: Final[Mapping[str, type[Strict]]] = {"broker": Broker, "nemesis": Nemesis, "limits": Limits}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Parts:
     steady_state: Mapping[int, Probe]
     thresholds: Mapping[int, Threshold]
     broker: Broker | None
+    nemesis: Nemesis | None
+    limits: Limits | None
     bad: frozenset[str]
     """The sections in which something could not be read."""
 
@@ -54,6 +60,8 @@ def whole(soak: Soak, data: Any) -> Parts:
         steady_state=dict(enumerate(soak.steady_state)),
         thresholds=dict(enumerate(soak.thresholds)),
         broker=soak.broker,
+        nemesis=soak.nemesis,
+        limits=soak.limits,
         bad=frozenset(),
     )
 
@@ -61,7 +69,7 @@ def whole(soak: Soak, data: Any) -> Parts:
 def readable(data: Mapping[str, Any], context: Mapping[str, Any]) -> Parts:
     """Return what can be read of a soak file that as a whole cannot."""
     bad: set[str] = set()
-    found: dict[str, dict[Any, Any]] = {}
+    found: dict[str, Any] = {}
     for section in (*_MAPPINGS, *_LISTS):
         entries, form = data.get(section), dict if section in _MAPPINGS else list
         if not isinstance(entries, form):
@@ -74,12 +82,14 @@ def readable(data: Mapping[str, Any], context: Mapping[str, Any]) -> Parts:
                 found[section][key] = adapter.validate_python(entry, context=dict(context))
             except ValidationError:
                 bad.add(section)
-    broker = None
-    try:
-        broker = TypeAdapter(Broker | None).validate_python(data.get("broker"), context=dict(context))
-    except ValidationError:
-        bad.add("broker")
-    return Parts(data=data, broker=broker, bad=frozenset(bad), **found)
+    for section, kind in _SINGLE.items():
+        found[section] = None
+        try:
+            if data.get(section) is not None:
+                found[section] = kind.model_validate(data[section], context=dict(context))
+        except ValidationError:
+            bad.add(section)
+    return Parts(data=data, bad=frozenset(bad), **found)
 
 
 def _entry_type(section: str) -> Any:

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from supervisor.faults.draws import Preview, draws
+from supervisor.faults.draws import Preview, chosen, draws
 from supervisor.probes.base import Probe
 from supervisor.probes.steady import default_probes
 from supervisor.soak import Soak, UnitNames
@@ -20,6 +20,8 @@ from supervisor.soakfile.load import Loaded
 from supervisor.telemetry.logging import Masker
 from supervisor.values import format_duration
 
+CHOICES: Final = 10
+"""Draws of the nemesis that are shown."""
 DRAWS: Final = 3
 """Draws of each fault that are shown."""
 WARNINGS: Final = "warnings"
@@ -54,6 +56,8 @@ def sections(loaded: Loaded) -> Iterator[Section]:
         )
     yield from _some("loads", [f"{name}: {_written(loaded, ('loads', name))}" for name in soak.loads])
     yield from _some(_faults_heading(soak), _faults(loaded))
+    yield from _some("nemesis", _nemesis(loaded))
+    yield from _some("limits", [_written(loaded, ("limits",))] if loaded.document.has(("limits",)) else [])
     probes = soak.steady_state or default_probes(soak.units(), broker=soak.broker is not None)
     yield from _some(
         "steady state" if soak.steady_state else "steady state, since the file names none", _titles(probes)
@@ -120,9 +124,25 @@ def _faults(loaded: Loaded) -> list[str]:
     return lines
 
 
+def _nemesis(loaded: Loaded) -> list[str]:
+    soak = loaded.soak
+    if soak.nemesis is None:
+        return []
+    lines = [_written(loaded, ("nemesis",))]
+    for choice, targets in chosen(soak.faults, soak.nemesis, soak.seed or 0, CHOICES, list(soak.units())):
+        since = (
+            "the start" if choice.from_start else "the last draw" if soak.nemesis.overlap else "the last one"
+        )
+        what = f"{choice.draw.episode}: {targets or 'as found'}" if choice.draw else "quiet"
+        lines.append(f"  {format_duration(choice.delay)} after {since}: {what}")
+    return lines
+
+
 def _when(preview: Preview) -> str:
-    after = format_duration(preview.draw.delay)
-    return f"{after} after the start" if preview.draw.from_start else f"{after} after the last one"
+    drawn, after = preview.draw, format_duration(preview.draw.delay)
+    if drawn.after:
+        return f"{after} after {drawn.after}"
+    return f"{after} after the start" if drawn.from_start else f"{after} after the last one"
 
 
 def _titles(probes: Iterable[Probe]) -> list[str]:

@@ -15,6 +15,8 @@ import anyio
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Desired, Fleet
 from supervisor.faults.base import Aim, Fault, World
+from supervisor.faults.limits import Bounds
+from supervisor.faults.nemesis import Nemesis
 from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.base import Journal
 from supervisor.journal.events import Event, FaultIntent, Record, Target
@@ -121,6 +123,8 @@ class Stage:
     guardian: bool = True
     fleet: Fleet | None = None
     base: Path = field(default_factory=Path)
+    nemesis: Nemesis | None = None
+    bounds: Bounds | None = None
 
     @property
     def world(self) -> World:
@@ -131,7 +135,17 @@ class Stage:
         """Run a scheduler as the daemon does: to its finish, in order."""
         named = {name.replace("_", "-"): fault for name, fault in faults.items()}
         now = time.monotonic()
-        scheduler = Scheduler(named, self.world, self.journal, self.system, 7, now, lambda: self.guardian)
+        scheduler = Scheduler(
+            named,
+            self.world,
+            self.journal,
+            self.system,
+            7,
+            now,
+            lambda: self.guardian,
+            nemesis=self.nemesis,
+            bounds=self.bounds,
+        )
         async with anyio.create_task_group() as group:
             group.start_soon(scheduler.run)
             yield scheduler

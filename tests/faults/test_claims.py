@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import anyio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.faults.claims import Claims, Disturbances
+from supervisor.faults.limits import Demand
+
+
+def want(units: Iterable[str], down: int = 0, nodes: int = 0) -> Demand:
+    return Demand(frozenset(units), down, nodes)
+
 
 units = st.frozensets(st.sampled_from("abcde"), max_size=4)
 
@@ -14,17 +21,17 @@ units = st.frozensets(st.sampled_from("abcde"), max_size=4)
 async def test_who_shares_no_unit_does_not_wait() -> None:
     claims = Claims()
     with anyio.fail_after(5):
-        assert await claims.take("one#1", ["a", "b"]) is False
-        assert await claims.take("two#1", ["c"]) is False
-        assert await claims.take("three#1", []) is False
+        assert await claims.take("one#1", want(["a", "b"])) is False
+        assert await claims.take("two#1", want(["c"])) is False
+        assert await claims.take("three#1", want([])) is False
 
 
 async def test_the_second_waits_for_the_first() -> None:
     claims, waited = Claims(), []
-    await claims.take("one#1", ["a", "b"])
+    await claims.take("one#1", want(["a", "b"]))
 
     async def second() -> None:
-        waited.append(await claims.take("two#1", ["b", "c"]))
+        waited.append(await claims.take("two#1", want(["b", "c"])))
 
     with anyio.fail_after(5):
         async with anyio.create_task_group() as group:
@@ -38,11 +45,11 @@ async def test_the_second_waits_for_the_first() -> None:
 
 async def test_who_gives_up_waiting_keeps_nobody_out() -> None:
     claims = Claims()
-    await claims.take("one#1", ["a"])
+    await claims.take("one#1", want(["a"]))
     with anyio.move_on_after(0):
-        await claims.take("two#1", ["a", "b"])
+        await claims.take("two#1", want(["a", "b"]))
     with anyio.fail_after(5):
-        assert await claims.take("three#1", ["b"]) is False
+        assert await claims.take("three#1", want(["b"])) is False
 
 
 @given(st.lists(units, min_size=1, max_size=8))
@@ -54,7 +61,7 @@ async def _all_take_turns(wanted: list[frozenset[str]]) -> None:
     claims, taken, order = Claims(), list[str](), list[int]()
 
     async def live(number: int) -> None:
-        await claims.take(f"f#{number}", wanted[number])
+        await claims.take(f"f#{number}", want(wanted[number]))
         assert not wanted[number].intersection(taken)
         taken.extend(wanted[number])
         await anyio.lowlevel.checkpoint()

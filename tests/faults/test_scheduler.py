@@ -51,7 +51,7 @@ async def fail(_: FaultIntent) -> None:
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("supervisor.faults.scheduler.SKIP_PAUSE", 0.02)
+    monkeypatch.setattr("supervisor.faults.lines.SKIP_PAUSE", 0.02)
 
 
 async def test_an_episode_lives_from_its_intent_to_its_close(stage: Stage) -> None:

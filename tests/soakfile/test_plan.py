@@ -118,3 +118,18 @@ def test_an_embedded_broker_is_shown_with_its_units() -> None:
         plans["units, in the order they start"][0]
         == "1. nats1 (embedded), nats2 (embedded), nats3 (embedded)"
     )
+
+
+def test_the_draws_of_the_nemesis_and_of_faults_that_come_after_others(tmp_path: Path) -> None:
+    faults = "faults:\n  one: {restart: {of: [api, db, cache], pick: one}}\n  then: {restart: api, after: one, every: 5s}\n"
+    of = "nemesis: {of: {one: 1}, every: 10s, quiet: 50%, times: 2}\nlimits: {episodes: 1}\n"
+    start, rest = SOAK.index("faults:"), SOAK.index("thresholds:")
+    told = shown(shop(tmp_path, SOAK[:start] + faults + of + SOAK[rest:]))
+    assert "  then#1 5s after one: api\n" in told
+    lines = told[told.index("\nnemesis\n") :].splitlines()[2:]
+    assert lines[0] == "  of: {one: 1}, every: 10s, quiet: 50%, times: 2"
+    drawn = lines[1 : lines.index("limits")]
+    assert drawn[0].startswith("    10s after the start: ")
+    assert all(line.startswith("    10s after the last one: ") for line in drawn[1:])
+    assert [line.split(": ")[1] for line in drawn if "quiet" not in line] == ["one#1", "one#2"]
+    assert lines[lines.index("limits") + 1] == "  episodes: 1"
