@@ -218,7 +218,7 @@ class Client(MendedClient):
             self._on_forbidden(text.lower())
         elif not self.is_connected:
             self._on_attempt_failed(error, text)
-        elif text != self._complaint and not isinstance(error, nats.errors.UnexpectedEOF):
+        elif text != self._complaint and not isinstance(error, OSError | nats.errors.UnexpectedEOF):
             self._complaint = text  # a slow subscription, a missing permission: the connection itself is well
             self._tell(Signal(self, "complaint", text))
 
