@@ -195,12 +195,13 @@ def _loop(main: Coroutine[Any, Any, Any]) -> Any:
 def _check(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from supervisor.soakfile.discovery import discovered
     from supervisor.soakfile.errors import SoakFileError
     from supervisor.soakfile.load import load
     from supervisor.soakfile.plan import plan
 
     try:
-        loaded = load(arguments.file, overrides={"seed": arguments.seed})
+        loaded = _loop(discovered(load(arguments.file, overrides={"seed": arguments.seed})))
     except SoakFileError as error:
         return _complain(*map(str, error.problems))
     Console().print(plan(loaded))

@@ -2,7 +2,7 @@
 
 1. Read the soak file: every error at once, nothing touched (exit 2).
 2. Heal what runs that died on this host have left behind.
-3. Preflight: commands, ports, locks, the run directory (exit 2).
+3. Preflight: units that only their engines know, commands, ports, locks, the run directory (exit 2).
 4. Open the journal: from here on everything that happens is on record.
 5. Start telemetry, units, watchdogs, broker, probes, each inside the one before; the system reaches its steady state.
 6. Soak: loads, then faults, until `duration`, a signal, or the end of what soakd can answer for.
@@ -49,6 +49,7 @@ from supervisor.judge.report import write_reports
 from supervisor.judge.verdict import Judgement, judge
 from supervisor.lifetimes import CannotStart, Run
 from supervisor.recover import heal_abandoned
+from supervisor.soakfile.discovery import discovered
 from supervisor.soakfile.load import Loaded, load
 from supervisor.soakfile.plan import warnings
 from supervisor.telemetry import systemd
@@ -92,6 +93,8 @@ async def run(options: Options, output: Output) -> Outcome:
     async with signals(end):
         index = RunIndex(state_dir())
         await heal_abandoned(index)
+        loaded = await discovered(loaded)
+        soak = loaded.soak
         await preflight(loaded)
         async with claimed(index, options, loaded) as (run_id, directory), opened(directory) as journal:
             seed = soak.seed if soak.seed is not None else random.SystemRandom().randrange(2**31)
@@ -111,8 +114,12 @@ async def claimed(index: RunIndex, options: Options, loaded: Loaded) -> AsyncGen
     """Lock the units, make the run directory and enter the run into the index, so that its death can be healed."""
     soak = loaded.soak
     run_id = f"{soak.soak}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    # Units that outlive a run may be wanted from another host too: their engine locks them itself, when it is opened.
     keys = [
-        f"{engine}/{soak.soak}/{name}" for engine, kind in soak.engines.items() for name in kind.unit_names()
+        f"{engine}/{soak.soak}/{name}"
+        for engine, kind in soak.engines.items()
+        if not kind.units_outlive_run
+        for name in kind.unit_names()
     ]
 
     def claim() -> tuple[AsyncExitStack, Path, Entry]:

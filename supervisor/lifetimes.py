@@ -135,8 +135,13 @@ async def units(run: Run) -> AsyncGenerator[Fleet]:
         opened: dict[str, Units] = {}
         for name, engine in run.soak.engines.items():
             context = EngineContext(name, run.id, run.directory, run.base, run.journal, environment)
-            opened[name] = await engines.enter_async_context(engine.open(context))
-        fleet = Fleet(run.journal, opened, run.soak.units(), after=run.soak.after())
+            try:
+                opened[name] = await engines.enter_async_context(engine.open(context))
+            except EngineError as error:
+                raise CannotStart(f"{run.file}: engines.{name}: {error}") from error
+        fleet = Fleet(
+            run.journal, opened, run.soak.units(), after=run.soak.after(), resting=run.soak.resting()
+        )
         for watchdog, unit in run.soak.watched():
             watchdog.enlist(unit, fleet)
         supervisor = await engines.enter_async_context(run.leaves())
@@ -290,7 +295,7 @@ def steady_probes(soak: Soak) -> tuple[Probe, ...]:
     """Return the expectations of the steady state, the default ones where the soak file says nothing."""
     # A unit that may end in peace (transient, temporary) cannot be expected to be up.
     mortal = {unit for watchdog, unit in soak.watched() if watchdog.restart != "permanent"}
-    lasting = [unit for unit in soak.units() if unit not in mortal]
+    lasting = [unit for unit in soak.units() if unit not in mortal | soak.resting()]
     return soak.steady_state or default_probes(lasting, broker=soak.broker is not None)
 
 

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from supervisor.engines.base import EngineContext, Units
+from supervisor.engines.base import EngineContext, EngineError, Units
 from supervisor.engines.fleet import Fleet
 from supervisor.faults.base import World
 from supervisor.faults.recovery import undo_open
@@ -106,24 +106,54 @@ async def _heal(directory: Path) -> list[str]:
     base = Path(past.started.file).parent
     loaded = await anyio.to_thread.run_sync(lambda: load(directory / "soak.yaml", base=base))
     soak, done = loaded.soak, list[str]()
-    async with open_journal(directory) as journal, AsyncExitStack() as engines:
-        if not past.ended:
-            journal.emit(RunEnded(reason=EndReason.DIED, detail="the daemon left without a word"))
-        contexts = {
-            name: EngineContext(name, past.started.run, directory, base, journal) for name in soak.engines
-        }
-        for name, engine in soak.engines.items():
-            done += await engine.recover(contexts[name])
-        fleet = await _fleet(soak, contexts, journal, engines)
-        environment = soak.broker.environment() if soak.broker else {}
-        world = World(fleet, base=base, environment=environment)
-        done += await undo_open(past.open, soak.faults, world, journal)
+    try:
+        soak = await _with_units(soak, base)
+        async with open_journal(directory) as journal:
+            if not past.ended:
+                journal.emit(RunEnded(reason=EndReason.DIED, detail="the daemon left without a word"))
+            contexts = {
+                name: EngineContext(name, past.started.run, directory, base, journal, recovering=True)
+                for name in soak.engines
+            }
+            # Units that end with their run are ended first. The others are needed to undo what was done to them, and are put back
+            # as they were found after that.
+            done += await _recover_engines(soak, contexts, outliving=False)
+            async with AsyncExitStack() as engines:
+                fleet = await _fleet(soak, contexts, journal, engines)
+                environment = soak.broker.environment() if soak.broker else {}
+                world = World(fleet, base=base, environment=environment)
+                done += await undo_open(past.open, soak.faults, world, journal)
+            done += await _recover_engines(soak, contexts, outliving=True)
+    except EngineError as error:
+        raise CannotRecover(f"cannot recover {directory}: {error}") from error
     left = await anyio.to_thread.run_sync(read_past, directory)
     if left.open:
         names = ", ".join(left.open)
         raise CannotRecover(
             f"cannot undo {names} of {directory}: see fault.undo_failed in its journal for what is broken and how to mend it"
         )
+    return done
+
+
+async def _with_units(soak: Soak, base: Path) -> Soak:
+    """Return the soak with the units that its engines find."""
+    engines = {name: await engine.discover(base) for name, engine in soak.engines.items()}
+    return soak.model_copy(update={"engines": engines})
+
+
+async def _recover_engines(
+    soak: Soak, contexts: Mapping[str, EngineContext], *, outliving: bool
+) -> list[str]:
+    """Let engines clean up after the run, each also if another one cannot; EngineError names those that cannot."""
+    done, failed = list[str](), list[str]()
+    for name, engine in soak.engines.items():
+        if engine.units_outlive_run is outliving:
+            try:
+                done += await engine.recover(contexts[name])
+            except EngineError as error:
+                failed.append(f"{name}: {error}")
+    if failed:
+        raise EngineError("; ".join(failed))
     return done
 
 

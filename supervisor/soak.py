@@ -107,7 +107,7 @@ class Soak(Strict):
     web: Web = Field(default_factory=Web, description="The endpoint for metrics and status.")
 
     def units(self) -> dict[str, tuple[str, str]]:
-        """Return unit id -> (engine, name there), as far as the soak file alone knows."""
+        """Return unit id -> (engine, name there), as far as they are known."""
         return UnitNames(self.engines).ids
 
     def after(self) -> dict[str, tuple[str, ...]]:
@@ -120,6 +120,14 @@ class Soak(Strict):
         return frozenset(
             unit for node in (self.broker.nodes if self.broker else ()) if (unit := names.find(node))
         )
+
+    def resting(self) -> frozenset[str]:
+        """Return the ids of the units that are down and are to stay so, as far as their engines have looked."""
+        names = UnitNames(self.engines)
+        resting = {
+            names.find(f"{name}/{unit}") for name, engine in self.engines.items() for unit in engine.resting()
+        }
+        return frozenset(unit for unit in resting if unit)
 
     def watched(self) -> Iterator[tuple[Watchdog, str]]:
         """Yield every watchdog with every unit that it keeps up."""
@@ -164,14 +172,14 @@ class UnitNames:
         }
 
     def labelled(self, key: str, value: str) -> list[str]:
-        """Return the ids of the units with this label, as far as the soak file alone knows."""
+        """Return the ids of the units with this label, as far as they are known."""
         labels = {
             (name, unit): of for name, engine in self._engines.items() for unit, of in engine.labels().items()
         }
         return [unit for unit, place in self.ids.items() if labels.get(place, {}).get(key) == value]
 
     def selected(self, selector: Selector) -> list[str]:
-        """Return the ids of the units that a selector means, as far as the soak file alone knows; all that `pick` draws from."""
+        """Return the ids of the units that a selector means, as far as they are known; all that `pick` draws from."""
         if selector.label:
             key, _, value = selector.label.partition("=")
             return self.labelled(key, value)

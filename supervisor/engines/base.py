@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from anyio.streams.memory import MemoryObjectReceiveStream
 
@@ -60,6 +60,31 @@ class Exit:
     uptime: float | None = None
     outside: bool = False
     """True: the engine knows that somebody outside soakd stopped it on purpose."""
+    wall: float | None = None
+    """Seconds since the epoch at which it ended, by the engine's own clock: what the log has after that is of another life.
+
+    None: there is nothing after that, because only soakd starts the unit.
+    """
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What else the engine knows of this life, in words for the crash file: the image's digest, the state of health."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Somebody outside soakd has decided about a unit: it is up again, or it is to stay as it is until somebody brings it up."""
+
+    unit: str
+    """The name within its engine."""
+    observed: Observed
+
+
+@dataclass(frozen=True, slots=True)
+class Unwell:
+    """A unit that runs is to be restarted, because its own health check says that it is beyond help."""
+
+    unit: str
+    """The name within its engine."""
+    incarnation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +102,8 @@ class EngineContext:
     journal: Journal
     environment: Mapping[str, str] = field(default_factory=dict)
     """What every unit is told: how to reach the broker (`SOAKD_NATS_URL`, `SOAKD_NATS_USER`, `SOAKD_NATS_PASSWORD`)."""
+    recovering: bool = False
+    """True: the run is dead. What it changed is left for `recover` to take back; only faults are undone with these units."""
 
 
 class Units(Protocol):
@@ -106,10 +133,13 @@ class Units(Protocol):
     async def logs(
         self, unit: str, *, last: int | None = None, since: float | None = None, until: float | None = None
     ) -> bytes:
-        """Return the last n lines across restarts, or the lines between two wall times (seconds since the epoch)."""
+        """Return the last n lines across restarts, or the lines between two wall times (seconds since the epoch).
 
-    def exits(self) -> MemoryObjectReceiveStream[Exit]:
-        """All exits from the opening on, in order, each once. One receiver: the fleet."""
+        With `last` and `until`, for an exit that had a time by the engine's clock: the last n lines before that.
+        """
+
+    def exits(self) -> MemoryObjectReceiveStream[Exit | Outside | Unwell]:
+        """All exits from the opening on, in order, each once, and between them what others decided. One receiver: the fleet."""
 
 
 @runtime_checkable
@@ -121,6 +151,42 @@ class CanPause(Protocol):
 
     async def resume(self, unit: str) -> None:
         """Let them go on. Running already: no error."""
+
+
+@runtime_checkable
+class CanDisconnect(Protocol):
+    """Capability: take a unit off a network and put it back, which is a partition that needs no privilege."""
+
+    async def networks(self, unit: str) -> Mapping[str, Any]:
+        """Return the networks a unit is on, each with what `connect` needs to put it back as it was (JSON)."""
+
+    async def disconnect(self, unit: str, network: str) -> None:
+        """Take the unit off a network. Off already: no error."""
+
+    async def connect(self, unit: str, network: str, settings: Any) -> None:
+        """Put it back, with what `networks` said before. On it already: no error."""
+
+
+@runtime_checkable
+class CanLimit(Protocol):
+    """Capability: change how much of the machine a unit may use, while it runs."""
+
+    async def limits(self, unit: str) -> Mapping[str, int]:
+        """Return the limits as they are, in the engine's own words; `limit` with the same takes a change back."""
+
+    async def limit(self, unit: str, limits: Mapping[str, int]) -> None:
+        """Set some of the limits."""
+
+
+@runtime_checkable
+class CanExecute(Protocol):
+    """Capability: run a program inside a unit."""
+
+    async def execute(self, unit: str, command: Sequence[str], timeout: float) -> tuple[int, bytes]:
+        """Run a program to its end, at most `timeout` seconds; return its exit code and the end of its output.
+
+        EngineError if it cannot be run or does not end in time; it is then left running in the unit.
+        """
 
 
 class Engine(Kind):
@@ -135,15 +201,23 @@ class Engine(Kind):
 
     @abstractmethod
     def unit_names(self) -> tuple[str, ...]:
-        """Names known from the soak file alone; an engine that discovers its units returns none here."""
+        """Names known so far: from the soak file alone, or by `discover`; none if nobody has looked yet."""
         raise NotImplementedError
 
+    async def discover(self, base: Path) -> Self:  # noqa: ARG002  # for engines that look somewhere
+        """Return this engine with its units known, if it finds them by looking; EngineError if it cannot. Touches nothing."""
+        return self
+
+    def resting(self) -> frozenset[str]:
+        """Names of units that are down and are to stay down, since nobody has asked for their start."""
+        return frozenset()
+
     def after(self) -> Mapping[str, tuple[str, ...]]:
-        """For a unit known from the soak file, the units that must be ready before it starts, as written there."""
+        """For a known unit, the units that must be ready before it starts, as written."""
         return {}
 
     def labels(self) -> Mapping[str, Mapping[str, str]]:
-        """For a unit known from the soak file, the labels it is given there."""
+        """For a known unit, its labels."""
         return {}
 
     def files(self) -> Mapping[str, Mapping[str, str]]:

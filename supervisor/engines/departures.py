@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
@@ -33,6 +34,9 @@ class Departure:
     mono: float
     """Monotonic seconds at which the engine noticed."""
     uptime: float | None
+    wall: float | None = None
+    """Where its log ends, if others may have started it again (see `Exit.wall`)."""
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 _Streams = dict[str, tuple[MemoryObjectSendStream[Departure], MemoryObjectReceiveStream[Departure]]]

@@ -11,16 +11,18 @@ import difflib
 import random
 import signal as signals
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
+import structlog
+from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from supervisor.engines.base import CanPause, EngineError, Exit, Observed, Units, UnitState
+from supervisor.engines.base import CanPause, EngineError, Exit, Observed, Outside, Units, UnitState, Unwell
 from supervisor.engines.departures import Departure, Departures
-from supervisor.engines.member import Desired, Member, cause_by
+from supervisor.engines.member import OUTSIDE, Desired, Member, cause_by
 from supervisor.engines.order import check_order, in_order, reverse
 from supervisor.engines.selectors import Selector
 from supervisor.journal.base import Journal
@@ -32,6 +34,9 @@ PROTECT: Final = "soakd.protect"
 """A unit with this label set to `true` is never the target of an episode."""
 TELLING: Final = 1.0
 """Seconds that the last exit may take from the engine into the journal, before the run ends."""
+
+
+_log: Final = structlog.get_logger("soakd.fleet")
 
 
 class Held(Exception):  # noqa: N818  # a state of affairs that the caller handles, not a defect
@@ -61,8 +66,13 @@ class Fleet:
         names: Mapping[str, tuple[str, str]],
         after: Mapping[str, tuple[str, ...]] | None = None,
         leaders: Callable[[str], Awaitable[str | None]] | None = None,
+        *,
+        resting: Collection[str] = (),
     ) -> None:
-        """`names` gives for each unit id its engine and its name there; `leaders` finds the unit that leads a stream."""
+        """`names` gives for each unit id its engine and its name there; `leaders` finds the unit that leads a stream.
+
+        `resting` are ids of units that are down and not to be started (`Engine.resting`).
+        """
         self._journal, self._engines, self._leaders = journal, engines, leaders
         self._units = {unit: Member(unit, engines[engine], name) for unit, (engine, name) in names.items()}
         self._ids = {place: unit for unit, place in names.items()}
@@ -72,6 +82,8 @@ class Fleet:
         self._ours: set[str] = set()
         """Units that this run brought up: the only ones it takes down."""
         self._departures = Departures()
+        for unit in resting:
+            self._units[unit].entrust(OUTSIDE, Desired.DOWN)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -218,12 +230,15 @@ class Fleet:
         except EngineError as error:
             self._journal.emit(UnitStartFailed(unit=member.id, by=by, error=str(error)))
             raise
-        took = time.monotonic() - begun
-        incarnation = observed.incarnation or ""
-        self._journal.emit(
-            UnitStarted(unit=member.id, incarnation=incarnation, pid=observed.pid, by=by, took=took)
-        )
+        self._tell_start(member, by, time.monotonic() - begun)
         return observed
+
+    def _tell_start(self, member: Member, by: str, took: float = 0.0) -> None:
+        if seen := member.observed:
+            incarnation = seen.incarnation or ""
+            self._journal.emit(
+                UnitStarted(unit=member.id, incarnation=incarnation, pid=seen.pid, by=by, took=took)
+            )
 
     async def stop(self, unit: str, *, by: str, timeout: float | None = None) -> None:
         """Stop a unit in order (see `Units.stop`); down already: no error."""
@@ -291,12 +306,27 @@ class Fleet:
         await self._look_at_new()
 
         async def bring_up(unit: str) -> None:
-            if not self._units[unit].is_up:
+            member = self._units[unit]
+            if member.is_up:
+                self._tell_start(member, OUTSIDE)
+            elif member.holder == OUTSIDE:
+                self._refuse_waiting(unit)
+                return
+            else:
                 self._ours.add(unit)
             await self.start(unit, by="run")
             await self.wait_ready(unit)
 
         await in_order(self._after, bring_up)
+
+    def _refuse_waiting(self, resting: str) -> None:
+        if waiting := [
+            unit for unit, others in self._after.items() if resting in others and not self._units[unit].is_up
+        ]:
+            raise EngineError(
+                f"cannot start {', '.join(waiting)} after {resting}: it is down and nobody asks for its start; "
+                "start it, or set `start: true` at its engine"
+            )
 
     async def stop_all(self) -> None:
         """Take down what this run brought up, each after those that come after it; nothing can be started any more.
@@ -330,13 +360,39 @@ class Fleet:
         """Follow the engines' exits: find the cause of each, journal it, tell the unit's watchdog. A leaf task."""
         async with anyio.create_task_group() as group:
             for name, engine in self._engines.items():
-                group.start_soon(self._follow, name, engine)
+                group.start_soon(self._follow, name, engine, group)
 
-    async def _follow(self, name: str, engine: Units) -> None:
+    async def _follow(self, name: str, engine: Units, group: TaskGroup) -> None:
         async with engine.exits() as exits:
-            async for gone in exits:
-                if unit := self._ids.get((name, gone.unit)):
-                    self._departed(self._units[unit], gone)
+            async for news in exits:
+                if unit := self._ids.get((name, news.unit)):
+                    member = self._units[unit]
+                    if isinstance(news, Exit):
+                        self._departed(member, news)
+                    elif isinstance(news, Outside):
+                        self._overruled(member, news)
+                    else:
+                        group.start_soon(self._put_down, member, news)
+
+    async def _put_down(self, member: Member, news: Unwell) -> None:
+        """End a unit that is beyond help, unless somebody holds it: without a claim its exit is a crash, as it ought to be."""
+        async with member.lock:
+            seen = await member.look()
+            if member.holder is None and seen.incarnation == news.incarnation:
+                try:
+                    await member.engine.stop(member.name)
+                except EngineError as error:
+                    _log.warning("cannot stop a unit that is unwell", unit=member.id, why=str(error))
+
+    def _overruled(self, member: Member, news: Outside) -> None:
+        """Take note of what somebody outside has decided; what an episode or the operator holds stays theirs."""
+        member.observed = news.observed
+        if member.is_up:
+            self._tell_start(member, OUTSIDE)
+            if member.holder == OUTSIDE:
+                member.entrust(None, Desired.UP)
+        elif member.holder is None:
+            member.entrust(OUTSIDE, Desired.DOWN)
 
     def _departed(self, member: Member, gone: Exit) -> None:
         cause, by = member.departed(gone)
@@ -350,6 +406,8 @@ class Fleet:
             by=by,
             mono=gone.mono,
             uptime=gone.uptime,
+            wall=gone.wall,
+            facts=gone.facts,
         )
         self._journal.emit(UnitExited.model_validate(departure, from_attributes=True))
         self._departures.tell(departure)

@@ -20,13 +20,21 @@ LEAVING: Final = 10.0
 ANSWERING: Final = 600.0
 """Seconds in which a signal that only asks may still explain an exit: nats-server's lame duck takes two minutes by default."""
 
-_HARMLESS: Final = frozenset(
+HARMLESS: Final = frozenset(
     {
         *(signal.SIGCHLD, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP),
         *(signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG, signal.SIGWINCH),
     }
 )
 """Signals that do not end a process by default: signal(7)."""
+OUTSIDE: Final = "outside"
+"""Who holds a unit that somebody outside soakd has stopped, taken away or left down: it stays so until he brings it up."""
+_CAUSES: Final = {
+    "run": Cause.RUN,
+    "watchdog": Cause.RUN,
+    "operator": Cause.OPERATOR,
+    OUTSIDE: Cause.OUTSIDE,
+}
 _ASKING: Final = frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 """Signals that servers use for requests, lame duck for one: they may end a process, later or never."""
 
@@ -96,7 +104,7 @@ class Member:
 
     def claim(self, by: str, number: int) -> None:
         """Say who is about to send a signal to the incarnation last seen."""
-        if self.observed and self.observed.incarnation and number not in _HARMLESS:
+        if self.observed and self.observed.incarnation and number not in HARMLESS:
             now, asks = time.monotonic(), number in _ASKING
             until = now + ANSWERING if asks else math.inf
             self._claims.append(_Claim(by, now, self.observed.incarnation, until, asks))
@@ -146,4 +154,4 @@ class Member:
 
 def cause_by(by: str) -> Cause:
     """Return what it means that an exit was by somebody: anybody but these is an episode."""
-    return {"run": Cause.RUN, "watchdog": Cause.RUN, "operator": Cause.OPERATOR}.get(by, Cause.EPISODE)
+    return _CAUSES.get(by, Cause.EPISODE)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from supervisor.engines.base import Engine
+from supervisor.engines.docker import DockerEngine
 from supervisor.engines.process import ProcessEngine
 from supervisor.kinds import Registry
 
-ENGINES: Registry[Engine] = Registry("engine", "soakd.engines", Engine, [ProcessEngine])  # type: ignore[type-abstract]  # never instantiated
+ENGINES: Registry[Engine] = Registry("engine", "soakd.engines", Engine, [ProcessEngine, DockerEngine])  # type: ignore[type-abstract]  # never instantiated

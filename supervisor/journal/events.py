@@ -202,7 +202,7 @@ class UnitStarted(Event, kind="unit.started"):
     incarnation: str
     pid: int | None = None
     by: str = "run"
-    """run, watchdog, operator or the id of an episode."""
+    """run, watchdog, operator, the id of an episode, or outside: it was up already, or somebody else brought it up."""
     took: float = 0.0
 
 
@@ -226,6 +226,8 @@ class UnitExited(Event, kind="unit.exited"):
     by: str | None = None
     """The episode or person that holds the unit."""
     uptime: float | None = None
+    facts: dict[str, str] = Field(default_factory=dict)
+    """What else its engine knows of this life, such as the digest of its image."""
 
 
 class UnitCrashed(Event, kind="unit.crashed", durable=True):
@@ -247,6 +249,8 @@ class UnitCrashed(Event, kind="unit.crashed", durable=True):
     """Crashes since the unit was last stable."""
     episodes: tuple[str, ...] = ()
     """Open episodes at the time, as `id:stage` (see `Timeline`)."""
+    facts: dict[str, str] = Field(default_factory=dict)
+    """What else its engine knows of this life."""
 
 
 class UnitRestarted(Event, kind="unit.restarted"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path as FilePath
 from typing import Final
@@ -24,6 +24,7 @@ from supervisor.soakfile.masking import mask_source, secret_fields
 from supervisor.soakfile.reader import Unreadable, read
 from supervisor.soakfile.sugar import SOURCE
 from supervisor.soakfile.validation import Validation
+from supervisor.soakfile.wording import Finding
 
 MAX_BYTES: Final = 256 * 1024
 """Enough for some thousand units; the YAML parser would take seconds for more."""
@@ -45,6 +46,16 @@ class Loaded:
     """The values of all secret fields, to be masked in free text."""
     document: Document
     """Where everything is in the file."""
+    validation: Validation = field(repr=False)
+
+    def recheck(self, soak: Soak) -> list[Problem]:
+        """Return what does not fit together in this file's soak now that more is known of it."""
+        found = islice(self.validation.recheck(soak), MAX_PROBLEMS)
+        return [self.validation.problem(str(self.path), finding) for finding in found]
+
+    def problem(self, path: tuple[str, ...], message: str) -> Problem:
+        """Return a problem at a place in the file."""
+        return self.validation.problem(str(self.path), Finding(path, message, key=True))
 
     def where(self, *path: str | int) -> str:
         """Return `file:line:column: path` of a key, or of the nearest thing around it, for a message of one's own."""
@@ -112,7 +123,8 @@ def parse(
     secrets = [(at, value) for at, value in secret_fields(soak) if document.has(at)]
     given = "".join(f"# soakd: --{key} {value}\n" for key, value in overrides.items())
     resolved = given + mask_source(text, document, [at for at, _ in secrets])
-    return Loaded(soak, path, base, resolved, frozenset(value for _, value in secrets if value), document)
+    hidden = frozenset(value for _, value in secrets if value)
+    return Loaded(soak, path, base, resolved, hidden, document, validation)
 
 
 def _problem(file: str, flaw: Flaw) -> Problem:

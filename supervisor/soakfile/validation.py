@@ -62,6 +62,11 @@ class Validation:
                 message = masker.text(self._as_written(path, finding.message))
                 yield replace(finding, path=path, message=message)
 
+    def recheck(self, soak: Soak) -> Iterator[Finding]:
+        """Yield what does not fit together in the soak once its engines have found their units."""
+        self.soak = soak
+        yield from self.findings()
+
     def _found(self, shape: Shape) -> Iterator[Finding]:
         written = self._written
         yield from written.findings

@@ -124,6 +124,7 @@ def header(crash: UnitCrashed, wall: float, lines: int, note: str = "") -> bytes
         "signature": crash.signature,
         "lines": str(lines),
     }
+    fields |= {key: value for key, value in crash.facts.items() if key not in fields}
     if note:
         fields["note"] = note
     body = "".join(f"# {key}: {' '.join(value.split())}\n" for key, value in fields.items())

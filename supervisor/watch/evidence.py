@@ -53,7 +53,7 @@ class Evidence:
 
     async def keep(self, gone: Departure, consecutive: int, files: CrashFiles) -> UnitCrashed:
         """Write the crash file and commit the record within `RECORDING` seconds, also while the run is being stopped."""
-        wall = time.time() - (time.monotonic() - gone.mono)
+        wall = time.time() - (time.monotonic() - gone.mono) if gone.wall is None else gone.wall
         crash = UnitCrashed(
             unit=self._unit,
             incarnation=gone.incarnation,
@@ -65,10 +65,11 @@ class Evidence:
             signature=how_it_ended(gone.code, gone.signal, oom=gone.oom),
             consecutive=consecutive,
             episodes=self._timeline.overlapping(gone.mono, gone.mono),
+            facts=dict(gone.facts),
         )
         begun = anyio.current_time()
         with anyio.CancelScope(deadline=begun + WRITING, shield=True):
-            crash = await self._write_file(crash, wall, files)
+            crash = await self._write_file(crash, wall, gone.wall, files)
         with anyio.CancelScope(deadline=begun + RECORDING, shield=True) as recording:
             try:
                 await self._journal.commit(crash)
@@ -79,13 +80,18 @@ class Evidence:
             self._journal.emit(JournalTrouble(what="write-failed", detail=late))
         return crash
 
-    async def _write_file(self, crash: UnitCrashed, wall: float, files: CrashFiles) -> UnitCrashed:
-        """Write the crash file; return the crash with its file and root cause. Without the log's lines it is not captured."""
+    async def _write_file(
+        self, crash: UnitCrashed, wall: float, until: float | None, files: CrashFiles
+    ) -> UnitCrashed:
+        """Write the crash file; return the crash with its file and root cause. Without the log's lines it is not captured.
+
+        `until` is where the log of this life ends, if there may be another life's after it.
+        """
         tail, life, note = b"", b"", f"cannot read the log within {READING:g} s"
         with anyio.move_on_after(READING):
             try:
-                tail = await self._fleet.logs(self._unit, last=self._lines)
-                life = await self._fleet.logs(self._unit, since=_last_life(wall, crash.uptime))
+                tail = await self._fleet.logs(self._unit, last=self._lines, until=until)
+                life = await self._fleet.logs(self._unit, since=_last_life(wall, crash.uptime), until=until)
                 note = ""
             except (EngineError, JournalError, OSError) as error:
                 note = f"cannot read the log: {error}"

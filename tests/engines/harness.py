@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from supervisor.engines.base import Engine, EngineContext, Exit, Units
+from supervisor.engines.base import Engine, EngineContext, Exit, Outside, Units, Unwell
 from supervisor.engines.process import ProcessEngine
 from supervisor.journal.base import Journal
 
@@ -65,11 +65,13 @@ class Bench:
     engine: Engine
     units: Units
     context: EngineContext
-    exits: MemoryObjectReceiveStream[Exit]
+    exits: MemoryObjectReceiveStream[Exit | Outside | Unwell]
 
     async def exit(self) -> Exit:
         with anyio.fail_after(PATIENCE):
-            return await self.exits.receive()
+            while not isinstance(gone := await self.exits.receive(), Exit):
+                pass  # what somebody outside decided, as recovery does for an engine that is still open
+            return gone
 
     async def logs_have(self, unit: str, text: bytes) -> bytes:
         """Wait until the output of a unit has a text."""
@@ -87,7 +89,7 @@ async def opened(
     named = (
         programs if isinstance(programs, dict) else {p.name.lower().replace("_", "-"): p for p in programs}
     )
-    engine = harness.engine(named)
+    engine = await harness.engine(named).discover(run_dir) if named else harness.engine(named)
     context = EngineContext("engine", f"test-{uuid.uuid4().hex}", run_dir, run_dir, journal)
     async with engine.open(context) as units:
         exits = units.exits()

@@ -1,0 +1,313 @@
+"""Units as Docker containers that somebody else made: a compose project, some names, or a label."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, ClassVar, Final, Self
+
+import anyio
+from pydantic import Field, PrivateAttr, model_validator
+
+from supervisor.engines.base import Engine, EngineContext, EngineError, Units
+from supervisor.engines.dockerd.api import Api, Endpoint, Tls, connect
+from supervisor.engines.dockerd.container import NO_POLICY, Container
+from supervisor.engines.dockerd.life import Unit
+from supervisor.engines.dockerd.locks import Found, Locks, left_by, remove
+from supervisor.engines.dockerd.names import Listed, Which, after, by_unit, listed, refuse_clashes
+from supervisor.engines.dockerd.owners import ourselves
+from supervisor.engines.dockerd.restore import inspect, restore, set_policy
+from supervisor.engines.dockerd.tracker import Manner, Tracker
+from supervisor.engines.dockerd.units import DockerUnits, stop_timeout
+from supervisor.engines.readiness import Ready
+from supervisor.kinds import Name, Strict
+from supervisor.values import Duration
+
+RESTORE: Final = 60.0
+"""Seconds that putting everything back may take at the end."""
+
+
+class OwnPolicy(StrEnum):
+    """What is done about a container that Docker itself would restart."""
+
+    ADOPT = "adopt"
+    SUSPEND = "suspend"
+    REFUSE = "refuse"
+
+
+class Others(StrEnum):
+    """What is done about a unit that somebody else stopped."""
+
+    RESPECT = "respect"
+    HEAL = "heal"
+
+
+class Unhealthy(StrEnum):
+    """What is done about a container whose own health check fails."""
+
+    IGNORE = "ignore"
+    RESTART = "restart"
+
+
+class TlsFiles(Strict):
+    """Files for an engine behind TCP, seen from the soak file's folder."""
+
+    ca: str | None = Field(
+        None, description="Who signs the engine's certificate; left out: whom this machine trusts."
+    )
+    cert: str | None = Field(None, description="Our certificate.")
+    key: str | None = Field(None, description="Our private key.")
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key belong together: give both or none")
+        return self
+
+
+class Containers(Strict):
+    """Which containers are units, where they are, and how they are treated."""
+
+    project: str | None = Field(None, min_length=1, description="All containers of this compose project.")
+    names: tuple[Name, ...] = Field((), description="The containers of these names.")
+    label: Annotated[str, Field(pattern=r"^[^=\s]+=.*$")] | None = Field(
+        None, description="All containers with this label, key=value."
+    )
+    host: str | None = Field(
+        None,
+        pattern=r"^(unix|tcp|https?)://",
+        description="Where the engine is; left out: DOCKER_HOST, or else the local socket.",
+    )
+    tls: TlsFiles | None = Field(
+        None,
+        description="For an engine behind TCP; left out: what DOCKER_TLS_VERIFY and DOCKER_CERT_PATH say.",
+    )
+    own_policy: OwnPolicy = Field(
+        OwnPolicy.REFUSE,
+        description="A unit with a restart policy of its own: Docker restarts it and soakd keeps the evidence (adopt), its policy "
+        "is taken off during the run (suspend), or the soak is refused.",
+    )
+    outside: Others = Field(
+        Others.RESPECT,
+        description="A unit that somebody stops by hand stays down until he starts it (respect), or is kept up like any other (heal).",
+    )
+    unhealthy: Unhealthy = Field(
+        Unhealthy.IGNORE,
+        description="A unit whose own health check fails for good is left alone, or restarted as if it had crashed.",
+    )
+    start: bool = Field(
+        False, description="Start what is down at the beginning; it is stopped again at the end."
+    )
+    stop_timeout: Duration | None = Field(
+        None,
+        gt=0,
+        description="How long units may take to stop; left out: what the container says, or else 10s.",
+    )
+    ready: dict[Name, Ready] = Field(
+        default_factory=dict,
+        description="What shows that a unit is ready, by its name. Left out: its own health check, or else ready at once.",
+    )
+    timeout: Duration = Field(10.0, gt=0, description="How long the engine may take to answer.")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in ("project", "names", "label") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected one of project, names or label, found {' and '.join(given) or 'none'}"
+            )
+        return self
+
+    @property
+    def which(self) -> Which:
+        """Which containers are meant."""
+        return Which(self.project, self.names, self.label)
+
+    def connect(self, base: Path) -> AbstractAsyncContextManager[Api]:
+        """Open the engine; EngineError if it does not answer."""
+        tls = None
+        if self.tls:
+            files = (self.tls.ca, self.tls.cert, self.tls.key)
+            tls = Tls(*(base / file if file else None for file in files))
+        return connect(Endpoint.of(self.host, tls), self.timeout)
+
+
+class DockerEngine(Engine):
+    """Units are containers of a Docker engine, which were there before the run and are there after it."""
+
+    key: ClassVar[str] = "docker"
+    units_outlive_run: ClassVar[bool] = True
+
+    docker: Containers
+
+    _seen: dict[str, Listed] | None = PrivateAttr(None)
+    _after: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)
+    _policies: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def unit_names(self) -> tuple[str, ...]:
+        """Those that were found, or are named."""
+        return self.docker.names or tuple(self._seen or ())
+
+    def labels(self) -> Mapping[str, Mapping[str, str]]:
+        """What the containers say."""
+        return {unit: seen.labels for unit, seen in (self._seen or {}).items()}
+
+    def after(self) -> Mapping[str, tuple[str, ...]]:
+        """The order that compose keeps to."""
+        return self._after
+
+    def resting(self) -> frozenset[str]:
+        """What is down, unless it is to be started."""
+        seen = {} if self.docker.start else self._seen or {}
+        return frozenset(unit for unit, one in seen.items() if one.state in {"created", "exited", "dead"})
+
+    async def discover(self, base: Path) -> Self:
+        """List the containers, and look at their restart policies."""
+        which = self.docker.which
+        async with self.docker.connect(base) as api:
+            found = by_unit(which, await _list(api, which))
+            refuse_clashes(which, found)
+            policies: dict[str, str] = {}
+
+            async def look(unit: str, container: str) -> None:
+                if (seen := await inspect(api, container)) and seen.has_policy:
+                    policies[unit] = seen.policy["Name"]
+
+            async with anyio.create_task_group() as group:
+                for unit, several in found.items():
+                    group.start_soon(look, unit, several[0].id)
+        known = self.model_copy()
+        known._seen = {unit: several[0] for unit, several in found.items()}  # noqa: SLF001  # ours
+        known._after = after(which, found)  # noqa: SLF001
+        known._policies = policies  # noqa: SLF001
+        return known
+
+    def problems(self, base: Path) -> list[str]:  # noqa: ARG002  # nothing here depends on it
+        """Containers that are not there, and units that Docker itself would restart where that is refused."""
+        if (seen := self._seen) is None:
+            return []
+        wrong = [
+            f"there is no container {name}; see `docker ps --all`"
+            for name in self.docker.names
+            if name not in seen
+        ]
+        if not seen and not wrong:
+            wrong = [
+                f"there is no container of {self.docker.which}; `docker compose create` makes those of a project"
+            ]
+        units = self.unit_names()
+        wrong += [
+            f"ready: there is no unit {name}; there are {', '.join(units)}"
+            for name in self.docker.ready
+            if name not in units
+        ]
+        if self.docker.own_policy is OwnPolicy.REFUSE:
+            wrong += [
+                f"{unit}: it has a restart policy of its own, {policy}: set own_policy to adopt or suspend, or take it off"
+                for unit, policy in self._policies.items()
+            ]
+        return wrong
+
+    def open(self, context: EngineContext) -> AbstractAsyncContextManager[Units]:
+        """Lock the units, follow what happens to them, and put everything back on the way out."""
+        return self._open(context)
+
+    @asynccontextmanager
+    async def _open(self, context: EngineContext) -> AsyncIterator[Units]:
+        failure: Exception | None = None
+        async with self.docker.connect(context.base) as api:
+            known = self if self._seen is not None else await self.discover(context.base)
+            locks = Locks(api, await ourselves(api, context.run), context.name, partial(restore, api))
+            async with anyio.create_task_group() as group:
+                tracker = Tracker(api, self.docker.which, self._manner(), group, self._came_anew(api))
+                try:
+                    await self._begin(api, locks, tracker, known.unit_names(), context)
+                    yield DockerUnits(api, self.docker, tracker)
+                except Exception as error:  # noqa: BLE001  # raised below, as it is: this group is nobody else's business
+                    failure = error
+                finally:
+                    # While the events are still followed, an engine that is away just now can be waited for.
+                    with anyio.move_on_after(RESTORE, shield=True) as restoring:
+                        failed = "" if context.recovering else await self._put_back(api, locks)
+                    if restoring.cancelled_caught:
+                        failed = f"the engine does not answer within {RESTORE:g} s"
+                    tracker.close()
+                    group.cancel_scope.cancel()
+        if failed:
+            failure = EngineError(
+                f"cannot put units back as they were: {failed}; run `soakd recover` with this run's directory"
+            )
+        if failure:
+            raise failure
+
+    async def _begin(
+        self, api: Api, locks: Locks, tracker: Tracker, names: tuple[str, ...], context: EngineContext
+    ) -> None:
+        """Look, lock, take policies off, and follow what happens from here on."""
+        await tracker.enlist(names)
+        await locks.take([self._found(unit) for unit in tracker.units.values() if unit.last])
+        if not context.recovering:
+            for unit, found in locks.found.items():
+                if found.policy and (seen := tracker.units[unit].last):
+                    await set_policy(api, seen, NO_POLICY)
+        await tracker.follow()
+
+    def _manner(self) -> Manner:
+        return Manner(self.docker.outside is Others.RESPECT, self.docker.unhealthy is Unhealthy.RESTART)
+
+    def _found(self, unit: Unit) -> Found:
+        seen = unit.last
+        assert seen is not None  # noqa: S101  # asked for above
+        takes = self.docker.own_policy is OwnPolicy.SUSPEND and seen.has_policy
+        return Found(
+            unit=unit.name,
+            container=seen.id,
+            name=seen.name,
+            running=seen.running or seen.restarting,
+            ours=self.docker.start,
+            patience=stop_timeout(self.docker.stop_timeout, seen),
+            policy=dict(seen.policy) if takes else {},
+        )
+
+    def _came_anew(self, api: Api) -> Callable[[Unit, Container], Awaitable[None]]:
+        """Return what is done about a container that took another one's place in mid-run: its policy is taken off as well."""
+
+        async def suspend(_: Unit, seen: Container) -> None:
+            if self.docker.own_policy is OwnPolicy.SUSPEND and seen.has_policy:
+                await set_policy(api, seen, NO_POLICY)
+
+        return suspend
+
+    async def _put_back(self, api: Api, locks: Locks) -> str:
+        """Put every unit back as it was found; return what failed, in which case the locks stay for recovery."""
+        failures: list[str] = []
+
+        async def put_back(found: Found) -> None:
+            try:
+                await restore(api, found, dead=False)
+            except EngineError as error:
+                failures.append(f"{found.unit}: {error}")
+
+        async with anyio.create_task_group() as group:
+            for found in locks.found.values():
+                group.start_soon(put_back, found)
+        if not failures:
+            await locks.release()
+        return "; ".join(failures)
+
+    async def recover(self, context: EngineContext) -> list[str]:
+        """Put back what the run's locks say, and remove them."""
+        done: list[str] = []
+        async with self.docker.connect(context.base) as api:
+            for lock in await left_by(api, context.run, context.name):
+                if lock.found:
+                    done += await restore(api, lock.found)
+                await remove(api, lock.name)
+        return done
+
+
+async def _list(api: Api, which: Which) -> list[Listed]:
+    return listed(await api.call("GET", "containers/json", params={"all": 1, "filters": which.filters()}))

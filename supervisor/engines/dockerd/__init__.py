@@ -1,0 +1,1 @@
+"""The running side of the docker engine, in parts."""

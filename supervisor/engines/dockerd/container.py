@@ -1,0 +1,146 @@
+"""What an engine says about a container, read once and in our words. Pure."""
+
+from __future__ import annotations
+
+import calendar
+import re
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+_TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
+_BY_SIGNAL: Final = 128
+"""A process that a signal ended is given 128 and the signal's number as its code, as shells do."""
+NO_POLICY: Final = {"Name": "no", "MaximumRetryCount": 0}
+SHORT: Final = 12
+
+
+def nanoseconds(text: str) -> int:
+    """Return a time of the engine's in nanoseconds since the epoch; 0 for its `0001-01-01`, which means never."""
+    match = _TIME.fullmatch(text)
+    if not match or text.startswith("0001"):
+        return 0
+    seconds = calendar.timegm(time.strptime(match[1], "%Y-%m-%dT%H:%M:%S"))
+    if match[3] != "Z":
+        hours, minutes = match[3][1:].split(":")
+        seconds -= (int(hours) * 3600 + int(minutes) * 60) * (-1 if match[3][0] == "-" else 1)
+    return seconds * 1_000_000_000 + int((match[2] or "").ljust(9, "0")[:9])
+
+
+def ended(code: int) -> tuple[int | None, str | None]:
+    """Return exit code or signal of an engine's exit code. A program that itself exits with 137 cannot be told from SIGKILL."""
+    if code > _BY_SIGNAL:
+        try:
+            return None, signal.Signals(code - _BY_SIGNAL).name
+        except ValueError:
+            pass
+    return code, None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container as it was at one moment."""
+
+    id: str
+    name: str
+    running: bool
+    """Its process lives, paused or not."""
+    paused: bool
+    restarting: bool
+    """It is down, and the engine is about to start it again."""
+    begun: int
+    """Nanoseconds since the epoch at which its last life began; 0: never."""
+    finished: int
+    code: int
+    oom: bool
+    pid: int | None
+    health: str | None
+    """starting, healthy, unhealthy; None without a health check."""
+    has_health: bool
+    policy: Mapping[str, Any]
+    restarts: int
+    """How often the engine itself has started it again."""
+    image: str
+    """Digest of the image."""
+    image_name: str
+    tty: bool
+    log_driver: str
+    stop_signal: int
+    stop_timeout: float | None
+    labels: Mapping[str, str] = field(repr=False)
+
+    @property
+    def incarnation(self) -> str:
+        """Names its present or last life."""
+        return incarnation(self.id, self.begun)
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether the engine would start it again by itself."""
+        return self.policy.get("Name", "no") not in {"", "no"}
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What belongs into a crash file."""
+        facts = {"container": f"{self.name} {self.id[:SHORT]}", "image": f"{self.image_name} {self.image}"}
+        if self.health:
+            facts["health"] = self.health
+        if self.restarts:
+            facts["restarts by docker"] = str(self.restarts)
+        return facts
+
+    def would_restart(self) -> bool:
+        """Say whether the engine would have started it again after its last exit, had it been let."""
+        return self.policy["Name"] in {"always", "unless-stopped"} or (
+            self.policy["Name"] == "on-failure" and self.code != 0
+        )
+
+
+def incarnation(container: str, begun: int) -> str:
+    """Name one life: the container, and when it began."""
+    seconds, nanos = divmod(begun, 1_000_000_000)
+    return f"{container[:SHORT]}@{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{nanos:09d}"
+
+
+def read(data: Mapping[str, Any]) -> Container:
+    """Read the answer to an inspection."""
+    state, config, host = data["State"], data["Config"], data["HostConfig"]
+    health = (state.get("Health") or {}).get("Status")
+    check = (config.get("Healthcheck") or {}).get("Test") or []
+    return Container(
+        id=data["Id"],
+        name=data["Name"].lstrip("/"),
+        running=state["Running"] and not state["Restarting"],
+        paused=state["Paused"],
+        restarting=state["Restarting"],
+        begun=nanoseconds(state["StartedAt"]),
+        finished=nanoseconds(state["FinishedAt"]),
+        code=state["ExitCode"],
+        oom=state["OOMKilled"],
+        pid=state["Pid"] or None,
+        health=None if health in {None, "none"} else health,
+        has_health=bool(check) and check[0] != "NONE",
+        policy=host.get("RestartPolicy") or NO_POLICY,
+        restarts=data.get("RestartCount", 0),
+        image=data["Image"],
+        image_name=config.get("Image", ""),
+        tty=config.get("Tty", False),
+        log_driver=(host.get("LogConfig") or {}).get("Type", ""),
+        stop_signal=_signal(config.get("StopSignal")),
+        stop_timeout=config.get("StopTimeout"),
+        labels=config.get("Labels") or {},
+    )
+
+
+def _signal(text: str | None) -> int:
+    """Read SIGINT, INT or 2; SIGTERM if nothing is said, as engines do."""
+    if not text:
+        return signal.SIGTERM
+    if text.isdigit():
+        return int(text)
+    name = text.upper().removeprefix("SIG")
+    if name.startswith("RTMIN+"):
+        return signal.SIGRTMIN + int(name.removeprefix("RTMIN+"))
+    return signal.Signals[f"SIG{name}"]

@@ -1,0 +1,138 @@
+"""Following an engine's events for as long as a run lives, whatever happens to the stream.
+
+The stream ends when the engine restarts, a slow reader is skipped, and the engine's memory of the past is 256 events. So events say
+when to look, and looking says what is true: whenever the stream begins, what the engine remembers is replayed first, for the exit
+codes, and then everything is compared with what is seen.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import anyio
+import structlog
+
+from supervisor.engines.dockerd.api import Api, ApiError
+from supervisor.engines.dockerd.names import PROJECT, Which
+
+ACTIONS: Final = (
+    *("create", "rename", "start", "die", "destroy"),
+    *("kill", "oom", "pause", "unpause", "health_status"),
+)
+FIRST_PAUSE: Final = 0.05
+LONGEST_PAUSE: Final = 1.0
+"""Seconds between two tries to reach an engine that is away."""
+RECHECK: Final = 30.0
+"""Seconds between two listings while the stream lives: an engine skips a slow reader without a word."""
+_LINE: Final = 1_000_000
+"""Bytes of one event at most; labels make them long."""
+_log: Final = structlog.get_logger("soakd.docker")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a container."""
+
+    action: str
+    container: str
+    at: int
+    """Nanoseconds since the epoch, by the engine's clock."""
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    """The container's labels, its name and image, and what the action adds."""
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return self.attributes.get("name", "")
+
+
+def parse(data: Mapping[str, Any]) -> Event:
+    """Read one event."""
+    actor = data["Actor"]
+    return Event(data["Action"], actor["ID"], data["timeNano"], actor.get("Attributes") or {})
+
+
+class Follower:
+    """Reads the events; `take` is called for each, in order, `compare` whenever some may have been missed. Neither may raise ApiError."""
+
+    def __init__(
+        self,
+        api: Api,
+        which: Which,
+        take: Callable[[Event], None],
+        compare: Callable[[], Awaitable[None]],
+        recheck: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._api, self._take, self._compare, self._recheck = api, take, compare, recheck
+        self._filters: dict[str, list[str]] = {"type": ["container"], "event": list(ACTIONS)}
+        if label := f"{PROJECT}={which.project}" if which.project else which.label:
+            self._filters["label"] = [label]
+        self._seen = time.time_ns()
+        self.begun = anyio.Event()
+        """Set once the first comparison is over: from then on nothing is missed."""
+
+    async def run(self) -> None:
+        """Follow for ever. A leaf task of the engine."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._replay()
+                await self._live()
+                why = "the engine ended it"
+            except ApiError as error:
+                why = str(error)
+            if self._api.online.is_set():
+                _log.warning("the stream of events is lost: connecting again", why=why)
+                pause = FIRST_PAUSE
+            self._api.offline()
+            await anyio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _params(self) -> dict[str, object]:
+        seconds, nanos = divmod(self._seen + 1, 1_000_000_000)
+        return {"since": f"{seconds}.{nanos:09d}", "filters": json.dumps(self._filters)}
+
+    async def _replay(self) -> None:
+        """Take what the engine remembers of the time since the last event."""
+        if not self.begun.is_set():
+            return
+        now = time.time_ns()
+        until = f"{now // 1_000_000_000}.{now % 1_000_000_000:09d}"
+        async with self._api.answer("GET", "events", params=self._params() | {"until": until}) as answer:
+            for line in (await answer.read()).splitlines():
+                self._pass_on(line)
+
+    async def _live(self) -> None:
+        """Take events as they happen, until the stream ends."""
+        async with self._api.stream("events", self._params()) as answer, anyio.create_task_group() as group:
+            await self._compare()
+            if not self._api.online.is_set():
+                _log.debug("following the events")
+            self._api.online.set()
+            self.begun.set()
+            group.start_soon(self._look_again, name="docker recheck")
+            rest = b""
+            async for chunk in answer.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._pass_on(line)
+                if len(rest) > _LINE:
+                    break
+            group.cancel_scope.cancel()
+
+    def _pass_on(self, line: bytes) -> None:
+        if line.strip():
+            event = parse(json.loads(line))
+            self._seen = max(self._seen, event.at)
+            self._take(event)
+
+    async def _look_again(self) -> None:
+        while True:
+            await anyio.sleep(RECHECK)
+            with suppress(ApiError):
+                await self._recheck()

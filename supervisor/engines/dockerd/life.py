@@ -1,0 +1,159 @@
+"""The lives of one unit, as events and inspections tell of them. No I/O: `units.py` looks, this remembers and compares.
+
+A life is named by its container and the time it began, by the engine's clock; so are the moments up to which ends have been told.
+Events and inspections may then come in any order, twice, or not at all: what is older than what is known is left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import anyio
+
+from supervisor.engines.base import Exit, Observed, UnitState
+from supervisor.engines.dockerd.container import Container, ended, incarnation
+
+ANSWERING: Final = 600 * 1_000_000_000
+"""Nanoseconds in which a signal from outside may still explain an exit: a lame duck takes two minutes by default."""
+_NANO: Final = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Life:
+    """One life of a unit."""
+
+    container: str
+    begun: int
+    pid: int | None
+    started: float
+    """Monotonic seconds."""
+    paused: bool = False
+    oom: bool = False
+    ours: bool = False
+    """We are ending it: no signal that is seen now is anybody else's."""
+    signalled: int = 0
+    """When somebody outside sent a signal that may end it."""
+    gone: anyio.Event = field(default_factory=anyio.Event)
+    """Set once its end has been told."""
+
+    @property
+    def incarnation(self) -> str:
+        """Its name."""
+        return incarnation(self.container, self.begun)
+
+
+class Unit:
+    """One unit: its containers, oldest first, and its life if it is up."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.containers: list[str] = []
+        """Ids; the last is the youngest, which is the one to start."""
+        self.last: Container | None = None
+        """Its container as it was last looked at."""
+        self.labels: Mapping[str, str] = {}
+        self.life: Life | None = None
+        self.told = 0
+        """The end of the last life that was told, nanoseconds since the epoch."""
+        self.ended: Exit | None = None
+        """The last exit."""
+        self.sent: Counter[int] = Counter()
+        """Signals of ours whose events have not come yet."""
+        self.lock = anyio.Lock()
+        """Held by a start and by whoever takes an event, so that no end is told before the start it belongs to."""
+        self.begins = anyio.Event()
+        """Set, and replaced, when a life begins."""
+
+    @property
+    def container(self) -> str | None:
+        """The container that counts: the one that lives, else the youngest."""
+        if self.life:
+            return self.life.container
+        return self.containers[-1] if self.containers else None
+
+    def knows(self, container: str) -> bool:
+        """Whether a container is one of this unit's."""
+        return container in self.containers
+
+    def adopt(self, container: str) -> None:
+        """Take note of a container of this unit."""
+        if container not in self.containers:
+            self.containers.append(container)
+
+    def observed(self) -> Observed:
+        """Say what is known."""
+        if self.life:
+            state = UnitState.PAUSED if self.life.paused else UnitState.UP
+            return Observed(
+                state, self.life.incarnation, self.life.pid, self.life.started, labels=self.labels
+            )
+        return Observed(UnitState.DOWN if self.containers else UnitState.ABSENT, labels=self.labels)
+
+    def begin(self, seen: Container, begun: int, *, started: float | None = None) -> Life:
+        """Take note of a life that began."""
+        self.adopt(seen.id)
+        self.last, self.labels = seen, seen.labels
+        now = time.monotonic()
+        moment = now - (time.time() - begun / _NANO) if started is None else started
+        self.life = Life(seen.id, begun, seen.pid, min(moment, now), paused=seen.paused)
+        self.sent.clear()
+        self.begins.set()
+        self.begins = anyio.Event()
+        return self.life
+
+    def is_new(self, seen: Container) -> bool:
+        """Say whether an inspection shows a life whose end was not told."""
+        return seen.begun > self.told and (
+            self.life is None or (seen.id, seen.begun) != (self.life.container, self.life.begun)
+        )
+
+    def signalled(self, number: int, at: int) -> None:
+        """Take note that a signal which may end it was sent, by us or by somebody else."""
+        if self.sent[number] > 0:
+            self.sent[number] -= 1
+        elif self.life and at >= self.life.begun:
+            self.life.signalled = at
+
+    def end(self, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = "") -> Exit:
+        """Take note of the end of the present life, with its exit code if that is known; return what is to be told.
+
+        `live`: it is told as it happens, so the engine's clock need not be compared with ours.
+        """
+        life, self.life = self.life, None
+        assert life is not None  # noqa: S101  # the callers have looked
+        self.told = max(at, life.begun)
+        now = time.monotonic()
+        mono = now if live else min(max(now - (time.time() - at / _NANO), life.started), now)
+        number, name = (None, None) if code is None else ended(code)
+        same = seen is not None and (seen.id, seen.begun) == (life.container, life.begun)
+        facts = seen.facts if seen else self.last.facts if self.last else {}
+        self.ended = Exit(
+            self.name,
+            life.incarnation,
+            number,
+            name,
+            oom=life.oom or (same and seen is not None and seen.oom),
+            mono=mono,
+            uptime=mono - life.started,
+            outside=not life.ours and 0 <= at - life.signalled <= ANSWERING,
+            wall=at / _NANO + 0.001,
+            facts=facts | ({"seen": note} if note else {}),
+        )
+        life.gone.set()
+        return self.ended
+
+    def paused(self, *, paused: bool) -> None:
+        """Take note of a pause or its end."""
+        if self.life:
+            self.life.paused = paused
+
+    def forget(self, container: str) -> None:
+        """Take note that a container was removed."""
+        if container in self.containers:
+            self.containers.remove(container)
+        if self.last and self.last.id == container:
+            self.last = replace(self.last, running=False, restarting=False)

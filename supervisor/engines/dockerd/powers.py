@@ -1,0 +1,116 @@
+"""What else an engine offers to faults: networks, limits, programs run inside a container."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import anyio
+
+from supervisor.engines.base import EngineError
+from supervisor.engines.dockerd.api import Api, ApiError
+from supervisor.engines.dockerd.life import Life, Unit
+from supervisor.engines.dockerd.logs import Records
+from supervisor.engines.dockerd.tracker import Tracker
+
+OUTPUT: Final = 100_000
+"""Bytes of a program's output that are kept, the last ones."""
+UNLIMITED: Final = {
+    "CpuQuota": -1,
+    "CpuPeriod": 100_000,
+    "CpuShares": 1024,
+    "Memory": 2**63 - 4096,
+    "MemorySwap": -1,
+    "PidsLimit": -1,
+}
+"""What to write for `no limit`: the engine takes a zero for `leave it`. The values are the kernel's own defaults."""
+_ENDPOINT: Final = ("IPAMConfig", "Links", "Aliases", "DriverOpts")
+"""What of a network's endpoint is a setting; the rest is what came of it."""
+_NOT_FOUND: Final = 404
+
+
+class Powers:
+    """Implements `CanDisconnect`, `CanLimit` and `CanExecute`."""
+
+    def __init__(self, api: Api, tracker: Tracker) -> None:
+        self._api, self._tracker = api, tracker
+
+    def _running(self, unit: str, what: str) -> tuple[Unit, Life]:
+        known = self._tracker.units[unit]
+        if known.life is None:
+            raise EngineError(f"cannot {what}: {unit} is not running")
+        return known, known.life
+
+    async def _inspected(self, unit: str, what: str) -> dict[str, Any]:
+        container = self._tracker.units[unit].container
+        if container is None:
+            raise EngineError(f"cannot {what}: {unit} has no container")
+        data: dict[str, Any] = await self._api.insist("GET", f"containers/{container}/json")
+        return data
+
+    async def networks(self, unit: str) -> Mapping[str, Any]:
+        """Return the container's networks with the settings of its endpoints."""
+        data = await self._inspected(unit, "see its networks")
+        networks = data["NetworkSettings"]["Networks"] or {}
+        return {name: {key: end.get(key) for key in _ENDPOINT} for name, end in networks.items()}
+
+    async def disconnect(self, unit: str, network: str) -> None:
+        """Take the container off a network."""
+        if network in await self.networks(unit):
+            body = {"Container": self._tracker.units[unit].container, "Force": False}
+            await self._api.call("POST", f"networks/{network}/disconnect", body=body)
+
+    async def connect(self, unit: str, network: str, settings: Any) -> None:
+        """Put it back; its published ports come back as well."""
+        if network not in await self.networks(unit):
+            container = self._tracker.units[unit].container or ""
+            own = [
+                alias for alias in (settings or {}).get("Aliases") or [] if not container.startswith(alias)
+            ]
+            body = {"Container": container, "EndpointConfig": {**(settings or {}), "Aliases": own}}
+            await self._api.insist("POST", f"networks/{network}/connect", body=body)
+
+    async def limits(self, unit: str) -> Mapping[str, int]:
+        """Return the container's limits; none is written as what the engine takes for none."""
+        host = (await self._inspected(unit, "see its limits"))["HostConfig"]
+        found = {key: host.get(key) or unlimited for key, unlimited in UNLIMITED.items()}
+        if host.get("NanoCpus"):  # the engine takes one of both
+            found = {key: value for key, value in found.items() if not key.startswith("Cpu")}
+            found["NanoCpus"] = host["NanoCpus"]
+        return found
+
+    async def limit(self, unit: str, limits: Mapping[str, int]) -> None:
+        """Set limits, by the engine's own names: Memory in bytes, CpuQuota in microseconds of each CpuPeriod."""
+        container = self._tracker.units[unit].container
+        if container is None:
+            raise EngineError(f"cannot limit it: {unit} has no container")
+        try:
+            await self._api.insist("POST", f"containers/{container}/update", body=dict(limits))
+        except ApiError as error:
+            raise EngineError(f"cannot limit {unit}: {error}") from error
+
+    async def execute(self, unit: str, command: Sequence[str], timeout: float) -> tuple[int, bytes]:
+        """Run a program in the container as its own user."""
+        _, life = self._running(unit, f"run {command[0]}")
+        body = {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True}
+        records = Records(plain=False, lines=False, limit=OUTPUT)
+        try:
+            made = await self._api.call("POST", f"containers/{life.container}/exec", body=body)
+            with anyio.fail_after(timeout):
+                start = self._api.answer(
+                    "POST",
+                    f"exec/{made['Id']}/start",
+                    body={"Detach": False, "Tty": False},
+                    deadline=timeout + 1,
+                )
+                async with start as answer:
+                    async for chunk in answer.content.iter_any():
+                        records.take(chunk)
+                said = await self._api.call("GET", f"exec/{made['Id']}/json")
+        except TimeoutError as error:
+            raise EngineError(
+                f"{command[0]} in {unit} did not end within {timeout:g} s and was left running there"
+            ) from error
+        except ApiError as error:
+            raise EngineError(f"cannot run {command[0]} in {unit}: {error}") from error
+        return said["ExitCode"], records.text()

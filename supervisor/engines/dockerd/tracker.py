@@ -1,0 +1,259 @@
+"""What is true of all units of an engine: events taken, inspections compared, and the fleet told, each end once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from supervisor.engines.base import EngineError, Exit, Outside, Unwell
+from supervisor.engines.dockerd.api import Api, ApiError
+from supervisor.engines.dockerd.container import Container
+from supervisor.engines.dockerd.follower import Event, Follower
+from supervisor.engines.dockerd.life import Unit
+from supervisor.engines.dockerd.names import Which, by_unit, listed
+from supervisor.engines.dockerd.restore import inspect
+from supervisor.engines.member import HARMLESS
+
+NEWS: Final = 4096
+"""Ends that may wait for the fleet, which takes them at once."""
+FIRST_LOOK: Final = 30.0
+"""Seconds that following the events may take to begin."""
+BLIND: Final = "while the engine was away"
+_log: Final = structlog.get_logger("soakd.docker")
+
+News = Exit | Outside | Unwell
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What the soak file says about what others do to units."""
+
+    respect: bool
+    """What somebody outside stopped stays down until he starts it."""
+    unhealthy: bool
+    """A unit that its own health check calls unhealthy is restarted."""
+
+
+class Tracker:
+    """Knows the units of an engine."""
+
+    def __init__(
+        self,
+        api: Api,
+        which: Which,
+        manner: Manner,
+        group: TaskGroup,
+        recreated: Callable[[Unit, Container], Awaitable[None]],
+    ) -> None:
+        """`recreated` is told of a unit that came up in another container than before."""
+        self._api, self._which, self._manner, self._group = api, which, manner, group
+        self._recreated = recreated
+        self.units: dict[str, Unit] = {}
+        self._send, self._receive = anyio.create_memory_object_stream[News](NEWS)
+        self.follower = Follower(api, which, self._take, self.compare_all, self.recheck)
+
+    async def follow(self) -> None:
+        """Begin to follow the events; EngineError if the engine does not let us."""
+        self._group.start_soon(self.follower.run, name="docker events")
+        with anyio.move_on_after(FIRST_LOOK):
+            await self.follower.begun.wait()
+            return
+        raise EngineError(f"cannot follow the events of the Docker engine: none came within {FIRST_LOOK:g} s")
+
+    def close(self) -> None:
+        """No more news."""
+        self._send.close()
+        self._receive.close()
+
+    @property
+    def news(self) -> MemoryObjectReceiveStream[News]:
+        """What the fleet is told, in order."""
+        return self._receive.clone()
+
+    def _tell(self, news: News) -> None:
+        try:
+            self._send.send_nowait(news)
+        except anyio.WouldBlock:
+            _log.error("nobody takes what happens to units", unit=news.unit)
+        except anyio.BrokenResourceError:  # the fleet has gone: the run is over
+            _log.debug("nobody wants to know any more", unit=news.unit)
+
+    # --- who is who --------------------------------------------------------------------------------------------------
+
+    async def enlist(self, names: Iterable[str]) -> None:
+        """Look at all units for the first time; what is up begins its life here, and nobody is told."""
+        self.units = {name: Unit(name) for name in names}
+        await self._list()
+        async with anyio.create_task_group() as group:
+            for unit in self.units.values():
+                group.start_soon(self._see_first, unit)
+
+    async def _see_first(self, unit: Unit) -> None:
+        if unit.container and (seen := await inspect(self._api, unit.container)):
+            unit.last, unit.labels = seen, seen.labels
+            if seen.running:
+                unit.begin(seen, seen.begun)
+            else:
+                unit.told = max(seen.begun, seen.finished)
+
+    async def _list(self) -> dict[str, bool]:
+        """Find the units' containers; return for each unit with one whether the one that counts is up."""
+        params = {"all": 1, "filters": self._which.filters()}
+        there = listed(await self._api.call("GET", "containers/json", params=params))
+        ids = {one.id for one in there}
+        found = by_unit(self._which, there)
+        for unit in self.units.values():
+            for container in [one for one in unit.containers if one not in ids]:
+                unit.forget(container)
+            for one in reversed(found.get(unit.name, [])):
+                unit.adopt(one.id)
+        return {name: several[0].is_up for name, several in found.items()}
+
+    def _unit_of(self, event: Event) -> Unit | None:
+        for unit in self.units.values():
+            if unit.knows(event.container):
+                return unit
+        return self.units.get(self._which.unit(event.name, event.attributes) or "")
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def compare_all(self) -> None:
+        """Look at every unit and tell what happened unseen. ApiError if the engine is away."""
+        await self._list()
+        async with anyio.create_task_group() as group:
+            for unit in self.units.values():
+                group.start_soon(self._compare_or_leave, unit)
+
+    async def recheck(self) -> None:
+        """List the containers, which is cheap, and look at those that are not as they are known."""
+        up = await self._list()
+        for unit in self.units.values():
+            if up.get(unit.name, False) != (unit.life is not None):
+                await self.compare(unit)
+
+    async def _compare_or_leave(self, unit: Unit) -> None:
+        try:
+            await self.compare(unit)
+        except ApiError as error:  # away again: the next connection compares once more
+            _log.debug("could not look at a unit", unit=unit.name, why=str(error))
+
+    async def compare(self, unit: Unit) -> None:
+        """Look at a unit and tell what happened unseen."""
+        async with unit.lock:
+            life = unit.life
+            if life:
+                seen = await inspect(self._api, life.container)
+                if seen is None:
+                    self._tell(unit.end(None, life.begun, None, live=True, note=f"{BLIND}: it was removed"))
+                elif not seen.running and (seen.begun, seen.id) == (life.begun, life.container):
+                    self._ended(unit, seen.code, seen.finished, seen, live=False, note=BLIND)
+                elif seen.begun != life.begun:
+                    self._tell(unit.end(None, max(life.begun, unit.told), seen, live=False, note=BLIND))
+                else:
+                    unit.paused(paused=seen.paused)
+            if unit.life is None and unit.container:
+                seen = await inspect(self._api, unit.container)
+                if seen and seen.running and unit.is_new(seen):
+                    await self._arrived(unit, seen, seen.begun)
+                elif seen:
+                    unit.last = seen
+            elif unit.life is None:
+                self._tell(Outside(unit.name, unit.observed()))
+
+    # --- events ------------------------------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        if unit := self._unit_of(event):
+            self._group.start_soon(self._handle, unit, event, name=f"docker {event.action} {unit.name}")
+
+    async def _handle(self, unit: Unit, event: Event) -> None:
+        """Take one event; those of one unit are taken in order, since its lock is fair."""
+        async with unit.lock:
+            try:
+                await self._apply(unit, event)
+            except ApiError as error:  # away: the next connection compares
+                _log.debug(
+                    "could not look after an event", unit=unit.name, event=event.action, why=str(error)
+                )
+
+    async def _apply(self, unit: Unit, event: Event) -> None:
+        life = unit.life if unit.life and unit.life.container == event.container else None
+        match event.action:
+            case "create" | "rename" if self._which.unit(event.name, event.attributes) == unit.name:
+                unit.adopt(event.container)
+            case "start" if unit.life is None and event.at > unit.told:
+                await self._started(unit, event)
+            case "die":
+                await self._died(unit, event)
+            case "destroy":
+                self._destroyed(unit, event)
+            case "kill":
+                number = _number(event.attributes.get("signal", ""))
+                if number not in HARMLESS:
+                    unit.signalled(number, event.at)
+            case "oom" if life:
+                life.oom = True
+            case "pause" | "unpause" if life:
+                unit.paused(paused=event.action == "pause")
+            case "health_status: unhealthy" if life and self._manner.unhealthy and not life.paused:
+                self._tell(Unwell(unit.name, life.incarnation))
+
+    async def _started(self, unit: Unit, event: Event) -> None:
+        seen = await inspect(self._api, event.container)
+        if seen:
+            # If it has ended and begun again already, the inspection is about a later life: this one began at the event.
+            await self._arrived(unit, seen, min(seen.begun, event.at))
+
+    async def _arrived(self, unit: Unit, seen: Container, begun: int) -> None:
+        known = unit.last.id if unit.last else seen.id
+        unit.begin(seen, begun)
+        self._tell(Outside(unit.name, unit.observed()))
+        if known != seen.id:
+            await self._recreated(unit, seen)
+
+    async def _died(self, unit: Unit, event: Event) -> None:
+        life = unit.life
+        if life and (life.container != event.container or event.at < life.begun):
+            return  # an earlier end, told already
+        if life is None and event.at <= unit.told:
+            return
+        seen = await inspect(self._api, event.container)
+        if life is None:  # a life that nobody saw begin; a start that failed is none
+            if seen is None or not unit.told < seen.begun <= event.at:
+                return
+            unit.begin(seen, seen.begun)
+        code = event.attributes.get("exitCode", "")
+        self._ended(unit, int(code) if code.isdigit() else None, event.at, seen, live=True)
+
+    def _ended(
+        self, unit: Unit, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = ""
+    ) -> None:
+        gone = unit.end(code, at, seen, live=live, note=note)
+        if seen:
+            unit.last = seen
+        if gone.outside and self._manner.respect:
+            self._tell(Outside(unit.name, unit.observed()))
+        self._tell(gone)
+
+    def _destroyed(self, unit: Unit, event: Event) -> None:
+        if unit.life and unit.life.container == event.container:
+            self._tell(unit.end(None, event.at, None, live=True, note="its container was removed"))
+        unit.forget(event.container)
+        if not unit.containers:
+            self._tell(Outside(unit.name, unit.observed()))
+
+
+def _number(text: str) -> int:
+    """Read a signal of an event: 9, SIGKILL or KILL."""
+    if text.isdigit():
+        return int(text)
+    name = text.upper()
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    return signal.Signals[name] if name in signal.Signals.__members__ else 0

@@ -1,0 +1,34 @@
+"""The units that only their engines know: looked up before a run or a plan, and then held against the whole soak file once more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import anyio.to_thread
+
+from supervisor.engines.base import Engine, EngineError
+from supervisor.soakfile.errors import Problem, SoakFileError
+from supervisor.soakfile.load import Loaded
+
+
+async def discovered(loaded: Loaded) -> Loaded:
+    """Return the soak file with the units that its engines find; touches nothing.
+
+    SoakFileError if an engine cannot look, and for all that means nothing now that the units are known.
+    """
+    engines: dict[str, Engine] = {}
+    problems: list[Problem] = []
+    for name, engine in loaded.soak.engines.items():
+        try:
+            engines[name] = await engine.discover(loaded.base)
+        except EngineError as error:
+            problems.append(loaded.problem(("engines", name), str(error)))
+    if problems:
+        raise SoakFileError(problems)
+    if engines == loaded.soak.engines:
+        return loaded
+    soak = loaded.soak.model_copy(update={"engines": engines})
+    if problems := await anyio.to_thread.run_sync(partial(loaded.recheck, soak)):
+        raise SoakFileError(problems)
+    return replace(loaded, soak=soak)

@@ -1,0 +1,304 @@
+"""A Docker engine for tests: the one there is, or a private one that touches nothing of the user's and is gone afterwards.
+
+A private engine has its own containerd, data root, exec root, pid file and socket in a temporary directory, makes no bridge and
+writes no packet filter rules: containers have no network but those that tests make, which are internal ones.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+
+LABEL = "soakd.test"
+SHELL = "soakd-test-shell"
+PATIENCE = 30.0
+APPLETS = (
+    "sh",
+    "sleep",
+    "seq",
+    "dd",
+    "cat",
+    "tr",
+    "kill",
+    "nc",
+    "ip",
+    "head",
+    "printf",
+    "test",
+    "touch",
+    "rm",
+)
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("docker", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Client:
+    """Calls to an engine, one after the other; blocks, as tests may."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.path}"
+
+    def call(self, method: str, path: str, body: Any = None, **params: object) -> Any:
+        connection = _Connection(self.path, PATIENCE)
+        try:
+            data = body if isinstance(body, bytes) else json.dumps(body) if body is not None else None
+            kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
+            query = f"?{urlencode(params)}" if params else ""
+            connection.request(method, f"/{path}{query}", data, {"Content-Type": kind})
+            answer = connection.getresponse()
+            text = answer.read()
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {path}: {answer.status} {text.decode(errors='replace')}")
+        try:
+            return json.loads(text) if text.strip() else None
+        except ValueError:
+            return text
+
+    def create(
+        self,
+        name: str,
+        command: list[str] | str,
+        labels: Mapping[str, str] | None = None,
+        *,
+        init: bool = True,
+        host: Mapping[str, Any] | None = None,
+        **config: Any,
+    ) -> str:
+        """Create a container with a shell in it; it is removed after the test."""
+        settings = {
+            "Image": SHELL,
+            "Cmd": ["sh", "-c", command] if isinstance(command, str) else command,
+            "Labels": {LABEL: "true", **(labels or {})},
+            "HostConfig": {"Init": init, "NetworkMode": "none", **(host or {})},
+            **config,
+        }
+        made: str = self.call("POST", "containers/create", settings, name=name)["Id"]
+        return made
+
+    def start(self, name: str) -> None:
+        self.call("POST", f"containers/{name}/start")
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("GET", f"containers/{name}/json")
+        return found
+
+    def state(self, name: str) -> str:
+        return str(self.inspect(name)["State"]["Status"])
+
+    def remove(self, name: str) -> None:
+        self.call("DELETE", f"containers/{quote(name)}", force=1, v=1)
+
+    def clean(self) -> list[str]:
+        """Remove everything that tests made; return the locks that code of ours left, which it should not."""
+        marked = json.dumps({"label": [LABEL]})
+        for container in self.call("GET", "containers/json", all=1, filters=marked):
+            with suppress(RuntimeError):
+                self.remove(container["Id"])
+        for network in self.call("GET", "networks", filters=marked):
+            self.call("DELETE", f"networks/{network['Id']}")
+        left = []
+        for volume in (
+            self.call("GET", "volumes", filters=json.dumps({"label": ["soakd.lock"]}))["Volumes"] or []
+        ):
+            left.append(volume["Name"])
+            self.call("DELETE", f"volumes/{volume['Name']}")
+        return left
+
+    def answers(self) -> bool:
+        with suppress(OSError, RuntimeError, http.client.HTTPException):
+            self.call("GET", "_ping")
+            return True
+        return False
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not self.answers():
+            assert time.monotonic() < deadline, f"no engine answers at {self.path}"
+            time.sleep(0.02)
+
+    def import_shell(self) -> None:
+        """Make the image of one static busybox."""
+        busybox = shutil.which("busybox")
+        assert busybox, "busybox is missing: apt-get install busybox-static"
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode="w") as tar:
+            tar.add(busybox, "bin/busybox")
+            for applet in APPLETS:
+                link = tarfile.TarInfo(f"bin/{applet}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                tar.addfile(link)
+            for folder in ("tmp", "dev", "proc", "sys"):
+                entry = tarfile.TarInfo(folder)
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o777
+                tar.addfile(entry)
+        self.call("POST", "images/create", data.getvalue(), fromSrc="-", repo=SHELL)
+
+
+class PrivateEngine(Client):
+    """An engine of our own, which may be killed and started again."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(str(root / "docker.sock"))
+        self._root = root
+        self._containerd: subprocess.Popen[bytes] | None = None
+        self._dockerd: subprocess.Popen[bytes] | None = None
+        self._environ = {"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(root / "tmp")}
+        (root / "tmp").mkdir()
+        (root / "daemon.json").write_text("{}")
+        (root / "containerd.toml").write_text(
+            f'version = 2\nroot = "{root}/containerd"\nstate = "{root}/containerd-state"\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]\n'
+            f'[grpc]\naddress = "{root}/containerd.sock"\n'
+        )
+
+    def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
+        with (self._root / f"{command[0]}.log").open("ab") as log:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environ
+            )
+
+    def up(self) -> None:
+        """Start what is not running, and wait for its answer."""
+        root = self._root
+        if self._containerd is None:
+            self._containerd = self._spawn("containerd", "--config", str(root / "containerd.toml"))
+            deadline = time.monotonic() + PATIENCE
+            while not (root / "containerd.sock").exists():
+                assert time.monotonic() < deadline, "containerd does not start"
+                time.sleep(0.01)
+        if self._dockerd is None:
+            self._dockerd = self._spawn(
+                *("dockerd", "--config-file", str(root / "daemon.json"), "--host", self.url),
+                *("--containerd", str(root / "containerd.sock"), "--pidfile", str(root / "dockerd.pid")),
+                *("--data-root", str(root / "data"), "--exec-root", str(root / "exec")),
+                *(
+                    "--bridge=none",
+                    "--iptables=false",
+                    "--ip6tables=false",
+                    "--ip-forward=false",
+                    "--ip-masq=false",
+                ),
+            )
+        self.wait()
+
+    def down(self, number: int = signal.SIGTERM) -> None:
+        """End dockerd alone. SIGKILL leaves its containers running, SIGTERM stops them."""
+        if self._dockerd:
+            self._dockerd.send_signal(number)
+            self._dockerd.wait(PATIENCE)
+            self._dockerd = None
+            (self._root / "dockerd.pid").unlink(missing_ok=True)
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Let dockerd hang."""
+        assert self._dockerd
+        self._dockerd.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def end(self) -> None:
+        """End everything, and see that nothing is left: no process, no mount."""
+        if self._dockerd:
+            self.freeze(frozen=False)
+            with suppress(OSError, RuntimeError, http.client.HTTPException):
+                self.clean()
+            self.down()
+        if self._containerd:
+            self._containerd.terminate()
+            self._containerd.wait(PATIENCE)
+        for pid in self._ours():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for mount in self._mounts():
+            subprocess.run(["umount", "--lazy", mount], check=False)
+        assert not self._mounts(), f"mounts were left behind: {self._mounts()}"
+        assert not self._ours(), f"processes were left behind: {self._ours()}"
+
+    def _mounts(self) -> list[str]:
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        return [line.split()[1] for line in lines if line.split()[1].startswith(f"{self._root}/")][::-1]
+
+    def _ours(self) -> list[int]:
+        """Processes that carry our directory in their command line: shims of containers that could not be removed."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdigit() and str(self._root).encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+        return found
+
+
+def want(why: str) -> None:
+    """Skip, or fail where tests may not be skipped."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"these tests need a Docker engine: {why}")
+    pytest.skip(f"no Docker engine: {why}")
+
+
+def can_be_private() -> str:
+    """Say why there can be no private engine here; empty if there can."""
+    if os.geteuid() != 0:
+        return "a private one needs root"
+    missing = [
+        program for program in ("dockerd", "containerd", "runc", "busybox") if not shutil.which(program)
+    ]
+    return f"{', '.join(missing)} missing; scripts/test installs them on Debian" if missing else ""
+
+
+@contextmanager
+def private_engine(root: Path) -> Iterator[PrivateEngine]:
+    """Run a private engine with the shell's image."""
+    engine = PrivateEngine(root)
+    try:
+        engine.up()
+        engine.import_shell()
+        yield engine
+    finally:
+        engine.end()
+
+
+@contextmanager
+def any_engine(root: Path) -> Iterator[Client]:
+    """Take a private engine if there can be one, else the one there is."""
+    if not (why := can_be_private()):
+        with private_engine(root) as private:
+            yield private
+        return
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    client = Client(host.removeprefix("unix://"))
+    if not host.startswith("unix://") or not client.answers():
+        want(f"nobody answers at {host}, and {why}")
+    client.import_shell()
+    try:
+        yield client
+    finally:
+        client.clean()
+        client.call("DELETE", f"images/{SHELL}", force=1)
