@@ -115,6 +115,8 @@ class Ledger:
             return [_violation("created", before, now, "changed, though it still holds its former messages")]
         if stored is None or stored == before.last_time:
             return []
+        if now.memory:
+            return [_reset(before, now)]
         text = (
             f"has another message at sequence {before.last}: one of {before.last_time} became one of {stored}"
         )

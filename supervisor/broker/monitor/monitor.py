@@ -79,6 +79,7 @@ class Monitor:
         picture = self._picture
         return Snapshot(
             taken=time.monotonic(),
+            rounds=self._round.rounds,
             names_seen=self._names_seen,
             details_seen=self._details_seen,
             why=self.why(),
@@ -97,8 +98,13 @@ class Monitor:
         values = gauges.gauges(picture.presence.there, picture.streams, picture.consumers, live)
         values["soakd_broker_view_complete"] = float(not self.why())
         values["soakd_broker_look_age_seconds"] = round(time.monotonic() - self._names_seen, 3)
-        values["soakd_broker_look_seconds"] = round(self._round.took, 4)
+        values["soakd_broker_look_seconds"] = round(self.round_took, 4)
         return values
+
+    @property
+    def round_took(self) -> float:
+        """Seconds that the last round of names took."""
+        return self._round.took
 
     def why(self) -> str:
         """Return why the view is not complete, empty if it is."""

@@ -19,6 +19,7 @@ class Pace:
         self._every, self._longest = every, max(longest, every)
         self.took = 0.0
         """Seconds that the last round took."""
+        self.rounds = 0
         self._start = time.monotonic()
 
     def begin(self) -> float:
@@ -28,6 +29,7 @@ class Pace:
 
     def pause(self) -> float:
         """End the round; return the seconds until the next."""
+        self.rounds += 1
         self.took = time.monotonic() - self._start
         return max(self._every - self.took, min(self.took * (1 / SHARE - 1), self._longest))
 

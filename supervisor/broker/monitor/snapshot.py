@@ -138,6 +138,8 @@ class Snapshot:
     """Everything the monitor knows."""
 
     taken: float
+    rounds: int = 0
+    """How often names were asked for, answered or not."""
     names_seen: float | None = None
     """When all names of streams were last read; None: never."""
     details_seen: float | None = None
