@@ -8,7 +8,7 @@ from typing import Final
 
 from supervisor.broker.api import NOT_AVAILABLE
 from supervisor.broker.health.facts import Account
-from supervisor.broker.health.findings import Finding, Picture, count, listed, size
+from supervisor.broker.health.findings import Finding, Picture, Severity, count, listed, size
 from supervisor.broker.health.reports import PILE
 from supervisor.broker.health.roster import Node, State
 from supervisor.broker.health.server_rules import NEARLY, critical, note, unknown, warning
@@ -26,17 +26,30 @@ def unreachable(picture: Picture) -> Iterator[Finding]:
     link = picture.facts.link
     if not link.error:
         return
-    refused = _is_refusal(link.error)
-    yield critical(
-        code="refused" if refused else "unreachable",
-        subject="connection",
-        what="the servers refuse our credentials" if refused else "no server can be used",
-        means="soakd cannot speak with the broker, and clients with the same settings cannot either.",
-        do="Compare user, password, token or creds in the broker section with the servers' configuration."
-        if refused
-        else "Start the servers, or see whether `servers` in the broker section names the right ones.",
-        detail=link.error,
-    )
+    found = partial(critical, subject="connection", detail=link.error)
+    greeting = [node.name for node in picture.nodes if node.greeting and node.greeting.outcome == "greets"]
+    if _is_refusal(link.error):
+        yield found(
+            code="refused",
+            what="the servers refuse our credentials",
+            means="soakd cannot speak with the broker, and clients with the same settings cannot either.",
+            do="Compare user, password, token or creds in the broker section with the servers' configuration.",
+        )
+    elif greeting:
+        yield found(
+            severity=Severity.WARNING,
+            code="connection-lost",
+            what=f"our connection fails at the moment, though {listed(greeting)} would take us",
+            means="Whether JetStream answers could not be asked.",
+            do="Look again: soakd moves to another server within 3 s.",
+        )
+    else:
+        yield found(
+            code="unreachable",
+            what="no server can be used",
+            means="soakd cannot speak with the broker, and clients with the same settings cannot either.",
+            do="Start the servers, or see whether `servers` in the broker section names the right ones.",
+        )
 
 
 def _is_refusal(error: str) -> bool:
@@ -70,7 +83,7 @@ def _bring_back(away: list[Node], enough: int) -> str:
         steps.setdefault(verbs.get(node.state, "start"), []).append(node.name)
     word = "and" if all_of_them else "or"
     text = f", {word} ".join(f"{verb} {listed(names, word)}" for verb, names in steps.items())
-    which = "" if all_of_them else f" ({'one' if enough == 1 else f'{enough} of them'} is enough)"
+    which = "" if all_of_them else f" ({'one is' if enough == 1 else f'{enough} of them are'} enough)"
     return f"{text[:1].upper()}{text[1:]}{which}."
 
 
@@ -135,6 +148,8 @@ def stale_consumers(picture: Picture) -> Iterator[Finding]:
 def api(picture: Picture) -> Iterator[Finding]:
     """JetStream does not answer our account as it should: 10008 and "no responders" are told apart."""
     answer = picture.facts.api
+    if picture.facts.link.error:
+        return  # it is the connection that is silent
     found = partial(critical, subject="account", detail=answer.detail if answer.outcome == "error" else "")
     match answer.outcome:
         case "error" if answer.code == NOT_AVAILABLE:
@@ -211,13 +226,25 @@ def unseen(picture: Picture) -> Iterator[Finding]:
             do="Compare `system` in the broker section with the servers' configuration." if refused else "",
             detail=facts.system.error,
         )
+    add = "Add `system: {user: ..., password: ...}` or `nodes: {NAME: {monitor: URL}}` to the broker section."
+    silent = [n.name for n in picture.nodes if n.state is State.UP and not n.server and not n.monitored]
     if facts.system is None and not facts.monitored:
         yield unknown(
             code="not-looked",
             subject="cluster",
             what="meta leader, peers, stores and /healthz were not looked at",
             means="Only the servers' greeting and our own account were seen.",
-            do="Add `system: {user: ..., password: ...}` or `nodes: {NAME: {monitor: URL}}` to the broker section.",
+            do=add,
+        )
+    elif silent:
+        yield unknown(
+            code="partly-looked",
+            subject="cluster",
+            what=f"the store and /healthz of {listed(silent)} were not seen",
+            means="They greet or are heard by their peers, and said no more to us."
+            if len(silent) > 1
+            else "It greets or is heard by its peers, and said no more to us.",
+            do=add if facts.system is None else "",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -76,7 +77,11 @@ async def _get(http: aiohttp.ClientSession, url: str, path: str) -> tuple[int, A
 
 async def _with_disk(seen: Server, url: str) -> Server:
     """Add what the file system of the store has left, if both are of this host."""
-    if seen.store is None or urlsplit(url).hostname not in _HERE:
+    if (
+        seen.store is None
+        or urlsplit(url).hostname not in _HERE
+        or not Path(seen.store.directory).is_absolute()
+    ):
         return seen
     try:
         disk = await anyio.to_thread.run_sync(os.statvfs, seen.store.directory, abandon_on_cancel=True)

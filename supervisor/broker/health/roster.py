@@ -42,7 +42,7 @@ class Node:
     monitored: Monitored | None = None
     server: Server | None = None
     peer: Peer | None = None
-    """As the meta leader sees it. None: there is no leader to ask, or it is the leader."""
+    """As the meta leader sees it, or others if the leader cannot be asked. None: it is the leader, or nobody knows anything."""
     stands_in: bool = False
     """It is one of the members of the meta group that only others know by name; nobody can tell which."""
 
@@ -75,7 +75,11 @@ def roster(facts: Facts) -> tuple[Node, ...]:
         name: None for meta in metas for name in (*(peer.name for peer in meta.peers), meta.leader) if name
     }
     leader = meta_leader(servers.values())
-    peers = {peer.name: peer for peer in leader.meta.peers} if leader and leader.meta else {}
+    if leader and leader.meta:
+        peers = {peer.name: peer for peer in leader.meta.peers}
+    else:  # the others know only whom they hear, and who said goodbye
+        known = (peer for meta in metas for peer in meta.peers if peer.offline or takes_part(peer))
+        peers = {peer.name: peer for peer in known}
     nodes = [
         Node(
             name=name,
@@ -88,8 +92,11 @@ def roster(facts: Facts) -> tuple[Node, ...]:
         for name, unit, greeting, look in _listed(facts)
     ]
     here = {node.name for node in nodes}
-    nodes = _adopt(nodes, [name for name in servers if name not in here], sure=True)
-    nodes = _adopt(nodes, [name for name in named if name not in here and name not in servers])
+    others = [name for name in named if name not in here and name not in servers]
+    heard_of = [name for name in others if name in peers and takes_part(peers[name])]
+    nodes += [Node(name, State.UNKNOWN) for name in servers if name not in here]
+    nodes += [Node(name, State.UNKNOWN) for name in heard_of]
+    nodes = _adopt(nodes, [name for name in others if name not in heard_of])
     nodes = [replace(node, server=servers.get(node.name), peer=peers.get(node.name)) for node in nodes]
     leaving = facts.link.server if facts.link.lame_duck else None
     return tuple(_judged(node, leaving=node.name == leaving) for node in nodes)
@@ -120,52 +127,55 @@ def _listed(facts: Facts) -> list[tuple[str, str, Greeting | None, Monitored | N
 
     One that is up says its name at both doors. For one that is down, the soak file may call it twice: by address and by unit.
     """
-    greetings, monitored = list(facts.greetings), list(facts.monitored)
+    pairs = _pairs(facts)
     rows: list[tuple[str, str, Greeting | None, Monitored | None]] = []
-    paired: set[str] = set()
-    for index, greeting in enumerate(greetings):
-        look = next((m for m in monitored if m.server and m.server.name == greeting.name), None)
-        if look is None and not greeting.name:
-            look = _partner(index, greetings, monitored)
-        if look is not None and look.unit in paired:
-            look = None
-        if look is not None:
-            paired.add(look.unit)
-        name = greeting.name or (_own_name(look) if look else "") or greeting.address
+    for index, greeting in enumerate(facts.greetings):
+        look = facts.monitored[pairs[index]] if index in pairs else None
+        name = greeting.name or (_own_name(look) if look else greeting.address)
         rows.append((name, look.unit if look else "", greeting, look))
-    rows += [(_own_name(look), look.unit, None, look) for look in monitored if look.unit not in paired]
-    return rows
+    alone = [look for index, look in enumerate(facts.monitored) if index not in pairs.values()]
+    return rows + [(_own_name(look), look.unit, None, look) for look in alone]
 
 
 def _own_name(look: Monitored) -> str:
     return look.server.name if look.server else look.unit
 
 
-def _partner(index: int, greetings: Sequence[Greeting], monitored: Sequence[Monitored]) -> Monitored | None:
-    """Guess which node of the soak file a silent address is: the one at the same place, if those that are up stand at the same places."""
-    if len(greetings) == len(monitored):
-        pairs = zip(greetings, monitored, strict=True)
-        if all(g.name == m.server.name for g, m in pairs if g.name and m.server):
-            return monitored[index] if not greetings[index].name else None
-    return None
+def _pairs(facts: Facts) -> dict[int, int]:
+    """Return which node of the soak file belongs to which of its servers, both by their places.
 
-
-def _adopt(nodes: list[Node], others: Sequence[str], *, sure: bool = False) -> list[Node]:
-    """Add the servers that only others know; those that cannot say their name may be among them.
-
-    If just as many are nameless as are known by name alone, they are the same ones; which is which is clear only of one. `sure`: they
-    answered somewhere themselves, so they are not those that are silent.
+    They belong together if both say the same name, or the server says the name of the unit. What that leaves over is paired by place,
+    provided that there are as many of both and those which could be told stand at the same places.
     """
-    nameless = [
-        node
-        for node in nodes
-        if not (node.greeting and node.greeting.name) and not (node.monitored and node.monitored.server)
-    ]
-    if sure or not others or len(nameless) != len(others):
+    looks = dict(enumerate(facts.monitored))
+    pairs: dict[int, int] = {}
+    for index, greeting in enumerate(facts.greetings):
+        for place, look in looks.items():
+            called = _own_name(look) if look.server else look.unit.rpartition("/")[2]
+            if greeting.name and called == greeting.name and place not in pairs.values():
+                pairs.setdefault(index, place)
+    if len(facts.greetings) == len(looks) and all(index == place for index, place in pairs.items()):
+        for index, greeting in enumerate(facts.greetings):
+            if index not in pairs and not (greeting.name and looks[index].server):
+                pairs[index] = index
+    return pairs
+
+
+def _adopt(nodes: list[Node], others: Sequence[str]) -> list[Node]:
+    """Add the servers that are known only from what others say; those that cannot say their name may be among them.
+
+    If just as many are nameless as are known by name alone, they are the same ones; which is which is clear only of one.
+    """
+    nameless = [node for node in nodes if (node.greeting or node.monitored) and not _says_its_name(node)]
+    if not others or len(nameless) != len(others):
         return nodes + [Node(name, State.UNKNOWN) for name in others]
     if len(others) == 1:
         return [replace(node, name=others[0]) if node is nameless[0] else node for node in nodes]
     return [replace(node, stands_in=True) if node in nameless else node for node in nodes]
+
+
+def _says_its_name(node: Node) -> bool:
+    return bool((node.greeting and node.greeting.name) or (node.monitored and node.monitored.server))
 
 
 def _judged(node: Node, *, leaving: bool) -> Node:
@@ -207,7 +217,7 @@ def _by_its_peers(node: Node) -> tuple[State, str] | None:
         return State.UP, ""
     if node.peer.offline:
         return State.GONE, "it said goodbye to the others"
-    return State.GONE, "the meta leader does not hear it"
+    return State.GONE, f"unheard by the meta leader for {node.peer.silent:.0f}s"
 
 
 def _unseen(node: Node) -> tuple[State, str]:
@@ -216,4 +226,6 @@ def _unseen(node: Node) -> tuple[State, str]:
 
 
 def _at_the_door(node: Node) -> str:
-    return f"{node.address} {node.greeting.detail}" if node.greeting else ""
+    if node.greeting is None:
+        return ""
+    return f"{'' if node.name == node.address else f'{node.address} '}{node.greeting.detail}"

@@ -28,7 +28,8 @@ note = partial(Finding, severity=Severity.NOTE)
 
 def away(picture: Picture, node: Node) -> Iterator[Finding]:
     """It is gone, frozen, leaving or not there yet."""
-    silent = f", unheard for {node.peer.silent:.0f}s" if node.peer and node.peer.silent >= SEEN else ""
+    heard = node.peer is None or node.peer.silent < SEEN or "unheard" in node.why
+    silent = "" if heard or node.peer is None else f", unheard for {node.peer.silent:.0f}s"
     found = partial(warning, subject=node.name, means=_loss(picture, node))
     match node.state:
         case State.GONE:
@@ -210,6 +211,18 @@ def unmonitored(_: Picture, node: Node) -> Iterator[Finding]:
         )
 
 
+def unseen(_: Picture, node: Node) -> Iterator[Finding]:
+    """Only others name it, and they do not say how it is."""
+    if node.state is State.UNKNOWN and not (node.server or node.greeting or node.monitored):
+        yield unknown(
+            code="unseen",
+            subject=node.name,
+            what=f"nothing shows how {node.name} is, which others name as a member of the cluster",
+            means="It is not among `servers` and `nodes`, and did not answer through the system account.",
+            do=f"Add {node.name} to `servers` or `nodes` in the broker section, or `system`.",
+        )
+
+
 def uncounted(_: Picture, node: Node) -> Iterator[Finding]:
     """It has so many consumers that stale ones would matter, but they could not be counted."""
     server = node.server
@@ -233,6 +246,7 @@ RULES: Final[tuple[Rule, ...]] = (
     behind,
     unwell,
     unmonitored,
+    unseen,
     uncounted,
 )
 """In the order in which findings of the same severity are told."""

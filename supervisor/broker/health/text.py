@@ -104,7 +104,7 @@ def _answers(node: Node) -> str:
     if node.state in {State.LEAVING, State.STARTING, State.FROZEN}:
         return node.state
     if node.round_trip is None:
-        return "no" if node.state is State.GONE else UNSEEN
+        return "yes" if node.server else "no" if node.state is State.GONE else UNSEEN
     return f"{node.round_trip * 1000:.1f} ms"
 
 
@@ -112,7 +112,7 @@ def role(diagnosis: Diagnosis, node: Node) -> str:
     """Return what a server is in the meta group, in a word or two."""
     group = diagnosis.picture.group
     if group is None:
-        return "alone" if node.server and node.server.jetstream else UNSEEN
+        return UNSEEN if node.server is None else "alone" if node.server.jetstream else "-"
     if node.name == group.leader:
         return "leads"
     if node.peer is not None and (said := _said_of(node.peer, gone=node.name in group.absent)):

@@ -14,8 +14,8 @@ from supervisor.broker.health.findings import Diagnosis, Severity
 from supervisor.journal.base import Emitter
 from supervisor.journal.events import HealthChanged
 
-EVERY: Final = 5.0
-"""Seconds from the end of one look to the next: JetStream itself needs ten and more to notice most of what is looked for."""
+EVERY: Final = 2.0
+"""Seconds from the end of one look to the next: a server that is restarted is away for about that long."""
 TOLD: Final = 5
 """Findings that an event names; the first ones say why it is as it is."""
 
