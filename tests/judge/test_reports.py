@@ -170,9 +170,9 @@ def test_evidence_tells_before_during_and_after() -> None:
 
     assert lines["a#1.targets"] == "n1 n2"
     assert [lines[f'a#1.{when}.http "x", y'] for when in ("before", "during", "recovered")] == [
-        "200.0",
-        "503.0",
-        "200.0",
+        "200",
+        "503",
+        "200",
     ]
     assert (lines["a#1.during.p"], lines["a#1.during.p.holds"]) == ("refused", "false")
     assert lines["a#1.recovery_seconds"] == ""
