@@ -55,7 +55,8 @@ class Handle(Healing):
     ) -> Msg:
         """Send a request and return the answer.
 
-        nats.errors.TimeoutError after `timeout` seconds, NoRespondersError if nobody listens, other nats.errors.Error as they come.
+        nats.errors.TimeoutError after `timeout` seconds, NoRespondersError if nobody listens, other nats.errors.Error as they come;
+        BrokerError as long as there never was a connection.
         """
         return await self.nc.request(subject, data, timeout=timeout, headers=headers)
 

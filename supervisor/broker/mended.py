@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import anyio
 from nats.aio.client import Client, Srv
 
 from supervisor.broker.wire import Wire
+
+FEW: Final = 16
+"""Discovered servers that are kept although no server names them any more."""
 
 
 def text_of(error: Exception) -> str:
@@ -95,8 +98,12 @@ class MendedClient(Client):
         await super()._process_pong()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        """nats-py keeps each address it ever discovered and tries them all on a reconnect; vanished ones are forgotten here."""
-        if urls := info.get("connect_urls"):
+        """nats-py keeps each address it ever discovered, and tries them all on a reconnect; here the vanished ones are forgotten.
+
+        Not as long as there are few: a server that lost its cluster names no others, and they may be back before it is.
+        """
+        urls = info.get("connect_urls")
+        if urls and len(self.discovered) > FEW:
             self._server_pool = [
                 server
                 for server in self._server_pool

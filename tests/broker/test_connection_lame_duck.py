@@ -140,7 +140,10 @@ async def test_nowhere_to_go(start: Start, journal: JournalWriter, changes: list
 
 
 async def test_new_servers_are_reported_and_vanished_ones_forgotten(
-    cluster: list[NatsServer], journal: JournalWriter, changes: list[BrokerChanged]
+    cluster: list[NatsServer],
+    journal: JournalWriter,
+    changes: list[BrokerChanged],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broker = Broker.model_validate({"servers": [server.address for server in cluster[:2]]})
     await cluster[2].kill()
@@ -151,5 +154,6 @@ async def test_new_servers_are_reported_and_vanished_ones_forgotten(
         found = next(change for change in changes if change.state == "discovered")
         assert cluster[2].address in found.detail
         assert handle.connected
+        monkeypatch.setattr("supervisor.broker.mended.FEW", 0)
         await cluster[2].kill()
         await until(lambda: cluster[2].address not in {url.netloc for url in handle.nc.servers})
