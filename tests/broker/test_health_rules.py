@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from health_states import RECORDED, recorded, told
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervisor.broker.health import reports
 from supervisor.broker.health.diagnosis import EXPLAINS, diagnose
 from supervisor.broker.health.document import document
 from supervisor.broker.health.facts import (
@@ -405,6 +409,34 @@ def test_who_is_who_when_some_are_silent(order: list[int], silent: set[int]) -> 
     nodes = diagnose(facts).picture.nodes
     assert [node.name for node in nodes] == [f"n{WELL.monitored.index(WELL.monitored[i]) + 1}" for i in order]
     assert {i for i, node in enumerate(nodes) if node.state is State.GONE} == silent
+
+
+# --- reading reports -------------------------------------------------------------------------------------------------
+
+KEYS = sorted(set(re.findall(r'"([a-z_]+)"', Path(reports.__file__).read_text())))
+"""What the reader looks for."""
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+READ: tuple[Callable[[Any, Any], object], ...] = (
+    reports.server,
+    lambda one, _: reports.consumers(one, "n1"),
+    lambda one, _: reports.accounts(one),
+)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(READ), ANY, ANY)
+def test_whatever_a_server_says_it_is_read_or_refused(
+    read: Callable[[Any, Any], object], one: Any, other: Any
+) -> None:
+    with suppress(reports.NoReport):
+        read(one, other)
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**60))

@@ -106,6 +106,6 @@ async def _with_consumers(http: aiohttp.ClientSession, seen: Server, url: str, d
 def _why(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return (error.os_error.strerror or str(error.os_error)).lower()
+    if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno):
+        return os.strerror(number).lower()
     return str(error) or type(error).__name__

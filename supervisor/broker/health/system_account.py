@@ -47,14 +47,14 @@ async def look(connections: Connections, deadline: float) -> System:
 
 async def _servers(handle: Handle, deadline: float) -> tuple[Server, ...]:
     found = []
-    for said in (await _ask(handle, _QUESTIONS, deadline)).values():
+    for said in (await ask_all(handle, _QUESTIONS, deadline)).values():
         if "varz" in said and "jsz" in said:
             with suppress(reports.NoReport):
                 seen = reports.server(said["varz"], said["jsz"])
                 checks = {name: reports.check(200, said[name]) for name in reports.CHECKS if name in said}
                 found.append(seen.model_copy(update={"checks": checks}))
     if any(map(reports.worth_counting, found)):
-        details = await _ask(handle, _DETAILS, deadline)
+        details = await ask_all(handle, _DETAILS, deadline)
         found = [
             reports.with_consumers(seen, details.get(seen.id, {}).get("jsz", {}))
             if reports.worth_counting(seen)
@@ -64,7 +64,7 @@ async def _servers(handle: Handle, deadline: float) -> tuple[Server, ...]:
     return tuple(found)
 
 
-async def _ask(
+async def ask_all(
     handle: Handle, questions: Mapping[str, tuple[str, Mapping[str, bool]]], deadline: float
 ) -> dict[str, dict[str, Any]]:
     """Ask every server, and return what each (by its id) said to each question, once no more answers come."""
