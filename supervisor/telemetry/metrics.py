@@ -33,8 +33,20 @@ VERDICTS: Final = ("pass", "inconclusive", "fail")
 GAUGES: Final[Mapping[str, str]] = {
     "soakd_event_loop_lag_seconds": "Worst lateness of soakd's event loop in the last 10 seconds.",
     "soakd_broker_streams": "JetStream streams seen.",
+    "soakd_broker_streams_without_quorum": "Streams whose leader has no majority, or that have none.",
+    "soakd_broker_messages": "Messages in all streams.",
+    "soakd_broker_stored_bytes": "Bytes in all streams, one replica of each.",
     "soakd_broker_stream_messages": "Messages in a stream.",
+    "soakd_broker_replica_lag_messages": "Messages by which the slowest replica of any stream is behind.",
+    "soakd_broker_consumers": "Consumers.",
+    "soakd_broker_consumers_idle": "Consumers that nobody reads from.",
+    "soakd_broker_consumer_pending_messages": "Messages not delivered yet, over all consumers.",
+    "soakd_broker_consumer_unacknowledged_messages": "Messages delivered and not acknowledged, over all consumers.",
+    "soakd_broker_consumer_redelivered_messages": "Messages delivered again and not acknowledged, over all consumers.",
     "soakd_broker_kv_entries": "Entries of a key-value bucket.",
+    "soakd_broker_view_complete": "1 while the monitor sees all of the broker.",
+    "soakd_broker_look_age_seconds": "Time since streams were last listed.",
+    "soakd_broker_look_seconds": "Time that the last list of streams took.",
 }
 """Gauges that come as observations: name to help text."""
 _OBSERVED = re.compile(r'([a-z_]+)(?:\{([a-z_]+)="(.*)"\})?')

@@ -146,7 +146,7 @@ class OrderedConsumers:
 
     async def sweep(self) -> None:
         """Delete what is left, as far as the cluster can at the moment."""
-        for stream, name in list(self._left):
+        for stream, name in list(self._left) if self._handle.connected else ():
             try:
                 await call(self._handle, f"CONSUMER.DELETE.{stream}.{name}", deadline=DELETE)
             except ApiError as error:

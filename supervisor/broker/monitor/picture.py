@@ -174,7 +174,7 @@ class Picture:
                 self.news.consumer("deleted", " > ".join(key), "nobody announced it")
         if now.missing:
             now = replace(now, durables=now.durables | before)
-        if now.durable or now.ephemeral or now.missing or lost:
+        if now.durable or now.ephemeral or now.missing or any(key in self._lost for key in lost):
             self.consumers[stream] = now
         else:
             self.consumers.pop(stream, None)

@@ -25,7 +25,7 @@ from supervisor.broker.monitor.revisions import Revisions
 from supervisor.broker.monitor.snapshot import Bucket, Entry, Operation, Stream
 from supervisor.broker.monitor.streams import look
 
-CALL: Final = 2.0
+CALL: Final = 1.0
 TICK: Final = 0.25
 """Seconds between two checks whether the consumer is well."""
 AGAIN: Final = 0.3
