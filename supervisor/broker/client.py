@@ -138,7 +138,7 @@ class Client(MendedClient):
     @property
     def hopeless(self) -> bool:
         """Whether it will not connect again by itself, or only to be refused again."""
-        return self.is_closed or self.failure is not None or self._all_in(self._refusing)
+        return self.is_closed or self.failure is not None or bool(self._deaf) or self._all_in(self._refusing)
 
     @property
     def server(self) -> str:

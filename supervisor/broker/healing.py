@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import time
 from typing import Final
 
 import anyio
@@ -34,6 +35,8 @@ PATIENCE: Final = 0.7
 """Seconds a client has to reconnect by itself, which keeps its subscriptions and unsent messages, before a new one is built."""
 BACKOFF: Final = 1.2
 """Longest pause in seconds between two attempts to build a client: with the attempt itself it stays below three."""
+STABLE: Final = 5.0
+"""Seconds a client must have lived for its successor to be built at once: a server that ends each new one is not hammered."""
 OVERLAP: Final = 1.0
 """Seconds for which the old and the new connection stand side by side when a server is about to leave."""
 DRAIN: Final = 5.0
@@ -55,6 +58,7 @@ class Healing:
         self._client: Client | None = None
         self._leaving: Client | None = None
         self._subscribed: list[Subscribed] = []
+        self._used_since = 0.0
         self._bug: Exception | None = None
         self._scope = anyio.CancelScope()
         self._urgent, self._changed, self._tried, self._closed = (anyio.Event() for _ in range(4))
@@ -133,7 +137,8 @@ class Healing:
         await client.end(0)
 
     async def _rebuild(self, old: Client | None, race: anyio.CancelScope, group: TaskGroup) -> None:
-        pause = 0.0 if old is None or old.hopeless else PATIENCE
+        young = time.monotonic() - self._used_since < STABLE
+        pause = PATIENCE if old is not None and (young or not old.hopeless) else 0.0
         while True:
             await anyio.sleep(pause)
             try:
@@ -190,7 +195,7 @@ class Healing:
             raise BrokerError(f"{client.server}: {error}") from error
 
     def _use(self, client: Client) -> None:
-        self._client = client
+        self._client, self._used_since = client, time.monotonic()
         self._mark_up(client)
         self._tried.set()
 

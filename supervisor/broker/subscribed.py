@@ -38,12 +38,12 @@ class Subscribed:
         return client in self._made
 
     async def make(self, client: Client) -> None:
-        """Make it on a client; nats.errors.Error if that is closed or the subject is none."""
+        """Make it on a client; nats.errors.Error if that is closed, has no room for it in time, or the subject is none."""
         self._made = {known: sub for known, sub in self._made.items() if not known.is_closed}
-        with anyio.move_on_after(
-            PATIENCE
-        ):  # nats-py has registered it by then and sends it once there is room
+        with anyio.move_on_after(PATIENCE):
             self._made[client] = await client.subscribe(self.subject, queue=self.queue, cb=self._deliver)
+        if client not in self._made:
+            raise nats.errors.TimeoutError
 
     async def unsubscribe(self) -> None:
         """End it; what has arrived and was not handled yet is dropped."""

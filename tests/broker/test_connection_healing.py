@@ -234,6 +234,26 @@ async def test_an_error_of_the_server_that_closes_the_client(
     assert "maximum subscriptions exceeded" in refusal.detail
 
 
+async def test_a_server_that_ends_each_client_is_not_hammered(
+    start: Start, journal: JournalWriter, changes: list[BrokerChanged]
+) -> None:
+    async def ignore(_: Msg) -> None:
+        pass
+
+    server = await start("max_subscriptions: 3")
+    async with open_connections(Broker.model_validate({"servers": server.address}), journal) as connections:
+        handle = await connections.handle()
+        for n in range(4):
+            await handle.subscribe(f"too.many.{n}", ignore)
+        clients = {handle.nc}
+        with anyio.move_on_after(2):
+            while True:
+                clients.add(handle.nc)
+                await anyio.sleep(0.002)
+        assert 2 <= len(clients) <= 6
+    assert len(changes) < 20
+
+
 async def test_a_server_that_comes_late(
     server: NatsServer, broker: Broker, journal: JournalWriter, changes: list[BrokerChanged]
 ) -> None:
