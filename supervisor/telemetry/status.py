@@ -41,6 +41,7 @@ class Status:
         self.steady: ev.SteadyChanged | None = None
         self.probes: dict[str, ev.Reading] = {}
         self.connections: dict[str, ev.BrokerChanged] = {}
+        self.health: ev.HealthChanged | None = None
         self.trouble: Counter[str] = Counter()
         self.own_crashes: Counter[str] = Counter()
         self.observed: dict[str, float] = {}
@@ -197,6 +198,10 @@ class Status:
         self.connections[event.connection] = event
 
     @_take.register
+    def _(self, event: ev.HealthChanged) -> None:
+        self.health = event
+
+    @_take.register
     def _(self, event: ev.Observation) -> None:
         self.observed = dict(event.values)
 
@@ -253,6 +258,9 @@ def as_json(status: Status) -> dict[str, Any]:
         "connections": {
             name: {"state": c.state, "server": c.server} for name, c in status.connections.items()
         },
+        "health": {"state": status.health.state, "findings": list(status.health.findings)}
+        if status.health
+        else None,
         "trouble": dict(status.trouble),
         "observed": status.observed,
     }

@@ -111,6 +111,14 @@ def test_units_follow_their_events_and_old_exits_do_not_hide_new_lives() -> None
     assert status.units["a"].exits == {"run": 1, "episode": 1}
 
 
+def test_the_broker_s_health_is_the_last_one_told() -> None:
+    story = Story()
+    assert as_json(story.status)["health"] is None
+    quorum = ev.HealthChanged(state="unhealthy", before="healthy", findings=("quorum-lost (cluster): ...",))
+    status = story.tell(ev.HealthChanged(state="healthy"), quorum)
+    assert as_json(status)["health"] == {"state": "unhealthy", "findings": ["quorum-lost (cluster): ..."]}
+
+
 def test_loads_count_every_slice_and_drops_lower_the_ok_share() -> None:
     load = a_busy_run().loads["e2e"]
     assert load.operations == 5
