@@ -254,7 +254,7 @@ async def test_nobody_ended_it_so_it_crashed(journal: JournalWriter) -> None:
 
 async def test_a_signal_that_asks_is_forgotten_with_the_hold(journal: JournalWriter) -> None:
     """A reload that the unit survived does not excuse the crash an hour later; one that ends it does."""
-    deaf = {"command": ["sh", "-c", "trap 'echo asked' HUP; echo up; while :; do sleep 0.01; done"]}
+    deaf = {"command": ["sh", "-c", "trap 'echo asked' HUP; echo up; sleep 1000 & while :; do wait; done"]}
     async with staged(journal, a={**deaf, "ready": {"log": "up"}}) as stage:
         fleet = stage.fleet
         for release, cause in ((True, Cause.CRASH), (False, Cause.EPISODE)):
@@ -272,7 +272,7 @@ async def test_a_signal_that_asks_is_forgotten_with_the_hold(journal: JournalWri
 
 async def test_stopping_and_starting_at_once_gives_a_new_life(journal: JournalWriter) -> None:
     """An undo may come right after its inject: what was told to end does not count as up."""
-    slow = {"command": ["sh", "-c", "trap 'sleep 0.1; exit' TERM; echo up; while :; do sleep 0.01; done"]}
+    slow = {"command": ["sh", "-c", "trap 'sleep 0.1; exit' TERM; echo up; sleep 1000 & while :; do wait; done"]}
     async with staged(journal, a={**slow, "ready": {"log": "up"}}) as stage:
         first = await stage.fleet.start("a", by="run")
         await stage.fleet.wait_ready("a")
