@@ -195,7 +195,8 @@ class Status:
 
     @_take.register
     def _(self, event: ev.BrokerChanged) -> None:
-        self.connections[event.connection] = event
+        if event.state != "discovered":  # that the cluster has more servers says nothing of this connection
+            self.connections[event.connection] = event
 
     @_take.register
     def _(self, event: ev.HealthChanged) -> None:

@@ -174,6 +174,14 @@ def test_the_frame_fits_the_terminal(width: int) -> None:
         assert word in text
 
 
+def test_a_connection_stays_connected_while_more_servers_are_discovered() -> None:
+    status = Story().tell(
+        ev.BrokerChanged(connection="default", state="connected", server="127.0.0.1:4222"),
+        ev.BrokerChanged(connection="default", state="discovered", detail="127.0.0.1:4223"),
+    )
+    assert 'soakd_broker_connected{connection="default"} 1.0' in generate_latest(metrics.registry(status)).decode()
+
+
 def test_a_picture_of_nothing_can_be_drawn() -> None:
     stream = StringIO()
     Console(file=stream, width=80).print(frame(Status(), 80))
