@@ -7,5 +7,6 @@ from typing import Final
 from supervisor.kinds import Registry
 from supervisor.loads.base import Load
 from supervisor.loads.command import CommandLoad
+from supervisor.loads.request import RequestLoad
 
-LOADS: Final[Registry[Load]] = Registry("load", "soakd.loads", Load, [CommandLoad])  # type: ignore[type-abstract]  # never instantiated
+LOADS: Final[Registry[Load]] = Registry("load", "soakd.loads", Load, [CommandLoad, RequestLoad])  # type: ignore[type-abstract]  # never instantiated

@@ -96,7 +96,10 @@ class Shape:
         return found
 
     def _open(self, schemas: list[Schema], data: Any) -> list[Schema]:
-        """Resolve references and alternatives; of several mappings keep those that share most keys with the data."""
+        """Resolve references and alternatives; of several mappings keep those that fit the data best.
+
+        Those are the ones whose required keys are all there, and of these the ones that share most keys with it.
+        """
         flat: list[Schema] = []
         queue = list(schemas)
         while queue:
@@ -109,8 +112,11 @@ class Shape:
         mappings = [schema for schema in flat if "properties" in schema]
         if not isinstance(data, Mapping) or len(mappings) < 2:
             return flat
-        shared = [len(data.keys() & schema["properties"].keys()) for schema in mappings]
-        best = [schema for schema, count in zip(mappings, shared, strict=True) if count == max(shared)]
+        fits = [
+            (data.keys() >= set(schema.get("required", ())), len(data.keys() & schema["properties"].keys()))
+            for schema in mappings
+        ]
+        best = [schema for schema, fit in zip(mappings, fits, strict=True) if fit == max(fits)]
         return [schema for schema in flat if "properties" not in schema or schema in best]
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from load_bench import Bench, NatsServer
+from nats_bench import NatsBench
 
+from supervisor.broker.connection import open_connections
+from supervisor.broker.options import Broker
 from supervisor.journal.writer import JournalWriter
 
 
@@ -26,3 +29,11 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
     await server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+async def nats_bench(bench: Bench, server: NatsServer) -> AsyncIterator[NatsBench]:
+    async with open_connections(Broker.model_validate(server.broker), bench.journal) as connections:
+        bench.connections = connections
+        yield NatsBench(bench, server)
+        bench.connections = None

@@ -1,0 +1,94 @@
+"""When operations are due: pure schedules, as seconds since a run's start.
+
+Each is an endless iterator of due times that never fall and all lie at or after `since`, so that a load that begins late, or again,
+enters its schedule where it is by then. Times are computed from the start, never from the operation before: an executor that fell
+behind is owed all it missed, which is what makes the load an open one.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from itertools import count, repeat
+from typing import NamedTuple
+
+
+class Slope(NamedTuple):
+    """A stage of a ramp: within `seconds` the rate changes evenly until it is `rate` a second."""
+
+    rate: float
+    seconds: float
+
+
+class Crew(NamedTuple):
+    """A stage of workers: so many for so long."""
+
+    workers: int
+    seconds: float
+
+
+def constant(rate: float, since: float = 0.0) -> Iterator[float]:
+    """Operation n is due at n / rate."""
+    return (n / rate for n in count(math.ceil(since * rate)))
+
+
+def ramp(slopes: Sequence[Slope], since: float = 0.0) -> Iterator[float]:
+    """The rate begins at 0 and follows the slopes; the last one's rate stays.
+
+    Operation n is due when the integral of the rate reaches n, so the number of operations is exact over any time.
+    """
+    begin = low = total = 0.0
+    n = 0
+    for high, seconds in slopes:
+        after = total + (low + high) / 2 * seconds
+        growth = (high - low) / seconds if seconds else 0.0
+        n = max(n, math.ceil(total + _done(low, growth, min(max(since - begin, 0.0), seconds))))
+        while n < after:
+            yield max(begin + _reached(n - total, low, growth), since)
+            n += 1
+        begin, low, total = begin + seconds, high, after
+    n = max(n, math.ceil(total + low * max(since - begin, 0.0)))
+    for n in count(n):  # noqa: B020  # from here on n is the schedule
+        yield max(begin + (n - total) / low, since)
+
+
+def _done(low: float, growth: float, seconds: float) -> float:
+    """Return how many operations a slope has made due after so many seconds."""
+    return low * seconds + growth / 2 * seconds * seconds
+
+
+def _reached(n: float, low: float, growth: float) -> float:
+    """Return the seconds after which a slope has made n operations due: the stable root of `_done` = n."""
+    root = math.sqrt(max(low * low + 2 * growth * n, 0.0))
+    return 2 * n / (low + root) if n > 0 else 0.0
+
+
+def poisson(rate: float, chance: random.Random, since: float = 0.0) -> Iterator[float]:
+    """Operations come independently of each other, `rate` a second on average; it has no memory, so it may begin anywhere."""
+    due = since
+    while True:
+        due += chance.expovariate(rate)
+        yield due
+
+
+def between(low: float, high: float, chance: random.Random, since: float = 0.0) -> Iterator[float]:
+    """Gaps are drawn evenly from `low` to `high` seconds."""
+    due = since
+    while True:
+        due += chance.uniform(low, high)
+        yield due
+
+
+def bursts(size: int, every: float, since: float = 0.0) -> Iterator[float]:
+    """Every so many seconds `size` operations are due at the same instant."""
+    return (due for n in count(math.ceil(since / every)) for due in repeat(n * every, size))
+
+
+def crew(stages: Sequence[Crew], at: float) -> tuple[int, float]:
+    """Return how many workers there are `at` seconds after the start, and for how long still; the last stage stays for ever."""
+    for workers, seconds in stages[:-1]:
+        if at < seconds:
+            return workers, seconds - at
+        at -= seconds
+    return stages[-1].workers, math.inf

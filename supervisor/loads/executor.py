@@ -1,0 +1,174 @@
+"""Runs a load's operations when they are due, and counts them.
+
+An open loop (`rate` and its like) starts every operation at its intended time, whether those before it have ended or not: response
+time is counted from the intended start, so that a system that stalls cannot hide behind the requests it kept from being sent. If all
+slots are taken an operation is dropped, and counted as that. What is started late is late by our own doing, since a slot was free:
+`late` counts it, and a latency verdict that may rest on it is inconclusive. A closed loop (`workers`) knows no intended start but
+its own.
+
+Memory does not depend on how long it runs: at most `in_flight` operations, one histogram.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, NamedTuple
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+
+from supervisor.loads import arrivals
+from supervisor.loads.base import LoadContext
+from supervisor.loads.pace import Paced
+from supervisor.loads.recorder import Outcome
+from supervisor.values import Histogram
+
+LATE: Final = 0.01
+"""Seconds after which a start counts as late: far above what timers need, far below what a latency threshold is about."""
+LAST: Final = 4.0
+"""Seconds that operations under way have at the end of the run; those that take longer are cut off and indeterminate."""
+AFTER_FAILURE: Final = 0.05
+"""Seconds that a worker pauses after an operation that did not end ok: else it would count how fast we can fail."""
+BREATH: Final = 64
+"""Operations after which a closed loop lets others have the event loop, however quickly its own return."""
+_SHORT: Final = 0.1
+"""Seconds that are slept through without looking whether the run is ending."""
+
+
+class Failure(NamedTuple):
+    """How an operation went that was not ok."""
+
+    error: str
+    """Its class, stable enough to group by."""
+    detail: str = ""
+    outcome: Outcome = "failed"
+
+
+TIMEOUT: Final = Failure("timeout", outcome="indeterminate")
+"""It may have happened all the same."""
+
+Operate = Callable[[], Awaitable[Failure | None]]
+
+
+class Executor:
+    """One load's operations. `operate` does one and returns None if it was ok; what it raises ends the executor."""
+
+    def __init__(self, pace: Paced, context: LoadContext, operate: Operate) -> None:
+        self._pace, self._context, self._operate = pace, context, operate
+        self._recorder, self._stop = context.recorder, context.stop
+        self._open = 0
+        self._working: set[int] = set()
+        self._wanted = 0
+        self.lag = Histogram()
+        """By how much the operations of an open loop started after their intended time."""
+
+    async def run(self) -> int:
+        """Run until the load is to stop; return how many operations had to be cut off."""
+        async with anyio.create_task_group() as operations:
+            await (self._closed_loop if self._pace.crew else self._open_loop)(operations)
+            operations.cancel_scope.deadline = anyio.current_time() + LAST
+        return self._open
+
+    # --- open loop -----------------------------------------------------------------------------------------------------
+
+    async def _open_loop(self, group: TaskGroup) -> None:
+        start = self._context.start
+        # Wherever a load begins, it begins now: what was due before it could begin is not owed.
+        due = self._pace.due(max(time.monotonic() - start, 0.0), self._chance())
+        intended = start + next(due)
+        while await self._wait_until(intended):
+            intended = self._start_all_due(group, start, due, intended)
+
+    def _start_all_due(self, group: TaskGroup, start: float, due: Iterator[float], intended: float) -> float:
+        """Start what is due now, in one turn of the event loop, so that a burst begins together; return when the next one is due."""
+        now, free, scheduled = time.monotonic(), self._pace.in_flight - self._open, 0
+        begun = 0
+        while intended <= now and scheduled < free + BREATH * BREATH:
+            scheduled += 1
+            if begun < free:
+                begun += 1
+                group.start_soon(self._once, intended)
+            intended = start + next(due)
+        self._open += begun
+        self._recorder.scheduled(scheduled)
+        self._recorder.started(begun)
+        self._recorder.dropped(scheduled - begun)
+        return intended
+
+    async def _once(self, intended: float) -> None:
+        start = time.monotonic()
+        lag = start - intended
+        self.lag.record(lag)
+        if lag > LATE:
+            self._recorder.late()
+        failure = await self._operate()
+        self._count(intended, start, failure)
+        self._open -= 1
+
+    async def _wait_until(self, when: float) -> bool:
+        """Return True at that time, False as soon as the load is to stop."""
+        while not self._stop.is_set():
+            left = when - time.monotonic()
+            if left > _SHORT:
+                with anyio.move_on_after(left - _SHORT / 2):
+                    await self._stop.wait()
+            else:
+                await anyio.sleep(max(left, 0.0))
+                if left <= 0:
+                    return not self._stop.is_set()
+        return False
+
+    def _chance(self) -> random.Random:
+        return random.Random(f"{self._context.seed}/{self._context.name}")  # noqa: S311  # draws are to be repeatable
+
+    # --- closed loop ---------------------------------------------------------------------------------------------------
+
+    async def _closed_loop(self, group: TaskGroup) -> None:
+        while not self._stop.is_set():
+            at = time.monotonic() - self._context.start
+            self._wanted, left = arrivals.crew(self._pace.crew, at)
+            for worker in range(self._wanted):
+                if worker not in self._working:
+                    self._working.add(worker)
+                    group.start_soon(self._work, worker)
+            with anyio.move_on_after(left if left < math.inf else None):
+                await self._stop.wait()
+
+    async def _work(self, worker: int) -> None:
+        """Do one operation after the other, as long as this worker is wanted."""
+        recorder, operate, now, stopping = self._recorder, self._operate, time.monotonic, self._stop.is_set
+        n = worker  # so that not all breathe at once
+        while worker < self._wanted and not stopping():
+            recorder.scheduled()
+            recorder.started()
+            self._open += 1
+            start = now()
+            failure = await operate()
+            self._count(start, start, failure)
+            self._open -= 1
+            n += 1
+            if failure is not None:
+                await anyio.sleep(AFTER_FAILURE)
+            elif not n % BREATH:
+                await anyio.lowlevel.checkpoint()
+        self._working.discard(worker)
+
+    # --- counting ------------------------------------------------------------------------------------------------------
+
+    def _count(self, intended: float, start: float, failure: Failure | None) -> None:
+        end = time.monotonic()
+        if failure is None:
+            self._recorder.record(intended=intended, start=start, end=end, outcome="ok")
+        else:
+            self._recorder.record(
+                intended=intended,
+                start=start,
+                end=end,
+                outcome=failure.outcome,
+                error=failure.error,
+                detail=failure.detail,
+            )

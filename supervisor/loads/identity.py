@@ -1,0 +1,48 @@
+"""Who a message is: (run, load, epoch, writer, n), written at the beginning of its payload so that everybody can read it."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+
+class Identity(NamedTuple):
+    """One writer of one life of a load. It numbers its messages 1, 2, 3 ... without a gap."""
+
+    run: str
+    load: str
+    epoch: int
+    """Which life of the load: it begins anew with each restart, so that nothing of the one before is taken for its own."""
+    writer: int = 0
+
+    @classmethod
+    def new(cls, run: str, load: str) -> Identity:
+        """Return the identity of a life that begins now."""
+        return cls(run, load, time.time_ns() // 1_000_000)
+
+    @property
+    def prefix(self) -> bytes:
+        """What every message begins with; the number follows."""
+        return f"{self.run} {self.load} {self.epoch} {self.writer} ".encode()
+
+    def read(self, payload: bytes) -> int | None:
+        """Return the number of a message of this writer, -1 for a message of its run and load that is not; None for all others."""
+        if payload.startswith(self.prefix):
+            number = payload[len(self.prefix) :].split(b" ", 1)[0]
+            return int(number) if number.isdigit() else -1
+        return -1 if payload.startswith(f"{self.run} {self.load} ".encode()) else None
+
+
+class Writer:
+    """Writes the messages of one identity."""
+
+    def __init__(self, identity: Identity, size: int) -> None:
+        """`size`: bytes that a message has at least."""
+        self.identity, self._prefix, self._size = identity, identity.prefix, size
+        self.n = 0
+        """The number of the last message."""
+
+    def next(self) -> bytes:
+        """Return the next message."""
+        self.n += 1
+        return (self._prefix + b"%d " % self.n).ljust(self._size, b".")

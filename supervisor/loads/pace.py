@@ -1,0 +1,98 @@
+"""How fast a load goes, as the soak file says it: the keys that all loads of single operations share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Annotated, Final, Self
+
+from pydantic import Field, model_validator
+
+from supervisor.kinds import Strict
+from supervisor.loads import arrivals
+from supervisor.loads.base import Load
+from supervisor.values import Duration, Rate
+
+PACES: Final = ("rate", "ramp", "poisson", "between", "burst", "workers")
+SPARE: Final = 1000
+"""Operations in flight at most, unless the soak file says otherwise."""
+
+_Length = Annotated[Duration, Field(gt=0)]
+
+
+class RampStage(Strict):
+    """A stage of a ramp."""
+
+    to: Rate = Field(description="The rate at the end of the stage; it changes evenly until then.")
+    seconds: _Length = Field(alias="for", description="How long the stage takes.")
+
+
+class WorkerStage(Strict):
+    """A stage of workers."""
+
+    workers: int = Field(ge=0, le=10_000, description="How many work at the same time.")
+    seconds: _Length = Field(alias="for", description="How long the stage takes.")
+
+
+class Burst(Strict):
+    """Operations at the same instant."""
+
+    size: int = Field(ge=1, le=100_000, description="How many begin together.")
+    every: _Length = Field(description="Time from one burst to the next.")
+
+
+class Paced(Load):
+    """A load of single operations. Exactly one key says when they come."""
+
+    rate: Rate | None = Field(None, description="So many a second, evenly.")
+    ramp: tuple[RampStage, ...] = Field(
+        (), description="A rate that begins at 0 and changes evenly, stage by stage; the last one stays."
+    )
+    poisson: Rate | None = Field(None, description="So many a second on average, independent of each other.")
+    between: tuple[Duration, Duration] | None = Field(
+        None, description="Shortest and longest time from one operation to the next, drawn evenly."
+    )
+    burst: Burst | None = Field(None, description="Many at the same instant, again and again.")
+    workers: Annotated[int, Field(ge=1, le=10_000)] | tuple[WorkerStage, ...] | None = Field(
+        None,
+        description="So many do one operation after the other, each as soon as the last one ended; or stages of that, "
+        "the last of which stays.",
+    )
+    in_flight: int = Field(
+        SPARE,
+        ge=1,
+        le=100_000,
+        description="Operations under way at the same time, at most; one that is due beyond it is dropped and counted.",
+    )
+
+    @model_validator(mode="after")
+    def _one_pace(self) -> Self:
+        if len(found := [name for name in PACES if getattr(self, name)]) != 1:
+            seen = " and ".join(found) or "none of them"
+            raise ValueError(f"expected one of {', '.join(PACES)} to say when operations come, found {seen}")
+        if self.between and not 0 < self.between[1] >= self.between[0]:
+            raise ValueError("between: expected the shortest time and then the longest, more than 0")
+        if self.burst and self.burst.size > self.in_flight:
+            raise ValueError(
+                f"burst: {self.burst.size} at once never fit into in_flight: {self.in_flight}; raise it"
+            )
+        return self
+
+    @property
+    def crew(self) -> tuple[arrivals.Crew, ...]:
+        """The stages of a closed loop; empty for an open one."""
+        if isinstance(self.workers, int):
+            return (arrivals.Crew(self.workers, 0.0),)
+        return tuple(arrivals.Crew(stage.workers, stage.seconds) for stage in self.workers or ())
+
+    def due(self, since: float, chance: random.Random) -> Iterator[float]:
+        """Yield when operations are due, in seconds since the run's start, from `since` on. Only for an open loop."""
+        if self.rate is not None:
+            return arrivals.constant(self.rate, since)
+        if self.poisson is not None:
+            return arrivals.poisson(self.poisson, chance, since)
+        if self.between is not None:
+            return arrivals.between(*self.between, chance, since)
+        if self.burst is not None:
+            return arrivals.bursts(self.burst.size, self.burst.every, since)
+        return arrivals.ramp([arrivals.Slope(stage.to, stage.seconds) for stage in self.ramp], since)
