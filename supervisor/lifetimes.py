@@ -21,6 +21,7 @@ import anyio
 import structlog
 
 from supervisor.broker.connection import BrokerError, Connections, open_connections
+from supervisor.broker.control import Leaders
 from supervisor.broker.health.watch import HealthWatch
 from supervisor.ending import End, Guardian
 from supervisor.engines.base import EngineContext, EngineError, Units
@@ -81,6 +82,9 @@ class Run:
     guardian: Guardian
     status: Status = field(default_factory=Status)
     timeline: Timeline = field(default_factory=Timeline)
+    leaders: Leaders = field(default_factory=Leaders)
+    began: float = field(default_factory=time.monotonic)
+    """Monotonic seconds at which the run began, before anything was started."""
     start: float = 0.0
     """Monotonic seconds at which the soak itself began."""
 
@@ -140,7 +144,12 @@ async def units(run: Run) -> AsyncGenerator[Fleet]:
             except EngineError as error:
                 raise CannotStart(f"{run.file}: engines.{name}: {error}") from error
         fleet = Fleet(
-            run.journal, opened, run.soak.units(), after=run.soak.after(), resting=run.soak.resting()
+            run.journal,
+            opened,
+            run.soak.units(),
+            after=run.soak.after(),
+            leaders=run.leaders.unit,
+            resting=run.soak.resting(),
         )
         for watchdog, unit in run.soak.watched():
             watchdog.enlist(unit, fleet)
@@ -180,6 +189,7 @@ async def broker(run: Run) -> AsyncGenerator[Connections | None]:
                 await handle.wait_connected(run.soak.broker.reach)
         except BrokerError as error:
             raise CannotStart(str(error)) from error
+        run.leaders.connections = connections
         yield connections
 
 
@@ -274,7 +284,13 @@ async def faults(
     """Disturb the system; on the way out undo what is open, before anything else ends."""
     scheduler = Scheduler(
         run.soak.faults,
-        World(fleet, connections, base=run.base, environment=broker_environment(run.soak)),
+        World(
+            fleet,
+            connections,
+            base=run.base,
+            born=run.began,
+            environment=broker_environment(run.soak),
+        ),
         run.journal,
         steady,
         run.seed,

@@ -159,6 +159,11 @@ class UnitNames:
         """Return the engine of a unit, by its id."""
         return self._engines[self.ids[unit][0]]
 
+    def files_of(self, unit: str) -> Mapping[str, str]:
+        """Return the files that the soak file gives a unit: path -> content."""
+        engine, name = self.ids[unit]
+        return self._engines[engine].files().get(name, {})
+
     def after(self) -> dict[str, dict[str, str]]:
         """Return for each unit id those that must be ready before it starts, each with how it is written."""
         written = {

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from supervisor.kinds import Strict
-from supervisor.values import parse_duration
+from supervisor.values import Duration, format_duration, parse_duration
 
 ENGINE: Final = "embedded"
 """The name of the engine that the nodes are units of."""
@@ -28,6 +28,8 @@ USER: Final = "soakd"
 SYSTEM_USER: Final = "sys"
 PASSWORD: Final = "soakd"  # noqa: S105  # of servers that only this machine reaches, and that end with the run
 FILE: Final = "nats.conf"
+LAME_DUCK: Final = 30.0
+"""Seconds; nats-server takes no less for a lame duck's time."""
 READY: Final = "60s"
 """After all nodes were down together an election has been seen to take 9 s on two idle cores."""
 
@@ -47,8 +49,8 @@ accounts {{
   SOAK {{ jetstream: enabled, users: [{{ user: "{user}", password: "{password}" }}] }}
 }}
 system_account: SYS
-lame_duck_duration: "30s"
-lame_duck_grace_period: "3s"
+lame_duck_duration: "{duration}"
+lame_duck_grace_period: "{grace}"
 """
 
 
@@ -75,6 +77,23 @@ class Embedded(Strict):
     max_file: str | None = Field(
         None, description="How much each node may store, such as 1GB.", pattern=r"^[1-9]\d*[KMGT]B?$"
     )
+
+    lame_duck_duration: Duration = Field(
+        LAME_DUCK, description="How long a node in lame-duck mode takes at most to see its clients off."
+    )
+    lame_duck_grace_period: Duration = Field(
+        3.0, gt=0, description="How long it leaves them alone before it begins with that."
+    )
+
+    @model_validator(mode="after")
+    def _patient(self) -> Self:
+        if self.lame_duck_duration < LAME_DUCK:
+            raise ValueError(
+                f"lame_duck_duration: expected {format_duration(LAME_DUCK)} or more, a nats-server with less refuses to start"
+            )
+        if self.lame_duck_grace_period >= self.lame_duck_duration:
+            raise ValueError("lame_duck_grace_period: expected less than lame_duck_duration")
+        return self
 
     @field_validator("nodes")
     @classmethod
@@ -141,6 +160,8 @@ def _config(name: str, embedded: Embedded, nodes: Mapping[str, Mapping[str, int]
         user=USER,
         system=SYSTEM_USER,
         password=PASSWORD,
+        duration=format_duration(embedded.lame_duck_duration),
+        grace=format_duration(embedded.lame_duck_grace_period),
     )
 
 

@@ -123,6 +123,9 @@ class Named(Identity):
 class Node(Strict):
     """A server that is a unit of this soak."""
 
+    name: str | None = Field(
+        None, description="The server's own name (`server_name`), if it is not the unit's.", min_length=1
+    )
     monitor: str | None = Field(
         None, description="URL of the server's monitoring port.", pattern="^https?://"
     )
@@ -166,6 +169,15 @@ class Broker(Identity):
     def names(self) -> tuple[str, ...]:
         """The names of all connections."""
         return (DEFAULT, *((SYSTEM,) if self.system else ()), *self.connections)
+
+    def server_of(self, node: str) -> str:
+        """Return the name of the server that a unit in `nodes` is."""
+        own = self.nodes[node].name if node in self.nodes else None
+        return own or node.rpartition("/")[2]
+
+    def node_of(self, server: str) -> str | None:
+        """Return the unit, as written in `nodes`, whose server has this name; None if there is none."""
+        return next((node for node in self.nodes if self.server_of(node) == server), None)
 
     def environment(self) -> dict[str, str]:
         """Return what units and commands are told: how to reach the broker."""

@@ -22,6 +22,15 @@ from supervisor.values import parse_share
 
 _PICKS: Final = "expected one, a number, a share such as 30%, minority or majority"
 
+_PICK: Final[Mapping[str, Any]] = {
+    "anyOf": [
+        {"enum": ["one", "minority", "majority"]},
+        {"type": "integer", "minimum": 1},
+        {"type": "string", "pattern": r"^(\d+|\d+(\.\d+)?\s*%)$"},
+    ],
+    "description": "How many to draw.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Pick:
@@ -74,6 +83,12 @@ class Pick:
         return core_schema.no_info_plain_validator_function(
             cls.parse, serialization=core_schema.to_string_ser_schema()
         )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return dict(_PICK)
 
 
 class Selector(Strict):
@@ -145,14 +160,6 @@ class Selector(Strict):
         name = {"type": "string", "minLength": 1}
         names = {"type": "array", "items": name, "minItems": 1}
         label = {"type": "string", "pattern": "^[^=\\s][^=]*=.*$", "examples": ["tier=backend"]}
-        pick = {
-            "anyOf": [
-                {"enum": ["one", "minority", "majority"]},
-                {"type": "integer", "minimum": 1},
-                {"type": "string", "pattern": r"^(\d+|\d+(\.\d+)?\s*%)$"},
-            ],
-            "description": "How many to draw.",
-        }
 
         def mapping(key: str, value: object, **more: object) -> dict[str, Any]:
             return {
@@ -168,8 +175,8 @@ class Selector(Strict):
             "anyOf": [
                 name,
                 names,
-                mapping("of", {"anyOf": [name, names, labelled]}, pick=pick),
-                mapping("label", label, pick=pick),
+                mapping("of", {"anyOf": [name, names, labelled]}, pick=_PICK),
+                mapping("label", label, pick=_PICK),
                 mapping("leader_of", name),
             ],
         }

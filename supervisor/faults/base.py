@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ class World:
     """True: the run is dead, so nobody holds a unit any more and no watchdog keeps one up."""
     base: Path = field(default_factory=Path)
     """The soak file's folder."""
+    born: float = field(default_factory=time.monotonic)
+    """Monotonic seconds at which the run began: what is older on the broker existed before it."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What commands find in their environment besides soakd's own."""
 
@@ -69,6 +72,12 @@ class Layout(Protocol):
 
     def engine_of(self, unit: str) -> Engine:
         """Return the engine of a unit."""
+
+    def nodes(self) -> frozenset[str]:
+        """Return the units that are servers of the broker."""
+
+    def files_of(self, unit: str) -> Mapping[str, str]:
+        """Return the files that the soak file gives a unit: path -> content."""
 
 
 class Problem(NamedTuple):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from supervisor.faults.base import Fault
+from supervisor.faults.clients import Kick, LameDuck
 from supervisor.faults.command import Command
 from supervisor.faults.crash_loop import CrashLoop
+from supervisor.faults.delete_consumer import DeleteConsumer
 from supervisor.faults.kill import Kill
 from supervisor.faults.pause import Pause
+from supervisor.faults.purge import Purge
 from supervisor.faults.restart import Restart
 from supervisor.faults.rolling import RollingRestart
+from supervisor.faults.rolling_lame_duck import RollingLameDuck
+from supervisor.faults.stepdown import Stepdown
 from supervisor.faults.stop import Stop
 from supervisor.kinds import Registry
 
@@ -16,5 +21,9 @@ FAULTS: Registry[Fault] = Registry(
     "fault",
     "soakd.faults",
     Fault,  # type: ignore[type-abstract]  # never instantiated
-    [Restart, RollingRestart, Stop, Kill, CrashLoop, Pause, Command],
+    [
+        *(Restart, RollingRestart, Stop, Kill, CrashLoop, Pause),
+        *(RollingLameDuck, LameDuck, Stepdown, Kick, Purge, DeleteConsumer),
+        Command,
+    ],
 )

@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Fleet
+from supervisor.engines.member import OUTSIDE
 from supervisor.faults.base import Aim, CannotAim, Fault, Steady, World
 from supervisor.faults.claims import Claims
 from supervisor.faults.draws import Choice, Draw, choices
@@ -31,8 +32,6 @@ from supervisor.journal.events import DrawSkipped, FaultIntent
 
 AIM_TIMEOUT: Final = 10.0
 """Seconds a kind may take to choose its targets (it may have to ask the broker for a leader)."""
-OUTSIDE: Final = "outside"
-"""Who holds a unit that somebody outside soakd has left down."""
 STEADY_ROUND: Final = 5.0
 """Seconds after which a wait for the steady state is begun anew."""
 FINISH_MARGIN: Final = 2.0

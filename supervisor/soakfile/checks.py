@@ -48,6 +48,12 @@ class _Names(UnitNames):
         self.all_known = "engines" not in parts.bad and not discovered
         """False: there may be units that only the run, or a corrected file, knows."""
 
+    def nodes(self) -> frozenset[str]:
+        """Return the units that are servers of the broker."""
+        return frozenset(
+            unit for node in (self.broker.nodes if self.broker else ()) if (unit := self.find(node))
+        )
+
     def unknown(self, name: str) -> str:
         """Say why a name means no unit; empty if it does, or may."""
         if self.find(name) or not self.all_known:

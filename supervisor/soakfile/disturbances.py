@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Final
 
+from supervisor.broker.control import META
 from supervisor.faults.base import Fault, Layout
 from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.wording import Finding, did_you_mean, either
@@ -66,6 +67,20 @@ def _after(parts: Parts) -> Iterator[Finding]:
             return
 
 
+def _leading(parts: Parts) -> Iterator[Finding]:
+    """Leaders can only be found if it is known which unit is which server."""
+    for name, fault in parts.faults.items():
+        selector, broker = fault.selects(), parts.broker
+        if selector is None or selector.leader_of is None or broker is None:
+            continue
+        path = ("faults", name, fault.key, "leader_of")
+        if selector.leader_of == META and broker.system is None:
+            what = "the leader of the cluster is seen through the system account: add system: {user: ..., password: ...} to broker"
+            yield Finding(path, what)
+        if not broker.nodes:
+            yield Finding(path, "a leader is a server: say which units are servers, in broker: nodes")
+
+
 def _room(parts: Parts) -> Iterator[Finding]:
     """Faults that alone are more than the limits allow."""
     most = parts.limits.units_down if parts.limits else None
@@ -91,4 +106,4 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     return f'there is no fault "{name}"{hint}'
 
 
-_RULES: Final[Sequence[Callable[[Parts], Iterator[Finding]]]] = (_comes, _drawn, _after, _room)
+_RULES: Final[Sequence[Callable[[Parts], Iterator[Finding]]]] = (_comes, _drawn, _after, _leading, _room)

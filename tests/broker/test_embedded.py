@@ -119,6 +119,8 @@ def test_the_schema_is_that_of_a_model() -> None:
         "command",
         "sync_interval",
         "max_file",
+        "lame_duck_duration",
+        "lame_duck_grace_period",
     }
 
 

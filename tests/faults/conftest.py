@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -36,7 +37,7 @@ def opened(stage: Stage, journal: JournalWriter, tmp_path: Path) -> Open:
             for name, script in scripts.items()
         }
         engine = ProcessEngine.model_validate({"process": {"units": units}})
-        context = EngineContext("local", "test", journal.run_dir, tmp_path, journal)
+        context = EngineContext("local", f"test-{uuid.uuid4().hex}", journal.run_dir, tmp_path, journal)
         async with engine.open(context) as local, anyio.create_task_group() as group:
             stage.fleet = Fleet(journal, {"local": local}, {name: ("local", name) for name in units})
             group.start_soon(stage.fleet.run)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 import anyio
 
+from supervisor.broker.connection import Connections
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Desired, Fleet
 from supervisor.faults.base import Aim, Fault, World
@@ -123,12 +124,15 @@ class Stage:
     guardian: bool = True
     fleet: Fleet | None = None
     base: Path = field(default_factory=Path)
+    connections: Connections | None = None
+    born: float = field(default_factory=time.monotonic)
     nemesis: Nemesis | None = None
     bounds: Bounds | None = None
 
     @property
     def world(self) -> World:
-        return World(self.fleet or Fleet(self.journal, {}, {}), base=self.base)
+        fleet = self.fleet or Fleet(self.journal, {}, {})
+        return World(fleet, self.connections, base=self.base, born=self.born)
 
     @asynccontextmanager
     async def running(self, finish: float = 5.0, **faults: Fault) -> AsyncIterator[Scheduler]:
@@ -162,8 +166,8 @@ def free_and_up(fleet: Fleet) -> bool:
     return all((s.holder, s.desired, s.observed.state) == (None, Desired.UP, UnitState.UP) for s in status)
 
 
-async def until(condition: Callable[[], object]) -> None:
+async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until something holds that nobody tells of."""
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110  # see above
             await anyio.sleep(0.02)
