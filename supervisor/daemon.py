@@ -1,7 +1,7 @@
 """One run, from preflight to verdict. This page is its table of contents; `lifetimes.py` says what each of them does.
 
 1. Read the soak file: every error at once, nothing touched (exit 2).
-2. Heal what runs that died on this host have left behind.
+2. Heal what runs that died on this host, or on this soak's units, have left behind.
 3. Preflight: units that only their engines know, commands, ports, locks, the run directory (exit 2).
 4. Open the journal: from here on everything that happens is on record.
 5. Start telemetry, units, watchdogs, broker, probes, each inside the one before; the system reaches its steady state.
@@ -49,7 +49,7 @@ from supervisor.judge.report import write_reports
 from supervisor.judge.verdict import Judgement, judge
 from supervisor.lifetimes import CannotStart, Run
 from supervisor.recover import heal_abandoned
-from supervisor.soakfile.discovery import discovered
+from supervisor.soakfile.discovery import discovered, tidied
 from supervisor.soakfile.load import Loaded, load
 from supervisor.soakfile.plan import warnings
 from supervisor.telemetry import systemd
@@ -93,7 +93,7 @@ async def run(options: Options, output: Output) -> Outcome:
     async with signals(end):
         index = RunIndex(state_dir())
         await heal_abandoned(index)
-        loaded = await discovered(loaded)
+        loaded = await discovered(await tidied(loaded))
         soak = loaded.soak
         await preflight(loaded)
         async with claimed(index, options, loaded) as (run_id, directory), opened(directory) as journal:

@@ -76,6 +76,8 @@ class Outside:
     unit: str
     """The name within its engine."""
     observed: Observed
+    stays: bool = True
+    """False for a unit that is down: the reason for that is over, it need not stay so any longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,10 @@ class Engine(Kind):
     async def discover(self, base: Path) -> Self:  # noqa: ARG002  # for engines that look somewhere
         """Return this engine with its units known, if it finds them by looking; EngineError if it cannot. Touches nothing."""
         return self
+
+    async def tidy(self, base: Path) -> list[str]:  # noqa: ARG002  # for engines whose units outlive runs
+        """Put units back as they were that dead runs have left behind, also runs of other hosts; return what was done, in words."""
+        return []
 
     def resting(self) -> frozenset[str]:
         """Names of units that are down and are to stay down, since nobody has asked for their start."""

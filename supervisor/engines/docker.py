@@ -22,8 +22,10 @@ from supervisor.engines.dockerd.owners import ourselves
 from supervisor.engines.dockerd.restore import inspect, restore, set_policy
 from supervisor.engines.dockerd.tracker import Manner, Tracker
 from supervisor.engines.dockerd.units import DockerUnits, stop_timeout
+from supervisor.engines.order import at_once
 from supervisor.engines.readiness import Ready
 from supervisor.kinds import Name, Strict
+from supervisor.supervision import nursery
 from supervisor.values import Duration
 
 RESTORE: Final = 60.0
@@ -172,18 +174,32 @@ class DockerEngine(Engine):
             refuse_clashes(which, found)
             policies: dict[str, str] = {}
 
-            async def look(unit: str, container: str) -> None:
-                if (seen := await inspect(api, container)) and seen.has_policy:
+            async def look(unit: str) -> None:
+                if (seen := await inspect(api, found[unit][0].id)) and seen.has_policy:
                     policies[unit] = seen.policy["Name"]
 
-            async with anyio.create_task_group() as group:
-                for unit, several in found.items():
-                    group.start_soon(look, unit, several[0].id)
+            await at_once(look, found)
         known = self.model_copy()
         known._seen = {unit: several[0] for unit, several in found.items()}  # noqa: SLF001  # ours
         known._after = after(which, found)  # noqa: SLF001
         known._policies = policies  # noqa: SLF001
         return known
+
+    async def tidy(self, base: Path) -> list[str]:
+        """Look at the locks of all units."""
+        which, done = self.docker.which, list[str]()
+
+        async with self.docker.connect(base) as api:
+
+            async def heal(found: Found) -> None:
+                done.extend(await restore(api, found))
+
+            locks = Locks(api, await ourselves(api, ""), "", heal)
+            names = {
+                one.name for several in by_unit(which, await _list(api, which)).values() for one in several
+            }
+            await at_once(locks.clear_dead, sorted(names))
+        return done
 
     def problems(self, base: Path) -> list[str]:  # noqa: ARG002  # nothing here depends on it
         """Containers that are not there, and units that Docker itself would restart where that is refused."""
@@ -217,31 +233,23 @@ class DockerEngine(Engine):
 
     @asynccontextmanager
     async def _open(self, context: EngineContext) -> AsyncIterator[Units]:
-        failure: Exception | None = None
-        async with self.docker.connect(context.base) as api:
+        async with self.docker.connect(context.base) as api, nursery() as group:
             known = self if self._seen is not None else await self.discover(context.base)
             locks = Locks(api, await ourselves(api, context.run), context.name, partial(restore, api))
-            async with anyio.create_task_group() as group:
-                tracker = Tracker(api, self.docker.which, self._manner(), group, self._came_anew(api))
-                try:
-                    await self._begin(api, locks, tracker, known.unit_names(), context)
-                    yield DockerUnits(api, self.docker, tracker)
-                except Exception as error:  # noqa: BLE001  # raised below, as it is: this group is nobody else's business
-                    failure = error
-                finally:
-                    # While the events are still followed, an engine that is away just now can be waited for.
-                    with anyio.move_on_after(RESTORE, shield=True) as restoring:
-                        failed = "" if context.recovering else await self._put_back(api, locks)
-                    if restoring.cancelled_caught:
-                        failed = f"the engine does not answer within {RESTORE:g} s"
-                    tracker.close()
-                    group.cancel_scope.cancel()
-        if failed:
-            failure = EngineError(
-                f"cannot put units back as they were: {failed}; run `soakd recover` with this run's directory"
-            )
-        if failure:
-            raise failure
+            tracker = Tracker(api, self.docker.which, self._manner(), group, self._came_anew(api))
+            try:
+                await self._begin(api, locks, tracker, known.unit_names(), context)
+                yield DockerUnits(api, self.docker, tracker)
+            finally:
+                # The events are still followed: an engine that is away just now is waited for.
+                failed = f"the engine does not answer within {RESTORE:g} s"
+                with anyio.move_on_after(RESTORE, shield=True):
+                    failed = "" if context.recovering else await self._put_back(api, locks)
+                tracker.close()
+            if failed:
+                raise EngineError(
+                    f"cannot put units back as they were: {failed}; run `soakd recover` with this run's directory"
+                )
 
     async def _begin(
         self, api: Api, locks: Locks, tracker: Tracker, names: tuple[str, ...], context: EngineContext
@@ -291,9 +299,7 @@ class DockerEngine(Engine):
             except EngineError as error:
                 failures.append(f"{found.unit}: {error}")
 
-        async with anyio.create_task_group() as group:
-            for found in locks.found.values():
-                group.start_soon(put_back, found)
+        await at_once(put_back, locks.found.values())
         if not failures:
             await locks.release()
         return "; ".join(failures)

@@ -234,8 +234,9 @@ class Fleet:
         return observed
 
     def _tell_start(self, member: Member, by: str, took: float = 0.0) -> None:
-        if seen := member.observed:
-            incarnation = seen.incarnation or ""
+        seen = member.observed
+        if seen and seen.incarnation != member.was_started:
+            member.was_started, incarnation = seen.incarnation, seen.incarnation or ""
             self._journal.emit(
                 UnitStarted(unit=member.id, incarnation=incarnation, pid=seen.pid, by=by, took=took)
             )
@@ -389,9 +390,9 @@ class Fleet:
         member.observed = news.observed
         if member.is_up:
             self._tell_start(member, OUTSIDE)
-            if member.holder == OUTSIDE:
-                member.entrust(None, Desired.UP)
-        elif member.holder is None:
+        if member.holder == OUTSIDE and (member.is_up or not news.stays):
+            member.entrust(None, Desired.UP)
+        elif member.holder is None and not member.is_up and news.stays:
             member.entrust(OUTSIDE, Desired.DOWN)
 
     def _departed(self, member: Member, gone: Exit) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
+from typing import TypeVar
 
 import anyio
 
 from supervisor.engines.base import EngineError
 
+T = TypeVar("T")
 After = Mapping[str, tuple[str, ...]]
 """For each unit those that must be ready before it."""
 
@@ -43,10 +45,15 @@ async def in_order(after: After, act: Callable[[str], Coroutine[None, None, None
         await act(unit)
         done[unit].set()
 
+    await at_once(act_in_turn, after)
+
+
+async def at_once(act: Callable[[T], Coroutine[None, None, object]], all_of: Iterable[T]) -> None:
+    """Act on all at the same time; the first EngineError ends the rest and is raised as it is."""
     try:
         async with anyio.create_task_group() as group:
-            for unit in after:
-                group.start_soon(act_in_turn, unit)
+            for one in all_of:
+                group.start_soon(act, one)
     except* EngineError as errors:
         failed: BaseException = errors
         while isinstance(failed, BaseExceptionGroup):

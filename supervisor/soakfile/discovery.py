@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 import anyio.to_thread
+import structlog
 
 from supervisor.engines.base import Engine, EngineError
 from supervisor.soakfile.errors import Problem, SoakFileError
 from supervisor.soakfile.load import Loaded
+
+_log: Final = structlog.get_logger("soakd")
+
+
+async def tidied(loaded: Loaded) -> Loaded:
+    """Put back what dead runs have left on the soak's units; SoakFileError if an engine cannot look."""
+    problems: list[Problem] = []
+    for name, engine in loaded.soak.engines.items():
+        try:
+            if done := await engine.tidy(loaded.base):
+                _log.warning("put back what a dead run has left", engine=name, done=done)
+        except EngineError as error:
+            problems.append(loaded.problem(("engines", name), str(error)))
+    if problems:
+        raise SoakFileError(problems)
+    return loaded
 
 
 async def discovered(loaded: Loaded) -> Loaded:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 import structlog
 
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.names import PROJECT, Which
+from supervisor.supervision import nursery
 
 ACTIONS: Final = (
     *("create", "rename", "start", "die", "destroy"),
@@ -57,18 +58,27 @@ def parse(data: Mapping[str, Any]) -> Event:
     return Event(data["Action"], actor["ID"], data["timeNano"], actor.get("Attributes") or {})
 
 
-class Follower:
-    """Reads the events; `take` is called for each, in order, `compare` whenever some may have been missed. Neither may raise ApiError."""
+class Listener(Protocol):
+    """Who is told of events. ApiError from those that look means that the engine is away again."""
 
-    def __init__(
-        self,
-        api: Api,
-        which: Which,
-        take: Callable[[Event], None],
-        compare: Callable[[], Awaitable[None]],
-        recheck: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._api, self._take, self._compare, self._recheck = api, take, compare, recheck
+    def take(self, event: Event) -> None:
+        """Take one event; they come in order."""
+
+    def lost(self) -> None:
+        """Take note that the stream has ended."""
+
+    async def compare_all(self) -> None:
+        """Look at everything: some events may have been missed."""
+
+    async def recheck(self) -> None:
+        """Look, at little cost, whether something is amiss."""
+
+
+class Follower:
+    """Reads the events for as long as it runs."""
+
+    def __init__(self, api: Api, which: Which, listener: Listener) -> None:
+        self._api, self._listener = api, listener
         self._filters: dict[str, list[str]] = {"type": ["container"], "event": list(ACTIONS)}
         if label := f"{PROJECT}={which.project}" if which.project else which.label:
             self._filters["label"] = [label]
@@ -89,6 +99,7 @@ class Follower:
             if self._api.online.is_set():
                 _log.warning("the stream of events is lost: connecting again", why=why)
                 pause = FIRST_PAUSE
+                self._listener.lost()
             self._api.offline()
             await anyio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE)
@@ -109,8 +120,8 @@ class Follower:
 
     async def _live(self) -> None:
         """Take events as they happen, until the stream ends."""
-        async with self._api.stream("events", self._params()) as answer, anyio.create_task_group() as group:
-            await self._compare()
+        async with self._api.stream("events", self._params()) as answer, nursery() as group:
+            await self._listener.compare_all()
             if not self._api.online.is_set():
                 _log.debug("following the events")
             self._api.online.set()
@@ -123,16 +134,15 @@ class Follower:
                     self._pass_on(line)
                 if len(rest) > _LINE:
                     break
-            group.cancel_scope.cancel()
 
     def _pass_on(self, line: bytes) -> None:
         if line.strip():
             event = parse(json.loads(line))
             self._seen = max(self._seen, event.at)
-            self._take(event)
+            self._listener.take(event)
 
     async def _look_again(self) -> None:
         while True:
             await anyio.sleep(RECHECK)
             with suppress(ApiError):
-                await self._recheck()
+                await self._listener.recheck()

@@ -92,6 +92,14 @@ class Locks:
                 await self.release()
             raise
 
+    async def clear_dead(self, container: str) -> bool:
+        """Put a container back as it was if a run that has died holds its lock; say whether it did."""
+        lock = await _look(self._api, PREFIX + container)
+        if lock is None or (lock.owner and not await is_dead(self._api, lock.owner, self._us)):
+            return False
+        await self._clear(lock)
+        return True
+
     async def release(self) -> None:
         """Let go of everything. Gone already: no error."""
         while self._taken:
@@ -111,8 +119,12 @@ class Locks:
                     f"cannot use {what}: {lock.owner} has it; wait for its end, or end it. If that machine is gone for good, "
                     f"remove the lock with `docker volume rm {lock.name}`"
                 )
+            if found:  # what it says was seen before this unit is put back as it was
+                raise EngineError(
+                    f"cannot use {found.unit}: {lock.owner or lock.run} died and left it changed in this moment; start again"
+                )
             await self._clear(lock)
-            await anyio.sleep(0 if found else _PAUSE)
+            await anyio.sleep(_PAUSE)
         raise EngineError(f"cannot lock {name}: others take it over again and again; see `docker volume ls`")
 
     async def _create(self, name: str, found: Found | None) -> tuple[Lock, str]:

@@ -77,7 +77,8 @@ class Records:
 
     def text(self) -> bytes:
         """Return the end of what was written."""
-        text = b"".join(self._kept)[-self._limit :]
+        text = b"".join(self._kept)
+        text = text[max(len(text) - self._limit, 0) :]
         return text.replace(b"\r\n", b"\n") if self._plain else text
 
 
@@ -88,6 +89,8 @@ class Wanted:
     last: int | None = None
     since: float | None = None
     until: float | None = None
+    settled: bool = False
+    """Nothing was written after `until`."""
 
     def params(self, tail: int) -> dict[str, object]:
         """Return what the engine is asked for."""
@@ -108,7 +111,8 @@ async def read(api: Api, container: Container, wanted: Wanted) -> bytes:
     """Return a part of a log, at most the last `ANSWER` bytes of it; EngineError if the log cannot be read."""
     if wanted.last == 0:
         return b""
-    tail, before = wanted.last or FIRST, _Progress()
+    # One more than wanted: it shows where the first line begins.
+    tail, before = (wanted.last + 1 if wanted.last else FIRST), _Progress()
     while True:
         records = Records(plain=container.tty)
         try:
@@ -123,9 +127,9 @@ async def read(api: Api, container: Container, wanted: Wanted) -> bytes:
 
 
 def _is_all(wanted: Wanted, tail: int, records: Records, before: _Progress) -> bool:
-    if wanted.last is not None and records.text().count(b"\n") >= wanted.last:
+    if wanted.last is not None and records.text().count(b"\n") > wanted.last:
         return True
-    if wanted.until is None:  # what is too old would have come first
+    if wanted.until is None or wanted.settled:  # what is too old would have come first
         return records.count < tail
     return records.count == before.records  # what is too young came last, and is not counted
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -20,11 +21,14 @@ from supervisor.engines.dockerd.life import Unit
 from supervisor.engines.dockerd.names import Which, by_unit, listed
 from supervisor.engines.dockerd.restore import inspect
 from supervisor.engines.member import HARMLESS
+from supervisor.engines.order import at_once
 
 NEWS: Final = 4096
 """Ends that may wait for the fleet, which takes them at once."""
 FIRST_LOOK: Final = 30.0
 """Seconds that following the events may take to begin."""
+ALONG: Final = 20.0
+"""Seconds in which an engine that ends stops its containers: dockerd gives itself 15."""
 BLIND: Final = "while the engine was away"
 _log: Final = structlog.get_logger("soakd.docker")
 
@@ -56,8 +60,9 @@ class Tracker:
         self._api, self._which, self._manner, self._group = api, which, manner, group
         self._recreated = recreated
         self.units: dict[str, Unit] = {}
+        self._went_along: set[Unit] = set()
         self._send, self._receive = anyio.create_memory_object_stream[News](NEWS)
-        self.follower = Follower(api, which, self._take, self.compare_all, self.recheck)
+        self.follower = Follower(api, which, self)
 
     async def follow(self) -> None:
         """Begin to follow the events; EngineError if the engine does not let us."""
@@ -91,9 +96,7 @@ class Tracker:
         """Look at all units for the first time; what is up begins its life here, and nobody is told."""
         self.units = {name: Unit(name) for name in names}
         await self._list()
-        async with anyio.create_task_group() as group:
-            for unit in self.units.values():
-                group.start_soon(self._see_first, unit)
+        await at_once(self._see_first, self.units.values())
 
     async def _see_first(self, unit: Unit) -> None:
         if unit.container and (seen := await inspect(self._api, unit.container)):
@@ -127,9 +130,21 @@ class Tracker:
     async def compare_all(self) -> None:
         """Look at every unit and tell what happened unseen. ApiError if the engine is away."""
         await self._list()
-        async with anyio.create_task_group() as group:
-            for unit in self.units.values():
-                group.start_soon(self._compare_or_leave, unit)
+        await at_once(self.compare, self.units.values())
+        self.lost()  # also who was stopped by an engine that found him running when it started
+        while self._went_along:
+            unit = self._went_along.pop()
+            if unit.life is None and unit.containers:
+                self._tell(Outside(unit.name, unit.observed(), stays=False))
+
+    def lost(self) -> None:
+        """Take note of who was stopped just before the stream ended or begins again: with the engine, not by anybody's will."""
+        recent = time.monotonic() - ALONG
+        self._went_along |= {
+            unit
+            for unit in self.units.values()
+            if unit.life is None and unit.ended and unit.ended.outside and unit.ended.mono > recent
+        }
 
     async def recheck(self) -> None:
         """List the containers, which is cheap, and look at those that are not as they are known."""
@@ -137,12 +152,6 @@ class Tracker:
         for unit in self.units.values():
             if up.get(unit.name, False) != (unit.life is not None):
                 await self.compare(unit)
-
-    async def _compare_or_leave(self, unit: Unit) -> None:
-        try:
-            await self.compare(unit)
-        except ApiError as error:  # away again: the next connection compares once more
-            _log.debug("could not look at a unit", unit=unit.name, why=str(error))
 
     async def compare(self, unit: Unit) -> None:
         """Look at a unit and tell what happened unseen."""
@@ -169,7 +178,8 @@ class Tracker:
 
     # --- events ------------------------------------------------------------------------------------------------------
 
-    def _take(self, event: Event) -> None:
+    def take(self, event: Event) -> None:
+        """Take one event, and those of one unit in order."""
         if unit := self._unit_of(event):
             self._group.start_soon(self._handle, unit, event, name=f"docker {event.action} {unit.name}")
 

@@ -249,9 +249,7 @@ class DockerUnits(Powers):
         known = self._tracker.units[unit]
         if known.last is None:
             raise EngineError(f"cannot read the log of {unit}: it has no container")
-        if last is not None and known.life is None:
-            until = None  # nothing was written since its end
-        return await read(self._api, known.last, Wanted(last, since, until))
+        return await read(self._api, known.last, Wanted(last, since, until, settled=known.life is None))
 
 
 _SIGKILL: Final = signal.SIGKILL

@@ -223,6 +223,9 @@ class PrivateEngine(Client):
         """Let dockerd hang."""
         assert self._dockerd
         self._dockerd.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+        threads = Path(f"/proc/{self._dockerd.pid}/task")
+        while frozen and not all(_is_stopped(thread) for thread in threads.iterdir()):
+            time.sleep(0.001)  # the kernel stops them one by one, and one that runs on answers
 
     def end(self) -> None:
         """End everything, and see that nothing is left: no process, no mount."""
@@ -254,6 +257,14 @@ class PrivateEngine(Client):
                 if entry.name.isdigit() and str(self._root).encode() in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
         return found
+
+
+def _is_stopped(thread: Path) -> bool:
+    try:
+        stat = (thread / "stat").read_bytes()
+    except OSError:
+        return True
+    return stat[stat.rindex(b")") + 2 :].split()[0] == b"T"
 
 
 def want(why: str) -> None:

@@ -1,0 +1,116 @@
+"""A soak on containers: engine, fleet and watchdogs as in a run, and what was journalled of it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import anyio
+from docker_engine import Client
+
+from supervisor.engines.base import EngineContext
+from supervisor.engines.docker import DockerEngine
+from supervisor.engines.fleet import Fleet
+from supervisor.journal.events import Event, Record, UnitCrashed, UnitExited, UnitRestarted, UnitStarted
+from supervisor.journal.timeline import Timeline
+from supervisor.journal.writer import JournalWriter
+from supervisor.watch.watchdog import WatchContext, Watchdog
+
+PATIENCE = 20.0
+IDLE = "echo up; exec sleep 1000"
+E = TypeVar("E", bound=Event)
+
+
+def new_name(prefix: str = "unit") -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:8]}"
+
+
+def engine_of(docker: Client, *names: str, **settings: Any) -> DockerEngine:
+    """The engine for some containers by name, or by what `settings` say."""
+    spec = {"host": docker.url, **({"names": names} if names else {}), **settings}
+    return DockerEngine.model_validate({"docker": spec})
+
+
+@dataclass
+class Soaking:
+    fleet: Fleet
+    engine: DockerEngine
+    context: EngineContext
+    journal: JournalWriter
+    events: list[Event] = field(default_factory=list)
+
+    def of(self, kind: type[E], unit: str | None = None) -> list[E]:
+        """What was journalled of one kind, of one unit or of all."""
+        found = [event for event in self.events if isinstance(event, kind)]
+        return [event for event in found if unit in {None, getattr(event, "unit", None)}]
+
+    def crash_file(self, crash: UnitCrashed) -> str:
+        assert crash.file
+        return (self.journal.run_dir / crash.file).read_text(errors="replace")
+
+    async def until(self, holds: Callable[[], object], patience: float = PATIENCE) -> None:
+        """Wait until a condition holds; what was journalled is shown if it never does."""
+        with anyio.move_on_after(patience):
+            while not holds():  # noqa: ASYNC110  # conditions of all sorts
+                await anyio.sleep(0.01)
+            return
+        raise AssertionError("it never came to hold; journalled:\n" + "\n".join(map(repr, self.events)))
+
+    async def crashed(self, unit: str, times: int = 1) -> UnitCrashed:
+        """Wait for a crash that is on record and mended."""
+        await self.until(lambda: len(self.of(UnitRestarted, unit)) >= times)
+        assert len(self.of(UnitCrashed, unit)) == times
+        return self.of(UnitCrashed, unit)[-1]
+
+    def each_once(self) -> None:
+        """No crash lost, none told twice, no unit restarted twice for one."""
+        exits = [(event.unit, event.incarnation) for event in self.of(UnitExited)]
+        assert len(exits) == len(set(exits)), "an exit was told twice"
+        starts = [(event.unit, event.incarnation) for event in self.of(UnitStarted)]
+        assert len(starts) == len(set(starts)), "a start was told twice"
+        crashed = [(event.unit, event.incarnation) for event in self.of(UnitCrashed)]
+        crashes = [(event.unit, event.incarnation) for event in self.of(UnitExited) if event.cause == "crash"]
+        assert sorted(crashed) == sorted(crashes)
+        assert len(self.of(UnitRestarted)) <= len(exits)
+
+
+@asynccontextmanager
+async def soaking(
+    journal: JournalWriter, engine: DockerEngine, *, watch: bool = True, run: str = "", **policy: Any
+) -> AsyncIterator[Soaking]:
+    before = len(asyncio.all_tasks())
+    await engine.tidy(journal.run_dir)
+    engine = await engine.discover(journal.run_dir)
+    context = EngineContext("docker", run or new_name("run"), journal.run_dir, journal.run_dir, journal)
+    async with engine.open(context) as units:
+        names = {unit: ("docker", unit) for unit in engine.unit_names()}
+        fleet = Fleet(journal, {"docker": units}, names, engine.after(), resting=engine.resting())
+        soak = Soaking(fleet, engine, context, journal)
+
+        def take(record: Record) -> None:
+            soak.events.append(record.event)
+
+        forget = journal.subscribe(take)
+        async with anyio.create_task_group() as group:
+            group.start_soon(fleet.run)
+            if watch:
+                settings = {"units": list(names), "intensity": None, "delay": 0, **policy}
+                watchdog = Watchdog.model_validate(settings)
+                watching = WatchContext(fleet, journal, Timeline())
+                for unit in names:
+                    watchdog.enlist(unit, fleet)
+                    group.start_soon(watchdog.watch, unit, watching)
+            await fleet.start_all()
+            yield soak
+            await fleet.stop_all()
+            await journal.call(lambda: None)
+            group.cancel_scope.cancel()
+        forget()
+    with anyio.fail_after(PATIENCE):
+        while len(asyncio.all_tasks()) > before:  # noqa: ASYNC110  # connections take a moment to close
+            await anyio.sleep(0.01)
+    soak.each_once()

@@ -1,0 +1,102 @@
+"""What is read back of a container's log: bounded, in order, whatever is in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from docker_engine import Client
+from docker_soak import engine_of, new_name, soaking
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisor.engines.base import EngineError
+from supervisor.engines.dockerd.logs import ANSWER, Records
+from supervisor.journal.writer import JournalWriter
+
+
+async def written(
+    docker: Client, journal: JournalWriter, program: str, *, last: int, **config: object
+) -> bytes:
+    """Let a program run to its end, and return the last lines of what it wrote."""
+    unit = new_name()
+    docker.create(unit, program, **config)  # type: ignore[arg-type]  # the container's settings
+    docker.start(unit)
+    docker.call("POST", f"containers/{unit}/wait")
+    async with soaking(journal, engine_of(docker, unit), watch=False) as soak:
+        return await soak.fleet.logs(unit, last=last)
+
+
+@pytest.mark.parametrize("driver", ["json-file", "local"])
+async def test_both_streams_in_order(docker: Client, journal: JournalWriter, driver: str) -> None:
+    program = "for n in 1 2 3; do echo out $n; sleep 0.02; echo err $n >&2; sleep 0.02; done"
+    text = await written(docker, journal, program, last=5, host={"LogConfig": {"Type": driver}})
+    assert text == b"err 1\nout 2\nerr 2\nout 3\nerr 3\n"
+
+
+async def test_a_terminal(docker: Client, journal: JournalWriter) -> None:
+    assert (
+        await written(docker, journal, "echo one; echo two >&2; echo three", last=2, Tty=True)
+        == b"two\nthree\n"
+    )
+
+
+async def test_binary_garbage(docker: Client, journal: JournalWriter) -> None:
+    text = await written(docker, journal, r"printf '\000\377\n\200\001'; echo; echo end", last=10)
+    assert text.endswith(b"end\n")
+    assert text.count(b"\n") == 3
+
+
+async def test_lines_of_a_megabyte(docker: Client, journal: JournalWriter) -> None:
+    program = "for n in 1 2 3 4 5 6; do head -c 1000000 /dev/zero | tr '\\000' x; echo; done; echo end"
+    text = await written(docker, journal, program, last=3)
+    assert text == b"x" * 1_000_000 + b"\n" + b"x" * 1_000_000 + b"\nend\n"
+
+
+async def test_more_than_anybody_wants(docker: Client, journal: JournalWriter) -> None:
+    program = "for n in 1 2 3 4 5 6; do head -c 1000000 /dev/zero | tr '\\000' x; echo; done; echo end"
+    text = await written(docker, journal, program, last=1000)
+    assert len(text) <= ANSWER
+    assert text.endswith(b"x\nend\n")
+
+
+async def test_a_driver_without_reading_says_so(docker: Client, journal: JournalWriter) -> None:
+    unit = new_name()
+    docker.create(unit, "echo lost", host={"LogConfig": {"Type": "none"}})
+    async with soaking(journal, engine_of(docker, unit), watch=False) as soak:
+        with pytest.raises(EngineError, match="its logging driver none keeps nothing to read"):
+            await soak.fleet.logs(unit, last=1)
+
+
+async def test_a_crash_without_a_log_has_a_file_that_says_so(docker: Client, journal: JournalWriter) -> None:
+    unit = new_name()
+    again = "if test -e /tmp/again; then exec sleep 1000; fi; touch /tmp/again; exit 9"
+    docker.create(unit, again, host={"LogConfig": {"Type": "none"}})
+    async with soaking(journal, engine_of(docker, unit, start=True, stop_timeout="1s")) as soak:
+        crash = await soak.crashed(unit)
+        assert not crash.captured
+        assert "note: cannot read the log: the log of" in soak.crash_file(crash)
+
+
+async def test_lines_across_restarts_and_between_times(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    del tmp_path
+    unit = new_name()
+    docker.create(unit, "echo one; echo two; printf 'last words'")
+    for _ in range(3):
+        docker.start(unit)
+        docker.call("POST", f"containers/{unit}/wait")
+    async with soaking(journal, engine_of(docker, unit), watch=False) as soak:
+        assert await soak.fleet.logs(unit, last=4) == b"last words\none\ntwo\nlast words\n"
+
+
+@given(st.lists(st.binary(max_size=40)), st.integers(1, 50), st.integers(0, 400))
+def test_records_are_taken_apart_however_they_arrive(texts: list[bytes], step: int, limit: int) -> None:
+    stream = b"".join(bytes([1, 0, 0, 0]) + len(text).to_bytes(4, "big") + text for text in texts)
+    records = Records(plain=False, limit=limit)
+    taken = b"".join(records.take(stream[at : at + step]) for at in range(0, len(stream), step))
+    whole = b"".join(text if text.endswith(b"\n") else text + b"\n" for text in texts)
+    assert taken == whole
+    assert records.count == len(texts)
+    assert records.text() == (whole[-limit:] if limit else b"")

@@ -1,0 +1,228 @@
+"""How the docker engine gets on with others: people, restart policies, other runs; and that all is as it was in the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from docker_engine import Client
+from docker_soak import IDLE, engine_of, new_name, soaking
+
+from supervisor.engines.base import EngineContext, EngineError, UnitState
+from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
+from supervisor.engines.fleet import Protected
+from supervisor.journal.events import Cause, UnitCrashed, UnitExited, UnitRestarted, UnitStarted
+from supervisor.journal.writer import JournalWriter
+
+ALWAYS = {"RestartPolicy": {"Name": "always"}}
+
+
+def end(docker: Client, name: str) -> None:
+    os.kill(docker.inspect(name)["State"]["Pid"], signal.SIGKILL)
+
+
+def policy(docker: Client, name: str) -> str:
+    return str(docker.inspect(name)["HostConfig"]["RestartPolicy"]["Name"])
+
+
+def up(docker: Client, *, labels: dict[str, str] | None = None, host: dict[str, object] | None = None) -> str:
+    unit = new_name()
+    docker.create(unit, IDLE, labels, host=host)
+    docker.start(unit)
+    return unit
+
+
+# --- people ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["stop?t=0", "kill"])
+async def test_what_a_person_stops_stays_down_until_he_starts_it(
+    docker: Client, journal: JournalWriter, call: str
+) -> None:
+    unit = up(docker)
+    async with soaking(journal, engine_of(docker, unit)) as soak:
+        docker.call("POST", f"containers/{unit}/{call}")
+        await soak.until(lambda: soak.of(UnitExited, unit))
+        assert soak.of(UnitExited, unit)[0].cause is Cause.OUTSIDE
+        assert soak.fleet.status(unit).holder == "outside"
+        docker.start(unit)
+        await soak.until(lambda: soak.fleet.status(unit).observed.state is UnitState.UP)
+        assert soak.of(UnitStarted, unit)[-1].by == "outside"
+        end(docker, unit)
+        await soak.until(lambda: soak.of(UnitCrashed, unit))
+        await soak.until(lambda: soak.fleet.status(unit).observed.state is UnitState.UP)
+    assert not [event for event in soak.of(UnitRestarted) if event.downtime < 0]
+
+
+async def test_what_a_person_stops_is_kept_up_if_that_is_wanted(
+    docker: Client, journal: JournalWriter
+) -> None:
+    unit = up(docker)
+    async with soaking(journal, engine_of(docker, unit, outside="heal")) as soak:
+        docker.call("POST", f"containers/{unit}/stop", t=0)
+        await soak.until(lambda: soak.of(UnitRestarted, unit))
+        assert soak.of(UnitExited, unit)[0].cause is Cause.OUTSIDE
+        assert not soak.of(UnitCrashed)
+    assert docker.state(unit) == "running"
+
+
+async def test_what_a_person_pauses_is_not_healed(docker: Client, journal: JournalWriter) -> None:
+    unit = up(docker)
+    async with soaking(journal, engine_of(docker, unit, outside="heal")) as soak:
+        docker.call("POST", f"containers/{unit}/pause")
+        await soak.until(lambda: docker.state(unit) == "paused")
+        await soak.until(lambda: soak.fleet.status(unit).observed.state is UnitState.UP)
+        docker.call("POST", f"containers/{unit}/unpause")
+        assert not soak.of(UnitExited)
+    assert docker.state(unit) == "running"
+
+
+async def test_what_is_down_stays_down_unless_it_is_to_be_started(
+    docker: Client, journal: JournalWriter
+) -> None:
+    upper, lower = up(docker), new_name()
+    docker.create(lower, IDLE)
+    async with soaking(journal, engine_of(docker, upper, lower)) as soak:
+        assert soak.fleet.status(lower).holder == "outside"
+        assert docker.state(lower) == "created"
+    async with soaking(journal, engine_of(docker, upper, lower, start=True, stop_timeout="1s")):
+        assert docker.state(lower) == "running"
+    assert (docker.state(upper), docker.state(lower)) == ("running", "exited")
+
+
+async def test_an_unhealthy_unit_is_restarted_if_that_is_wanted(
+    docker: Client, journal: JournalWriter
+) -> None:
+    unit = new_name()
+    check = {"Test": ["CMD", "test", "!", "-e", "/tmp/ill"], "Interval": 50_000_000, "Retries": 1}  # noqa: S108
+    docker.create(unit, f"rm -f /tmp/ill; {IDLE}", Healthcheck=check)
+    docker.start(unit)
+    async with soaking(journal, engine_of(docker, unit, unhealthy="restart", stop_timeout="1s")) as soak:
+        made = docker.call("POST", f"containers/{unit}/exec", {"Cmd": ["touch", "/tmp/ill"]})  # noqa: S108
+        docker.call("POST", f"exec/{made['Id']}/start", {"Detach": True})
+        crash = await soak.crashed(unit)
+        assert crash.facts["health"] == "unhealthy"
+
+
+async def test_a_protected_unit_is_no_target(docker: Client, journal: JournalWriter) -> None:
+    unit = up(docker, labels={"soakd.protect": "true"})
+    async with soaking(journal, engine_of(docker, unit)) as soak:
+        with pytest.raises(Protected):
+            await soak.fleet.stop(unit, by="restart#1")
+
+
+# --- restart policies ------------------------------------------------------------------------------------------------
+
+
+async def test_a_policy_is_refused_by_default(docker: Client, tmp_path: Path) -> None:
+    unit = up(docker, host=ALWAYS)
+    problems = (await engine_of(docker, unit).discover(tmp_path)).problems(tmp_path)
+    assert [
+        problem for problem in problems if f"{unit}: it has a restart policy of its own, always" in problem
+    ]
+
+
+async def test_a_policy_is_adopted(docker: Client, journal: JournalWriter) -> None:
+    unit = new_name()
+    docker.create(unit, f"echo begin; {IDLE}", host=ALWAYS)
+    docker.start(unit)
+    async with soaking(journal, engine_of(docker, unit, own_policy="adopt")) as soak:
+        for times in (1, 2):
+            end(docker, unit)
+            crash = await soak.crashed(unit, times)
+            lines = soak.crash_file(crash).split("\n\n", 1)[1].splitlines()
+            assert lines == ["begin", "up"] * times, "its log ends with its life"
+    assert docker.inspect(unit)["RestartCount"] == 2
+    assert policy(docker, unit) == "always"
+
+
+async def test_a_policy_is_suspended_and_given_back(docker: Client, journal: JournalWriter) -> None:
+    unit = up(docker, host=ALWAYS)
+    async with soaking(journal, engine_of(docker, unit, own_policy="suspend")) as soak:
+        assert policy(docker, unit) == "no"
+        end(docker, unit)
+        await soak.crashed(unit)
+    assert policy(docker, unit) == "always"
+    assert docker.inspect(unit)["RestartCount"] == 0
+
+
+# --- other runs ------------------------------------------------------------------------------------------------------
+
+
+async def test_two_runs_keep_off_each_others_units(docker: Client, journal: JournalWriter) -> None:
+    project, shared = new_name("project"), new_name()
+    docker.create(shared, IDLE, {PROJECT: project, SERVICE: "api", NUMBER: "1"})
+    docker.start(shared)
+    async with soaking(journal, engine_of(docker, project=project)) as first:
+        with pytest.raises(EngineError, match=rf"cannot use {shared}: the run {first.context.run} .*has it"):
+            async with soaking(journal, engine_of(docker, shared)):
+                raise AssertionError
+    async with soaking(journal, engine_of(docker, shared)):
+        pass
+
+
+VICTIM = """
+import os, signal, sys
+from pathlib import Path
+import anyio
+from supervisor.engines.base import EngineContext
+from supervisor.engines.docker import DockerEngine
+from supervisor.journal.writer import open_journal
+
+async def main() -> None:
+    directory, run, url, *names = sys.argv[1:]
+    spec = {"names": names, "host": url, "own_policy": "suspend", "start": True, "stop_timeout": "1s"}
+    engine = await DockerEngine.model_validate({"docker": spec}).discover(Path(directory))
+    async with open_journal(Path(directory)) as journal:
+        context = EngineContext("docker", run, Path(directory), Path(directory), journal)
+        async with engine.open(context) as units:
+            for unit in names:
+                await units.start(unit)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+anyio.run(main)
+"""
+
+
+def die(docker: Client, directory: Path, run: str, *names: str) -> None:
+    """Let a run on these units die in the middle of everything."""
+    command = [sys.executable, "-c", VICTIM, str(directory), run, docker.url, *names]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+
+
+async def test_a_dead_run_is_put_back_by_recovery(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    kept, lower, crashed = up(docker, host=ALWAYS), new_name(), up(docker, host=ALWAYS)
+    docker.create(lower, IDLE)
+    die(docker, tmp_path / "dead", "dead-run", kept, lower, crashed)
+    assert (policy(docker, kept), docker.state(lower)) == ("no", "running")
+    end(docker, crashed)
+    engine = engine_of(docker, kept, lower, crashed)
+    context = EngineContext("docker", "dead-run", tmp_path, tmp_path, journal, recovering=True)
+    async with engine.open(context) as units:  # to undo the faults; the locks stay
+        assert (await units.observe())[kept].state is UnitState.UP
+    done = await engine.recover(context)
+    assert len(done) == 4, done
+    assert policy(docker, kept) == policy(docker, crashed) == "always"
+    assert (docker.state(kept), docker.state(lower), docker.state(crashed)) == (
+        "running",
+        "exited",
+        "running",
+    )
+    assert await engine.recover(context) == []
+
+
+async def test_a_dead_run_is_put_back_by_the_next_one(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    kept, lower = up(docker, host=ALWAYS), new_name()
+    docker.create(lower, IDLE)
+    die(docker, tmp_path / "dead", "dead-run", kept, lower)
+    async with soaking(journal, engine_of(docker, kept, lower, own_policy="suspend")):
+        assert (policy(docker, kept), docker.state(lower)) == ("no", "exited")
+    assert (policy(docker, kept), docker.state(lower)) == ("always", "exited")

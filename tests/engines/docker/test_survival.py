@@ -1,0 +1,226 @@
+"""What the docker engine must survive, each with a real engine: no crash lost, none told twice, no unit restarted twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import anyio
+import pytest
+from docker_engine import Client, PrivateEngine
+from docker_soak import IDLE, engine_of, new_name, soaking
+
+from supervisor.engines.base import EngineError, UnitState
+from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
+from supervisor.journal.events import (
+    Cause,
+    UnitCrashed,
+    UnitExited,
+    UnitGivenUp,
+    UnitRestarted,
+    UnitStartFailed,
+)
+from supervisor.journal.writer import JournalWriter
+
+
+def running(docker: Client, *names: str) -> None:
+    for name in names:
+        docker.create(name, IDLE)
+        docker.start(name)
+
+
+def end(docker: Client, name: str) -> None:
+    """SIGKILL a container's process, as a crash would: the engine is not asked."""
+    os.kill(docker.inspect(name)["State"]["Pid"], signal.SIGKILL)
+
+
+@pytest.fixture
+def private(docker: Client) -> PrivateEngine:
+    """An engine that may be ended."""
+    if not isinstance(docker, PrivateEngine):
+        pytest.skip("the engine here is somebody's: it is not restarted for a test")
+    return docker
+
+
+async def test_ten_killed_in_the_same_second(docker: Client, journal: JournalWriter) -> None:
+    names = [new_name() for _ in range(10)]
+    running(docker, *names)
+    async with soaking(journal, engine_of(docker, *names)) as soak:
+        pids = [docker.inspect(name)["State"]["Pid"] for name in names]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for name in names:
+            crash = await soak.crashed(name)
+            assert crash.signal == "SIGKILL"
+            assert crash.captured
+            assert "up" in soak.crash_file(crash).splitlines()
+    assert {docker.state(name) for name in names} == {"running"}
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "name"),
+    [
+        ("exit 0", 0, None),
+        ("exit 3", 3, None),
+        ("exit 137", None, "SIGKILL"),
+        ("kill -SEGV $$", None, "SIGSEGV"),
+    ],
+)
+async def test_how_a_unit_ended(
+    docker: Client, journal: JournalWriter, program: str, code: int | None, name: str | None
+) -> None:
+    unit = new_name()
+    docker.create(unit, f"if test -e /tmp/again; then {IDLE}; fi; touch /tmp/again; echo last; {program}")
+    async with soaking(journal, engine_of(docker, unit, start=True, stop_timeout="1s")) as soak:
+        crash = await soak.crashed(unit)
+        assert (crash.code, crash.signal, crash.oom) == (code, name, False)
+        assert "last\n" in soak.crash_file(crash)
+        assert crash.facts["image"].startswith("soakd-test-shell sha256:")
+    assert docker.state(unit) == "exited"
+
+
+async def test_out_of_memory(docker: Client, journal: JournalWriter) -> None:
+    unit = new_name()
+    eat = f"if test -e /tmp/again; then {IDLE}; fi; touch /tmp/again; exec dd if=/dev/zero of=/dev/null bs=200000000 count=9"
+    docker.create(unit, eat, init=False, host={"Memory": 20_000_000, "MemorySwap": 20_000_000})
+    async with soaking(journal, engine_of(docker, unit, start=True, stop_timeout="1s")) as soak:
+        crash = await soak.crashed(unit)
+        assert crash.oom
+        assert "out of memory: yes" in soak.crash_file(crash)
+
+
+async def test_a_unit_that_cannot_be_started_again(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    unit, needed = new_name(), tmp_path / "needed"
+    needed.mkdir()
+    docker.create(
+        unit,
+        IDLE,
+        host={"Mounts": [{"Type": "bind", "Source": str(needed), "Target": "/needed", "ReadOnly": True}]},
+    )
+    docker.start(unit)
+    async with soaking(journal, engine_of(docker, unit), intensity="2 / 1m") as soak:
+        needed.rmdir()
+        end(docker, unit)
+        await soak.until(lambda: soak.of(UnitGivenUp, unit))
+        failed = soak.of(UnitStartFailed, unit)
+        assert len(failed) == 2
+        assert str(needed) in failed[0].error
+        assert len(soak.of(UnitCrashed, unit)) == 1
+    assert docker.state(unit) == "exited"
+
+
+async def test_a_port_in_use_is_a_crash_like_any_other(docker: Client, journal: JournalWriter) -> None:
+    unit = new_name()
+    with socket.create_server(("", 0)) as taken:
+        listen = f"nc -l -p {taken.getsockname()[1]}; exit 98"
+        docker.create(
+            unit,
+            f"if test -e /tmp/again; then {listen}; fi; touch /tmp/again; exit 1",
+            host={"NetworkMode": "host"},
+        )
+        async with soaking(journal, engine_of(docker, unit, start=True), intensity="1 / 1m") as soak:
+            await soak.until(lambda: soak.of(UnitGivenUp, unit))
+            assert [crash.code for crash in soak.of(UnitCrashed, unit)] == [1, 98]
+            assert "in use" in soak.of(UnitCrashed, unit)[1].signature
+
+
+async def test_a_watched_container_is_removed_and_made_again(docker: Client, journal: JournalWriter) -> None:
+    unit = new_name()
+    running(docker, unit)
+    async with soaking(journal, engine_of(docker, unit, outside="heal")) as soak:
+        docker.remove(unit)
+        await soak.until(lambda: soak.of(UnitExited, unit))
+        assert soak.of(UnitExited, unit)[0].cause is Cause.OUTSIDE
+        await soak.until(lambda: soak.fleet.status(unit).observed.state is UnitState.ABSENT)
+        await soak.until(lambda: soak.fleet.status(unit).holder == "outside")
+        running(docker, unit)
+        await soak.until(lambda: soak.fleet.status(unit).observed.state is UnitState.UP)
+        assert soak.fleet.status(unit).holder is None
+        end(docker, unit)
+        await soak.until(lambda: soak.of(UnitCrashed, unit))
+        await soak.until(lambda: soak.fleet.status(unit).observed.state is UnitState.UP)
+
+
+async def test_a_watched_container_is_renamed(docker: Client, journal: JournalWriter) -> None:
+    unit = new_name()
+    running(docker, unit)
+    async with soaking(journal, engine_of(docker, unit)) as soak:
+        other = new_name("renamed")
+        docker.call("POST", f"containers/{unit}/rename", name=other)
+        end(docker, other)
+        await soak.crashed(unit)
+        assert docker.state(other) == "running"
+
+
+async def test_a_container_is_recreated_by_compose(docker: Client, journal: JournalWriter) -> None:
+    """What `docker compose up --force-recreate` does, call by call: a new one beside the old one, which then goes."""
+    project = new_name("project")
+    labels = {PROJECT: project, SERVICE: "worker", NUMBER: "1"}
+    docker.create(f"{project}-worker-1", IDLE, labels)
+    docker.start(f"{project}-worker-1")
+    async with soaking(journal, engine_of(docker, project=project)) as soak:
+        old = soak.fleet.status("worker").observed.incarnation or ""
+        new = docker.create(f"tmp_{project}-worker-1", IDLE, labels)
+        docker.call("POST", f"containers/{project}-worker-1/stop", t=0)
+        docker.remove(f"{project}-worker-1")
+        docker.call("POST", f"containers/{new}/rename", name=f"{project}-worker-1")
+        docker.start(new)
+        await soak.until(
+            lambda: (soak.fleet.status("worker").observed.incarnation or "").startswith(new[:12])
+        )
+        assert [gone.incarnation for gone in soak.of(UnitExited)] == [old]
+        assert soak.of(UnitExited)[0].cause is Cause.OUTSIDE
+        end(docker, new)
+        crash = await soak.crashed("worker")
+        assert crash.incarnation.startswith(new[:12])
+
+
+async def test_the_engine_is_killed_while_a_container_crashes(
+    private: PrivateEngine, journal: JournalWriter
+) -> None:
+    calm, unit = new_name("calm"), new_name()
+    running(private, calm, unit)
+    async with soaking(journal, engine_of(private, calm, unit)) as soak:
+        pid = private.inspect(unit)["State"]["Pid"]
+        private.down(signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        private.up()
+        crash = await soak.crashed(unit)
+        assert crash.signal == "SIGKILL"
+        assert crash.captured
+        # An engine that finds containers running when it starts ends them, unless it was told to live-restore.
+        await soak.until(lambda: soak.of(UnitRestarted, calm))
+        assert len(soak.of(UnitExited)) == 2
+
+
+async def test_the_engine_is_restarted_in_order(private: PrivateEngine, journal: JournalWriter) -> None:
+    """It ends its containers when it ends; the watchdogs bring them back."""
+    names = [new_name() for _ in range(3)]
+    running(private, *names)
+    async with soaking(journal, engine_of(private, *names)) as soak:
+        await anyio.to_thread.run_sync(private.down)
+        private.up()
+        for name in names:
+            await soak.until(lambda name=name: soak.of(UnitRestarted, name))
+            assert len(soak.of(UnitExited, name)) == 1
+        assert {private.state(name) for name in names} == {"running"}
+
+
+async def test_the_engine_hangs_during_a_crash(private: PrivateEngine, journal: JournalWriter) -> None:
+    unit = new_name()
+    running(private, unit)
+    async with soaking(journal, engine_of(private, unit, timeout="500ms")) as soak:
+        pid = private.inspect(unit)["State"]["Pid"]
+        private.freeze(frozen=True)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(EngineError, match=r"did not answer within 0\.5 s"):
+                await soak.fleet.logs(unit, last=1)
+        finally:
+            private.freeze(frozen=False)
+        await soak.until(lambda: soak.of(UnitRestarted, unit))
+        assert len(soak.of(UnitCrashed, unit)) == 1
