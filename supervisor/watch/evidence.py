@@ -87,14 +87,7 @@ class Evidence:
 
         `until` is where the log of this life ends, if there may be another life's after it.
         """
-        tail, life, note = b"", b"", f"cannot read the log within {READING:g} s"
-        with anyio.move_on_after(READING):
-            try:
-                tail = await self._fleet.logs(self._unit, last=self._lines, until=until)
-                life = await self._fleet.logs(self._unit, since=_last_life(wall, crash.uptime), until=until)
-                note = ""
-            except (EngineError, JournalError, OSError) as error:
-                note = f"cannot read the log: {error}"
+        tail, life, note = await self._read(crash, wall, until)
         if crash.signal != "SIGKILL" and (cause := signature(life)):  # killed outright, it had no say
             crash = crash.model_copy(update={"signature": cause})
         if len(tail) > TAIL_BYTES:
@@ -107,6 +100,24 @@ class Evidence:
             return crash
         files.last.append(path)
         return crash.model_copy(update={"file": name, "captured": not note})
+
+    async def _read(self, crash: UnitCrashed, wall: float, until: float | None) -> tuple[bytes, bytes, str]:
+        """Return the log's tail, what this life said last, and what kept us from reading them."""
+        parts, notes = {"tail": b"", "life": b""}, list[str]()
+
+        async def read(part: str, last: int | None, since: float | None) -> None:
+            try:
+                parts[part] = await self._fleet.logs(self._unit, last=last, since=since, until=until)
+            except (EngineError, JournalError, OSError) as error:
+                notes.append(f"cannot read the log: {error}")
+
+        with anyio.move_on_after(READING) as reading:
+            async with anyio.create_task_group() as group:  # an engine may take milliseconds for each
+                group.start_soon(read, "tail", self._lines, None)
+                group.start_soon(read, "life", None, _last_life(wall, crash.uptime))
+        if reading.cancelled_caught:
+            notes.append(f"cannot read the log within {READING:g} s")
+        return parts["tail"], parts["life"], notes[0] if notes else ""
 
     async def forget_middle(self, files: CrashFiles) -> None:
         """Delete crash files but the first and the last ones, so that a crash loop does not fill the disk."""
