@@ -26,11 +26,11 @@ class Identity(NamedTuple):
         return f"{self.run} {self.load} {self.epoch} {self.writer} ".encode()
 
     def read(self, payload: bytes) -> int | None:
-        """Return the number of a message of this writer, -1 for a message of its run and load that is not; None for all others."""
-        if payload.startswith(self.prefix):
-            number = payload[len(self.prefix) :].split(b" ", 1)[0]
-            return int(number) if number.isdigit() else -1
-        return -1 if payload.startswith(f"{self.run} {self.load} ".encode()) else None
+        """Return the number of a message of this writer, -1 if it cannot be read; None for a message of anybody else."""
+        if not payload.startswith(self.prefix):
+            return None
+        number = payload[len(self.prefix) :].split(b" ", 1)[0]
+        return int(number) if number.isdigit() else -1
 
 
 class Writer:
@@ -46,3 +46,13 @@ class Writer:
         """Return the next message."""
         self.n += 1
         return (self._prefix + b"%d " % self.n).ljust(self._size, b".")
+
+    @property
+    def greeting(self) -> bytes:
+        """A message with the number 0, which stands for itself and is never missed."""
+        return (self._prefix + b"0 ").ljust(self._size, b".")
+
+    def take_back(self, n: int) -> None:
+        """Give a number out again: its message was never sent, and none was written after it."""
+        if self.n == n:
+            self.n -= 1

@@ -16,7 +16,7 @@ from supervisor.kinds import check_name
 from supervisor.probes.broker import BrokerAnswers
 from supervisor.probes.jetstream import JetStream
 from supervisor.soak import UnitNames
-from supervisor.soakfile import disturbances
+from supervisor.soakfile import disturbances, traffic
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.shape import leaves, member
@@ -192,6 +192,7 @@ _RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (
     _watched_twice,
     _protected,
     disturbances.check,
+    traffic.check,
     _broker_needed,
     _connections,
     _broker_nodes,

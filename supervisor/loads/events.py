@@ -1,0 +1,151 @@
+"""The load of events: published on core NATS, and expected to arrive once, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from contextlib import AsyncExitStack
+from typing import ClassVar, Final
+
+import anyio
+from nats.aio.msg import Msg
+from pydantic import Field
+
+from supervisor.journal.events import LoadStopped
+from supervisor.loads.base import LoadContext
+from supervisor.loads.clients import LoadClient, NotSentError, open_client
+from supervisor.loads.deliveries import Deliveries
+from supervisor.loads.executor import Executor, Failure
+from supervisor.loads.identity import Identity, Writer
+from supervisor.loads.nats_load import NatsLoad, Subject
+from supervisor.supervision import nursery
+from supervisor.values import Duration
+
+NOT_DELIVERED: Final = Failure("not delivered")
+"""Core NATS delivers once or never: there is nobody who could still have it."""
+HEARD: Final = 5.0
+"""Seconds that the first event may take to come through; after that what does not arrive is lost."""
+PATIENCE: Final = 3.0
+"""Seconds at the end for what is still on its way."""
+_SWEEPS: Final = 50
+
+
+class EventsLoad(NatsLoad):
+    """Events on core NATS, each an operation.
+
+    It is ok if it arrives within `timeout`, on a connection of its own; otherwise failed. Counters: `lost` (it had not arrived after
+    `settle` though later ones had, or at the end; also as `lost_prefix`, `lost_middle`, `lost_postfix`), `duplicates`, `reordered`,
+    `late_arrivals` (after it counted as lost), `unexpected` (never published). Where the client is replaced both receive for a while:
+    what comes twice then is `received_twice`.
+    """
+
+    key: ClassVar[str] = "events"
+
+    events: Subject = Field(description="The subject that events are published to.")
+    receive: Subject | None = Field(
+        None, description="The subject that they arrive on, if the system passes them on; left out: the same."
+    )
+    settle: Duration = Field(
+        10.0, gt=0, description="How long an event may be overtaken by others before it counts as lost."
+    )
+
+    async def run(self, context: LoadContext) -> None:
+        """Publish until the load is to stop, then wait for what is on its way."""
+        async with AsyncExitStack() as stack:
+            sender = await stack.enter_async_context(open_client(context, self.client, self.connection))
+            receiver = await stack.enter_async_context(
+                open_client(context, self.client, self.connection, "receiver")
+            )
+            writer = Writer(Identity.new(context.run, context.name), self.size)
+            flow = _Flow(self, context, writer, sender, receiver)
+            await receiver.subscribe(self.receive or self.events, flow.received)
+            group = await stack.enter_async_context(nursery())
+            group.start_soon(flow.run)
+            await flow.wait_heard()
+            open_ = await Executor(self, context, flow.publish).run()
+            await flow.run_dry()
+        context.recorder.flush()
+        context.journal.emit(LoadStopped(load=context.name, open=open_))
+
+
+class _Flow:
+    """Events on their way."""
+
+    def __init__(
+        self, load: EventsLoad, context: LoadContext, writer: Writer, sender: LoadClient, receiver: LoadClient
+    ) -> None:
+        self._load, self._writer, self._sender, self._receiver = load, writer, sender, receiver
+        self._recorder = context.recorder
+        self._deliveries = Deliveries(load.settle, self._count)
+        self._heard = anyio.Event()
+        self._open: OrderedDict[int, tuple[float, asyncio.Future[bool]]] = OrderedDict()
+
+    def _count(self, name: str, amount: float) -> None:
+        if name == "duplicates" and not self._receiver.settled:
+            name = "received_twice"
+        self._recorder.count(name, amount)
+
+    async def publish(self) -> Failure | None:
+        """Publish the next event and wait until it arrives."""
+        payload = self._writer.next()
+        n = self._writer.n
+        arrived: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._open[n] = time.monotonic() + self._load.timeout, arrived
+        try:
+            await self._sender.publish(self._load.events, payload)
+            return None if await arrived else NOT_DELIVERED
+        except NotSentError as error:
+            self._writer.take_back(n)
+            return Failure(f"not sent: {error}")
+        finally:
+            self._open.pop(n, None)
+
+    async def received(self, msg: Msg) -> None:
+        """Take what arrives on the receiver's subject."""
+        n = self._writer.identity.read(msg.data)
+        if n is None:
+            self._count("foreign", 1)
+        elif n == 0:
+            self._heard.set()
+        else:
+            self._arrived(n)
+
+    def _arrived(self, n: int) -> None:
+        if n in self._open:
+            arrived = self._open.pop(n)[1]
+            if not arrived.done():
+                arrived.set_result(True)
+        self._deliveries.arrived(n, self._writer.n)
+
+    async def wait_heard(self) -> None:
+        """Wait until the servers, and the system in between, know of our subscription: in a cluster that takes a moment."""
+        with anyio.move_on_after(HEARD):
+            while not self._heard.is_set():
+                with contextlib.suppress(NotSentError):
+                    await self._sender.publish(self._load.events, self._writer.greeting)
+                with anyio.move_on_after(0.05):
+                    await self._heard.wait()
+
+    async def run_dry(self) -> None:
+        """Wait for what is still on its way, and give up the rest."""
+        with anyio.move_on_after(PATIENCE):
+            while not self._deliveries.complete(self._writer.n):  # noqa: ASYNC110  # messages come one by one
+                await anyio.sleep(0.02)
+        self._deliveries.finish(self._writer.n)
+
+    async def run(self) -> None:
+        """End operations whose time is up, and give up what is lost, for ever."""
+        step = min(self._load.timeout / _SWEEPS, 0.5)
+        second = time.monotonic()
+        while True:
+            await anyio.sleep(step)
+            now = time.monotonic()
+            while self._open and next(iter(self._open.values()))[0] <= now:
+                _, (_, arrived) = self._open.popitem(last=False)
+                if not arrived.done():
+                    arrived.set_result(False)
+            if now >= second:
+                second = now + 1
+                self._deliveries.tick(self._writer.n)
