@@ -11,10 +11,12 @@ import difflib
 import importlib.util
 import re
 import sys
+import types
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -71,10 +73,27 @@ class Registry(Generic[K]):
 
     def __init__(self, noun: str, group: str, base: type[K], kinds: Iterable[type[K]]) -> None:
         self.noun, self.group, self.base = noun, group, base
+        self.part: type[Strict] | None = None
         self.kinds: dict[str, type[K]] = {kind.key: kind for kind in kinds}
         for point in entry_points(group=group):
             kind = point.load()
             self.kinds.setdefault(kind.key, kind)
+
+    def having(self, part: type[Strict]) -> Registry[K]:
+        """Return the same kinds, each with the fields of `part` as well: what a room above knows of all of them."""
+        made: Registry[K] = copy(self)
+        made.part = part
+        made.kinds = {key: made._with_part(kind) for key, kind in self.kinds.items()}
+        return made
+
+    def _with_part(self, kind: type[K]) -> type[K]:
+        if self.part is None:
+            return kind
+        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
+        joined = types.new_class(
+            kind.__name__, (kind, self.part), exec_body=lambda space: space.update(names)
+        )
+        return cast("type[K]", joined)
 
     def find(self, entry: object, base: Path) -> tuple[type[K], Mapping[str, Any]]:
         """Return the class that an entry asks for and the keys meant for it; PydanticCustomError says why there is none."""
@@ -83,7 +102,9 @@ class Registry(Generic[K]):
                 "kind", "{what}", {"what": f"expected a mapping with one of {self._keys()}"}
             )
         if PYTHON in entry:
-            return self._foreign(entry[PYTHON], base), {k: v for k, v in entry.items() if k != PYTHON}
+            return self._with_part(self._foreign(entry[PYTHON], base)), {
+                k: v for k, v in entry.items() if k != PYTHON
+            }
         found = [key for key in entry if key in self.kinds]
         if len(found) == 1:
             return self.kinds[found[0]], entry

@@ -35,6 +35,7 @@ from supervisor.journal.timeline import Timeline
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.recorder import Recorder
 from supervisor.probes.base import Probe, View
+from supervisor.probes.expectations import Expectations
 from supervisor.probes.steady import SteadyState, default_probes
 from supervisor.probes.witness import Witness
 from supervisor.soak import Soak
@@ -298,6 +299,7 @@ async def faults(
         run.guardian.alive,
         nemesis=run.soak.nemesis,
         bounds=Bounds(run.soak.limits, run.soak.nodes()),
+        expectations=Expectations(run.soak.expected(), steady.view, run.journal),
     )
     async with run.leaves() as supervisor:
         supervisor.keep("faults", scheduler.run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -22,6 +22,7 @@ from supervisor.kinds import Name, Strict
 from supervisor.loads.base import Load
 from supervisor.loads.registry import LOADS
 from supervisor.probes.base import Probe
+from supervisor.probes.expectations import When
 from supervisor.probes.registry import PROBES
 from supervisor.values import Duration
 from supervisor.watch.watchdog import Watchdog
@@ -70,6 +71,29 @@ class Web(Strict):
     port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 takes a free one and says which.")
 
 
+Looks = tuple[Annotated[Probe, PROBES], ...]
+
+
+class Expect(Strict):
+    """What probes shall see around each episode of a fault."""
+
+    before: Looks = Field((), description="Before it, or the draw is skipped.")
+    during: Looks = Field(
+        (),
+        description="Once it is injected (of a fault without `hold`: at any time until its end), or the verdict is fail.",
+    )
+    recovered: Looks = Field((), description="After it, within recovery_timeout, beside the steady state.")
+
+
+class Expecting(Strict):
+    """What a soak file says of every fault beside what its kind knows."""
+
+    expect: Expect = Field(
+        default_factory=lambda: Expect.model_validate({}),
+        description="What probes shall see before, during and after each episode.",
+    )
+
+
 class Soak(Strict):
     """A soak file: what runs, what uses it, what disturbs it, and what it must keep to."""
 
@@ -89,7 +113,7 @@ class Soak(Strict):
     loads: dict[Name, Annotated[Load, LOADS]] = Field(
         default_factory=dict, description="What uses the system, by name."
     )
-    faults: dict[Name, Annotated[Fault, FAULTS]] = Field(
+    faults: dict[Name, Annotated[Fault, FAULTS.having(Expecting)]] = Field(
         default_factory=dict, description="What disturbs the system, by name."
     )
     nemesis: Nemesis | None = Field(
@@ -128,6 +152,17 @@ class Soak(Strict):
             names.find(f"{name}/{unit}") for name, engine in self.engines.items() for unit in engine.resting()
         }
         return frozenset(unit for unit in resting if unit)
+
+    def expected(self) -> dict[str, Mapping[When, Sequence[Probe]]]:
+        """Return what is expected around the episodes of each fault."""
+        written: dict[str, Expect | None] = {
+            name: getattr(fault, "expect", None) for name, fault in self.faults.items()
+        }
+        return {
+            name: {"before": expect.before, "during": expect.during, "recovered": expect.recovered}
+            for name, expect in written.items()
+            if expect
+        }
 
     def watched(self) -> Iterator[tuple[Watchdog, str]]:
         """Yield every watchdog with every unit that it keeps up."""

@@ -8,8 +8,9 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
+import anyio
 from pydantic import Field, model_validator
 
 from supervisor.faults.schedule import Schedule
@@ -38,6 +39,23 @@ class Steady(Protocol):
 
     async def wait(self, timeout: float) -> tuple[bool, tuple[str, ...]]:
         """Wait up to `timeout` seconds for the steady state; return whether it holds and the expectations that fail."""
+
+
+class Expectations(Protocol):
+    """How an episode asks for what the soak file expects around it (`expect:`)."""
+
+    async def meet(
+        self,
+        fault: str,
+        episode: str,
+        when: Literal["before", "during", "recovered"],
+        patience: float = 0.0,
+        over: anyio.Event | None = None,
+    ) -> tuple[str, ...]:
+        """Look until each expectation holds, for as long as it may take or `patience` lasts; return those that do not, in words.
+
+        Once `over` is set each is looked at for the last time.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,15 @@ closed: undo is shielded, bounded, and made again when it fails.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import anyio
 
 from supervisor.engines.base import UnitState
-from supervisor.faults.base import Fault, Steady, World
+from supervisor.faults.base import Expectations, Fault, Steady, World
 from supervisor.faults.claims import Claims, Disturbances
 from supervisor.faults.recovery import COMMIT_TIMEOUT, describe, record, undo_episode
 from supervisor.journal.base import Journal, JournalError
@@ -44,6 +45,7 @@ class Scene:
     journal: Journal
     steady: Steady
     claims: Claims = field(default_factory=Claims)
+    expectations: Expectations | None = None
     disturbances: Disturbances = field(default_factory=Disturbances)
 
 
@@ -64,6 +66,7 @@ class Episode:
         self._recovered: bool | None = None
         self._recovery: float | None = None
         self._failing: tuple[str, ...] = ()
+        self._unmet: tuple[str, ...] = ()
 
     def finish(self, timeout: float) -> None:
         """Cut inject and hold short, and give recovery and undo `timeout` seconds; undo comes first and has `LEAST` anyway."""
@@ -94,6 +97,7 @@ class Episode:
                         recovery=self._recovery,
                         truncated=self._truncated,
                         failing=self._failing,
+                        unmet=self._unmet,
                     ),
                 )
 
@@ -120,7 +124,34 @@ class Episode:
             raise IntentLost(reason) from error
 
     async def _disturb(self) -> None:
-        """Inject and hold. What a kind raises is recorded, whatever it is: what it did by then is undone."""
+        """Inject and hold, and look meanwhile for what is expected."""
+        over = anyio.Event()
+        async with anyio.create_task_group() as group:
+            if not self._fault.hold:
+                # It is over as soon as inject is, so whatever shows of it shows meanwhile.
+                group.start_soon(self._expect, math.inf, over)
+            if injected := await self._inject():
+                self._left = self._look()
+                if self._fault.hold:
+                    group.start_soon(self._expect, 0.0, over)
+                await anyio.sleep(self._fault.hold)
+            over.set()
+        if not injected:
+            self._unmet = ()  # nobody can expect anything of it
+
+    async def _expect(self, patience: float, over: anyio.Event) -> None:
+        self._unmet = await self._meet("during", patience, over)
+
+    async def _meet(
+        self, when: Literal["during", "recovered"], patience: float, over: anyio.Event | None = None
+    ) -> tuple[str, ...]:
+        expectations, intent = self._scene.expectations, self.intent
+        if expectations is None:
+            return ()
+        return await expectations.meet(intent.fault, intent.episode, when, patience, over)
+
+    async def _inject(self) -> bool:
+        """Inject, and say whether that succeeded. What a kind raises is recorded, whatever it is: what it did by then is undone."""
         fault, journal, began, failure = self._fault, self._scene.journal, time.monotonic(), ""
         try:
             with anyio.move_on_after(fault.inject_timeout) as scope:
@@ -131,10 +162,9 @@ class Episode:
             failure = describe(error)
         if failure:
             journal.emit(FaultFailed(episode=self.intent.episode, error=failure))
-            return
-        journal.emit(FaultInjected(episode=self.intent.episode, took=time.monotonic() - began))
-        self._left = self._look()
-        await anyio.sleep(fault.hold)
+        else:
+            journal.emit(FaultInjected(episode=self.intent.episode, took=time.monotonic() - began))
+        return not failure
 
     def _look(self) -> dict[str, tuple[UnitState, str | None]]:
         """Return state and incarnation of the targets, as the fleet last knew them."""
@@ -166,6 +196,10 @@ class Episode:
             for _ in range(1 + RESTARTS):
                 asked = time.monotonic()
                 holds, self._failing = await self._scene.steady.wait(self._fault.recovery_timeout)
+                if holds:
+                    patience = self._fault.recovery_timeout - (time.monotonic() - asked)
+                    self._failing = await self._meet("recovered", patience)
+                    holds = not self._failing
                 if holds or not disturbances.since(asked):
                     self._recovered = holds
                     break

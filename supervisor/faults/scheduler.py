@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.member import OUTSIDE
-from supervisor.faults.base import Aim, CannotAim, Fault, Steady, World
+from supervisor.faults.base import Aim, CannotAim, Expectations, Fault, Steady, World
 from supervisor.faults.claims import Claims
 from supervisor.faults.draws import Choice, Draw, choices
 from supervisor.faults.episode import LEAST, Episode, IntentLost, Scene
@@ -53,10 +53,12 @@ class Scheduler:
         *,
         nemesis: Nemesis | None = None,
         bounds: Bounds | None = None,
+        expectations: Expectations | None = None,
     ) -> None:
         """`start` is the soak's start in monotonic seconds; nothing is injected while `guardian_alive` says False."""
         self._bounds = bounds or Bounds(Limits())
-        self._scene = Scene(world, journal, steady, Claims(self._bounds, partial(_down, world.fleet)))
+        claims = Claims(self._bounds, partial(_down, world.fleet))
+        self._scene = Scene(world, journal, steady, claims, expectations)
         self._seed, self._guardian_alive = seed, guardian_alive
         self._lines = {name: Line(name, fault, start) for name, fault in faults.items()}
         self._nemesis, self._start, self._played = nemesis, start, start
@@ -166,6 +168,7 @@ class Scheduler:
         """Choose the targets and have them for this episode alone; None: the draw was skipped."""
         try:
             aim = await self._claim(line.fault, drawn)
+            await self._expect(drawn)
         except CannotAim as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001  # whatever a kind raises: nothing was done yet, and the journal tells
@@ -176,6 +179,13 @@ class Scheduler:
             reason = "the guardian is gone: nobody would undo it if soakd died"
         self._skip(line, drawn, reason)
         return None
+
+    async def _expect(self, drawn: Draw) -> None:
+        """Raise CannotAim if what is expected before an episode does not hold: it would show nothing."""
+        expectations = self._scene.expectations
+        failing = await expectations.meet(drawn.fault, drawn.episode, "before") if expectations else ()
+        if failing:
+            raise CannotAim(f"expected before it, and not seen: {', '.join(failing)}")
 
     async def _claim(self, fault: Fault, drawn: Draw) -> Aim:
         """Aim when the system is as it should be and there is room; again after each wait, since it has changed meanwhile."""

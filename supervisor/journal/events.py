@@ -350,6 +350,8 @@ class EpisodeClosed(Event, kind="episode.closed", durable=True):
     """Why the fault did not last as planned: a target vanished or came back by itself."""
     failing: tuple[str, ...] = ()
     """The expectations that still failed when the time was up."""
+    unmet: tuple[str, ...] = ()
+    """What was expected during the episode and was not seen: the verdict fails."""
 
 
 class DrawSkipped(Event, kind="fault.skipped"):

@@ -173,6 +173,7 @@ def _episode(episode: Episode) -> dict[str, Any]:
         "outcome": episode.outcome,
         "recovery_seconds": episode.recovery,
         "failing": list(episode.failing),
+        "unmet": list(episode.unmet),
         "truncated": episode.truncated,
         "inject_error": episode.inject_error,
         "undo_failures": episode.undo_errors,

@@ -104,6 +104,8 @@ class Episode:
     """Seconds from the end of undo until the steady state held."""
     truncated: str = ""
     failing: tuple[str, ...] = ()
+    unmet: tuple[str, ...] = ()
+    """What was expected during it and was not seen."""
     inject_error: str = ""
     undo_errors: int = 0
     broken: str = ""
@@ -128,9 +130,8 @@ class Episode:
     @property
     def good(self) -> bool:
         """True: all of it went as it should, which is what most episodes of a long run do."""
-        return (
-            self.recovered is True and not self.inject_error and not self.undo_errors and not self.truncated
-        )
+        bad = self.inject_error or self.undo_errors or self.truncated or self.unmet
+        return self.recovered is True and not bad
 
     @property
     def to_first_failure(self) -> float | None:
@@ -159,6 +160,7 @@ class FaultTotals:
     inject_failed: Some = field(default_factory=Some)
     undo_failed: Some = field(default_factory=Some)
     truncated: Some = field(default_factory=Some)
+    unmet: Some = field(default_factory=Some)
     skipped: Some = field(default_factory=Some)
     recovery: Histogram = field(default_factory=Histogram)
     """Seconds from undo to steady state of the episodes that recovered."""
@@ -255,7 +257,9 @@ class Episodes:
 
     def _close(self, episode: Episode, fault: FaultTotals, event: EpisodeClosed, moment: Moment) -> None:
         episode.closed, episode.recovered, episode.recovery = moment, event.recovered, event.recovery
-        episode.truncated, episode.failing = event.truncated, event.failing
+        episode.truncated, episode.failing, episode.unmet = event.truncated, event.failing, event.unmet
+        if event.unmet:
+            fault.unmet.add(f"{episode.id}: {', '.join(event.unmet)}")
         if event.truncated:
             fault.truncated.add(f"{episode.id}: {event.truncated}")
         if event.recovered is None:

@@ -61,6 +61,7 @@ def _episode(episode: Episode) -> Iterator[Line]:
     if episode.broken:
         yield "broken", episode.broken
     yield from (("failing", title) for title in episode.failing)
+    yield from (("unmet", title) for title in episode.unmet)
     yield "outcome", episode.outcome
 
 

@@ -79,11 +79,8 @@ def _invariants(tally: Tally) -> Iterator[_Case]:
 def _episode(episode: Episode) -> _Case:
     """Return what an episode says by itself, by the verdict's rules."""
     took = episode.closed.since(episode.intended) if episode.closed else 0.0
-    if episode.undo_errors:
-        return _Case(episode.id, "failure", f"undo failed: {episode.broken}", took)
-    if episode.outcome is Outcome.NOT_RECOVERED:
-        failing = ", ".join(episode.failing) or "nothing says why"
-        return _Case(episode.id, "failure", f"did not recover in time: {failing}", took)
+    if why := _failure(episode):
+        return _Case(episode.id, "failure", why, took)
     if episode.outcome is Outcome.OPEN:
         why = "never closed: its fault may still be in place; run soakd recover"
         return _Case(episode.id, "error", why, took)
@@ -92,6 +89,15 @@ def _episode(episode: Episode) -> _Case:
     if episode.outcome is Outcome.UNSEEN:
         return _Case(episode.id, "skipped", "the run ended before anybody looked for its recovery", took)
     return _Case(episode.id, "", "", took)
+
+
+def _failure(episode: Episode) -> str:
+    """Return why an episode fails the verdict, empty if it does not."""
+    if episode.undo_errors:
+        return f"undo failed: {episode.broken}"
+    if episode.outcome is Outcome.NOT_RECOVERED:
+        return f"did not recover in time: {', '.join(episode.failing) or 'nothing says why'}"
+    return f"not seen during it: {', '.join(episode.unmet)}" if episode.unmet else ""
 
 
 def _clean(text: str) -> str:

@@ -154,6 +154,11 @@ def _faults(tally: Tally) -> Iterator[Finding]:
         if fault.not_recovered:
             text = f"{fault.name}: {fault.not_recovered.count:,} of {plural(fault.episodes, 'episode')} did not recover"
             yield _fail("not-recovered", f"{text} in time: {fault.not_recovered}", "evidence.csv")
+        if fault.unmet:
+            text = (
+                f"{fault.name}: what was expected during {plural(fault.unmet.count, 'episode')} was not seen"
+            )
+            yield _fail("unmet", f"{text}: {fault.unmet}", "evidence.csv")
         if fault.injected < wanted.get(fault.name, 0):
             yield _doubt("never-fired", _missing(fault, wanted[fault.name]), JOURNAL)
         elif fault.unseen and not fault.recovered and not fault.not_recovered:

@@ -56,7 +56,8 @@ class SteadyState:
     def __init__(self, probes: Sequence[Probe], view: View, journal: Journal) -> None:
         self.readings: dict[str, Reading] = {}
         """The last reading of each probe, by its title."""
-        self._probes, self._view, self._journal = {probe.title: probe for probe in probes}, view, journal
+        self.view = view
+        self._probes, self._journal = {probe.title: probe for probe in probes}, journal
         self._ok_at: dict[str, float] = {}
         """Monotonic seconds at which each probe was last ok; of its first look as long as it never was."""
         self._known: dict[str, bool] = {}
@@ -97,7 +98,7 @@ class SteadyState:
         """Look once through all probes at the same time; readings are there as they come, and changes in the journal."""
 
         async def look(title: str, probe: Probe) -> None:
-            readings[title] = self.readings[title] = reading = await probe.look(self._view)
+            readings[title] = self.readings[title] = reading = await probe.look(self.view)
             self._note(probe, reading)
 
         async with anyio.create_task_group() as group:

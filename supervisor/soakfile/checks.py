@@ -13,9 +13,10 @@ from supervisor.broker.options import DEFAULT
 from supervisor.engines.selectors import Selector
 from supervisor.judge.thresholds import Subject
 from supervisor.kinds import check_name
+from supervisor.probes.base import Probe
 from supervisor.probes.broker import BrokerAnswers
 from supervisor.probes.jetstream import JetStream
-from supervisor.soak import UnitNames
+from supervisor.soak import Expect, UnitNames
 from supervisor.soakfile import disturbances, traffic
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.parts import Parts
@@ -130,7 +131,7 @@ def _watched_twice(names: _Names, parts: Parts) -> Iterator[Finding]:
 def _protected(names: _Names, parts: Parts) -> Iterator[Finding]:
     protected = names.labelled(PROTECT, "true")
     for path, selector in _selectors(parts):
-        for name in selector.names() if path[0] == "faults" else ():
+        for name in selector.names() if path[0] == "faults" and "expect" not in path else ():
             if names.find(name) in protected:
                 what = f"{name} has the label {PROTECT}: true, so no fault may touch it"
                 yield Finding(_locate(parts.data, path, name), what)
@@ -213,11 +214,22 @@ def _offset(text: str, name: str) -> int:
 
 
 def _canaries(parts: Parts) -> Iterator[tuple[Path, str]]:
-    for index, probe in parts.steady_state.items():
+    for path, probe in _probes(parts):
         if isinstance(probe, BrokerAnswers):
-            yield ("steady_state", index), probe.broker.connection
+            yield path, probe.broker.connection
         elif isinstance(probe, JetStream):
-            yield ("steady_state", index), DEFAULT
+            yield path, DEFAULT
+
+
+def _probes(parts: Parts) -> Iterator[tuple[Path, Probe]]:
+    """Yield all probes, those that faults expect something of too."""
+    for index, probe in parts.steady_state.items():
+        yield ("steady_state", index), probe
+    for name, fault in parts.faults.items():
+        expect: Expect | None = getattr(fault, "expect", None)
+        for when in ("before", "during", "recovered") if expect else ():
+            for index, probe in enumerate(getattr(expect, when)):
+                yield ("faults", name, "expect", when, index), probe
 
 
 def _selectors(parts: Parts) -> Iterator[tuple[Path, Selector]]:

@@ -15,7 +15,7 @@ import anyio
 from supervisor.broker.connection import Connections
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Desired, Fleet
-from supervisor.faults.base import Aim, Fault, World
+from supervisor.faults.base import Aim, Expectations, Fault, World
 from supervisor.faults.limits import Bounds
 from supervisor.faults.nemesis import Nemesis
 from supervisor.faults.scheduler import Scheduler
@@ -128,6 +128,7 @@ class Stage:
     born: float = field(default_factory=time.monotonic)
     nemesis: Nemesis | None = None
     bounds: Bounds | None = None
+    expectations: Expectations | None = None
 
     @property
     def world(self) -> World:
@@ -149,6 +150,7 @@ class Stage:
             lambda: self.guardian,
             nemesis=self.nemesis,
             bounds=self.bounds,
+            expectations=self.expectations,
         )
         async with anyio.create_task_group() as group:
             group.start_soon(scheduler.run)
