@@ -169,17 +169,6 @@ async def test_the_watch_goes_on_after_a_restart(watched: Watched, server: NatsS
     assert [event for event in watched.told() if event.vanished or event.deleted] == []
 
 
-async def test_the_watch_goes_on_after_a_pause(watched: Watched, server: NatsServer) -> None:
-    await watched.create()
-    await watched.put(10)
-    await watched.complete(10)
-    server.pause()
-    await watched.until(lambda bucket: bucket.why)
-    server.resume()
-    await watched.insist("after")
-    await watched.complete(11)
-
-
 async def test_a_consumer_that_somebody_deletes_is_replaced(watched: Watched) -> None:
     kv = await watched.create()
     await watched.put(10)

@@ -1,7 +1,7 @@
 """Looks at the broker all along: four loops, none of which overlaps itself, and a watch for each bucket.
 
 Names of all streams come at the interval the soak file asks for. Their numbers and consumers, which cost more, come as often as a
-tenth of the time allows: with a few streams as often as the names, with ten thousand every ten seconds. JetStream's advisories say
+tenth of the time allows: with a few streams as often as the names, with ten thousand every five seconds. JetStream's advisories say
 where to look sooner. Every call has a deadline, and what does not answer is unknown, not gone.
 """
 
@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import anyio
+import nats.errors
+from pydantic_core import from_json
 
 from supervisor.broker.api import STREAM_NOT_FOUND, ApiError, each
 from supervisor.broker.client import BrokerError
@@ -26,7 +28,7 @@ from supervisor.broker.monitor.snapshot import Consumers, Snapshot
 from supervisor.broker.monitor.streams import Names, describe, look, stored_at, summarise
 from supervisor.broker.monitor.watching import Watch
 from supervisor.broker.options import Monitor as Options
-from supervisor.journal.base import Journal
+from supervisor.journal.base import Emitter
 from supervisor.journal.events import ViewChanged
 
 NAMES: Final = 2.0
@@ -36,11 +38,14 @@ CALL: Final = 5.0
 ASK: Final = 2.0
 LOOK: Final = 15.0
 """Seconds for one round of all numbers; what is not reached goes first in the next."""
-LONGEST: Final = 10.0
+LONGEST: Final = 5.0
+"""Longest pause in seconds between two rounds of numbers or consumers."""
 AT_ONCE: Final = 8
 """Requests in flight: where nodes are silent each list takes 4 s, and forty of them must not take minutes."""
 PAGE: Final = 256
 """Streams on a page of descriptions (nats-server's JSApiListLimit)."""
+META: Final = 5.0
+"""Seconds between two questions for the leader of the cluster."""
 ASKED: Final = 64
 """Streams that are asked about one by one in one round."""
 BATCH: Final = 48
@@ -57,7 +62,7 @@ class Monitor:
     """What is on the broker. `run` is a leaf task; the rest can be called at any time."""
 
     def __init__(
-        self, options: Options, handle: Handle, journal: Journal, system: Handle | None = None
+        self, options: Options, handle: Handle, journal: Emitter, system: Handle | None = None
     ) -> None:
         """`handle` is the monitor's own; `system`, one of the system account, only adds who leads the cluster."""
         self._handle, self._system = handle, system
@@ -133,6 +138,7 @@ class Monitor:
             group.start_soon(self._loop, "numbers", self._describe, Pace(self._every, LONGEST), LOOK)
             group.start_soon(self._loop, "changes", self._ask, Pace(self._every, NAMES), LOOK)
             group.start_soon(self._loop, "consumers", self._summarise, Pace(self._every, LONGEST), LOOK)
+            group.start_soon(self._loop, "leader", self._meet, Pace(META, META), ASK)
             for watch in self._watches:
                 group.start_soon(watch.run)
             await self._tell()
@@ -150,7 +156,7 @@ class Monitor:
                 self._trouble[name] = str(error) or f"{name}: no answer within {deadline:g}s"
             else:
                 self._trouble.pop(name, None)
-            await pace.rest()
+            await pace.rest(answered=name not in self._trouble)
 
     async def _tell(self) -> None:
         """Pass on what is known by now."""
@@ -164,6 +170,13 @@ class Monitor:
                 self._journal.emit(ViewChanged(complete=complete, why=why))
 
     # --- the looks ---------------------------------------------------------------------------------------------------
+
+    async def _meet(self) -> None:
+        """Learn who leads the cluster, as far as the first server knows that answers; changes are announced."""
+        if self._system is not None:
+            with suppress(BrokerError, nats.errors.Error, ValueError, KeyError, TypeError):
+                answer = from_json((await self._system.request("$SYS.REQ.SERVER.PING.JSZ", timeout=1)).data)
+                self._picture.meta_leader = str(answer["data"]["meta_cluster"].get("leader", ""))
 
     async def _list(self) -> None:
         asked = time.monotonic()

@@ -9,6 +9,8 @@ import anyio
 
 SHARE: Final = 0.1
 """Share of the time that a look may take. Waiting for an answer counts, so it bounds our processor time and the server's alike."""
+AGAIN: Final = 1.0
+"""Seconds until the next try where nobody answered."""
 
 
 class Pace:
@@ -27,12 +29,13 @@ class Pace:
         self._start = time.monotonic()
         return self._start
 
-    def pause(self) -> float:
-        """End the round; return the seconds until the next."""
+    def pause(self, *, answered: bool = True) -> float:
+        """End the round; return the seconds until the next. Waiting for an answer that did not come was no burden to anybody."""
         self.rounds += 1
         self.took = time.monotonic() - self._start
-        return max(self._every - self.took, min(self.took * (1 / SHARE - 1), self._longest))
+        pause = self.took * (1 / SHARE - 1) if answered else AGAIN
+        return max(self._every - self.took, min(pause, self._longest))
 
-    async def rest(self) -> None:
+    async def rest(self, *, answered: bool = True) -> None:
         """End the round and wait for the next."""
-        await anyio.sleep(self.pause())
+        await anyio.sleep(self.pause(answered=answered))
