@@ -141,6 +141,7 @@ class DockerEngine(Engine):
     """Units are containers of a Docker engine, which were there before the run and are there after it."""
 
     key: ClassVar[str] = "docker"
+    running: ClassVar[type[DockerUnits]] = DockerUnits
     units_outlive_run: ClassVar[bool] = True
 
     docker: Containers
