@@ -439,6 +439,18 @@ def test_whatever_a_server_says_it_is_read_or_refused(
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_dead_server_goes_by_the_name_that_the_soak_file_has_for_its_unit() -> None:
+    monitored = tuple(
+        Monitored(unit="nats-b", called=look.unit, url=look.url, error="connection refused")
+        if look.unit == FOLLOWER
+        else look
+        for look in WELL.monitored
+    )
+    facts = WELL.model_copy(update={"monitored": monitored, "greetings": WELL.greetings[:1]})
+    node = next(node for node in diagnose(facts).picture.nodes if node.unit == "nats-b")
+    assert node.name == FOLLOWER
+
+
 @given(st.integers(0, 2**60))
 def test_sizes_are_short(number: int) -> None:
     assert len(size(number)) <= 10

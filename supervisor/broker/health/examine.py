@@ -38,7 +38,8 @@ async def examine(connections: Connections, http: aiohttp.ClientSession, deadlin
 
     async def note_monitored(unit: str, url: str) -> None:
         await anyio.sleep(HEAD_START)
-        monitored[unit] = await monitoring_port.look(http, unit, url, deadline)
+        seen = await monitoring_port.look(http, unit, url, deadline)
+        monitored[unit] = seen.model_copy(update={"called": broker.server_of(unit)})
 
     async def note_system() -> None:
         nonlocal system

@@ -121,6 +121,8 @@ class Monitored(Fact):
 
     unit: str
     url: str
+    called: str = ""
+    """The server's name according to the soak file."""
     took: float = 0.0
     server: Server | None = None
     error: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -96,7 +96,7 @@ def roster(facts: Facts) -> tuple[Node, ...]:
     heard_of = [name for name in others if name in peers and takes_part(peers[name])]
     nodes += [Node(name, State.UNKNOWN) for name in servers if name not in here]
     nodes += [Node(name, State.UNKNOWN) for name in heard_of]
-    nodes = _adopt(nodes, [name for name in others if name not in heard_of])
+    nodes = _adopt(nodes, [name for name in others if name not in heard_of], named)
     nodes = [replace(node, server=servers.get(node.name), peer=peers.get(node.name)) for node in nodes]
     leaving = facts.link.server if facts.link.lame_duck else None
     return tuple(_judged(node, leaving=node.name == leaving) for node in nodes)
@@ -138,21 +138,20 @@ def _listed(facts: Facts) -> list[tuple[str, str, Greeting | None, Monitored | N
 
 
 def _own_name(look: Monitored) -> str:
-    return look.server.name if look.server else look.unit
+    return look.server.name if look.server else look.called or look.unit.rpartition("/")[2]
 
 
 def _pairs(facts: Facts) -> dict[int, int]:
     """Return which node of the soak file belongs to which of its servers, both by their places.
 
-    They belong together if both say the same name, or the server says the name of the unit. What that leaves over is paired by place,
+    They belong together if both say the same name, or the server says the one that the soak file has for the unit. What that leaves over is paired by place,
     provided that there are as many of both and those which could be told stand at the same places.
     """
     looks = dict(enumerate(facts.monitored))
     pairs: dict[int, int] = {}
     for index, greeting in enumerate(facts.greetings):
         for place, look in looks.items():
-            called = _own_name(look) if look.server else look.unit.rpartition("/")[2]
-            if greeting.name and called == greeting.name and place not in pairs.values():
+            if greeting.name and _own_name(look) == greeting.name and place not in pairs.values():
                 pairs.setdefault(index, place)
     if len(facts.greetings) == len(looks) and all(index == place for index, place in pairs.items()):
         for index, greeting in enumerate(facts.greetings):
@@ -161,12 +160,13 @@ def _pairs(facts: Facts) -> dict[int, int]:
     return pairs
 
 
-def _adopt(nodes: list[Node], others: Sequence[str]) -> list[Node]:
+def _adopt(nodes: list[Node], others: Sequence[str], named: Collection[str]) -> list[Node]:
     """Add the servers that are known only from what others say; those that cannot say their name may be among them.
 
     If just as many are nameless as are known by name alone, they are the same ones; which is which is clear only of one.
     """
-    nameless = [node for node in nodes if (node.greeting or node.monitored) and not _says_its_name(node)]
+    silent = [node for node in nodes if (node.greeting or node.monitored) and not _says_its_name(node)]
+    nameless = [node for node in silent if node.name not in named]
     if not others or len(nameless) != len(others):
         return nodes + [Node(name, State.UNKNOWN) for name in others]
     if len(others) == 1:
