@@ -86,6 +86,22 @@ def parser() -> argparse.ArgumentParser:
         "file", metavar="FILE", type=Path, help="a soak file; only its broker section is used"
     )
     health.add_argument("--json", action="store_true", help="print all that was seen as JSON")
+    watch = add("watch", _watch, "Show streams, entries, units, episodes and health, live.")
+    watch.add_argument(
+        "what",
+        metavar="FILE or URL",
+        nargs="?",
+        help="a soak file: its run if one goes on here, else its broker; http://HOST:PORT: the endpoint of a run; "
+        "nats://HOST:PORT: a broker alone, with SOAKD_NATS_USER and SOAKD_NATS_PASSWORD; left out: the run that goes on here",
+    )
+    watch.add_argument(
+        "--bucket",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a key-value bucket to watch, where there is no run; left out: those of the soak file, or the first ones there are",
+    )
+    watch.add_argument("--json", action="store_true", help="look once and print it as JSON")
     add("schema", _schema, "Print the JSON schema of the soak file, for editors.")
     daemon = add("daemon", _daemon, None)  # the guardian's business
     daemon.add_argument("--guardian-fd", type=int)
@@ -295,6 +311,39 @@ def _health(arguments: argparse.Namespace) -> int:
     else:
         Console().print(report(diagnosis))
     return OK if diagnosis.health is Health.HEALTHY else FAIL
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from supervisor.journal.runs import RunIndex, state_dir
+    from supervisor.live.layout import plain as as_text
+    from supervisor.live.sources import CannotWatch
+    from supervisor.live.target import target
+    from supervisor.live.view import once, watch
+    from supervisor.soakfile.errors import SoakFileError
+    from supervisor.telemetry.logging import plain
+    from supervisor.telemetry.output import Output
+
+    plain("critical")  # what connections meet is part of what is shown
+    try:
+        opened = target(arguments.what, tuple(arguments.bucket), RunIndex(state_dir()), os.environ)
+        if os.isatty(1) and not arguments.json:
+            with Output() as output:
+                _loop(watch(opened, output))
+            return OK
+        scene, seen = _loop(once(opened))
+    except SoakFileError as error:
+        return _complain(*map(str, error.problems))
+    except CannotWatch as error:
+        return _complain(f"soakd: {error}")
+    if arguments.json:
+        print(scene.model_dump_json(indent=2, by_alias=True))
+    else:
+        console = Console(width=_columns())
+        for line in as_text(scene, console.width):
+            console.print(line, no_wrap=True, overflow="crop", highlight=False)
+    return OK if seen else FAIL
 
 
 def _schema(_: argparse.Namespace) -> int:

@@ -10,11 +10,11 @@ import platform
 import socket
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import anyio
@@ -23,6 +23,8 @@ import structlog
 from supervisor.broker.connection import BrokerError, Connections, open_connections
 from supervisor.broker.control import Leaders
 from supervisor.broker.health.watch import HealthWatch
+from supervisor.broker.monitor.monitor import Monitor
+from supervisor.broker.options import DEFAULT, SYSTEM
 from supervisor.ending import End, Guardian
 from supervisor.engines.base import EngineContext, EngineError, Units
 from supervisor.engines.fleet import Fleet
@@ -32,6 +34,9 @@ from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.base import Journal
 from supervisor.journal.events import EndReason
 from supervisor.journal.timeline import Timeline
+from supervisor.live.board import Board
+from supervisor.live.picture import Wish
+from supervisor.live.target import ENDPOINT
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.recorder import Recorder
 from supervisor.probes.base import Probe, View
@@ -83,6 +88,10 @@ class Run:
     guardian: Guardian
     status: Status = field(default_factory=Status)
     timeline: Timeline = field(default_factory=Timeline)
+    monitor: Monitor | None = None
+    board: Board | None = None
+    """What `/status` shows of the broker; None while nobody looks at it."""
+    health: HealthWatch | None = None
     leaders: Leaders = field(default_factory=Leaders)
     began: float = field(default_factory=time.monotonic)
     """Monotonic seconds at which the run began, before anything was started."""
@@ -93,6 +102,15 @@ class Run:
     def base(self) -> Path:
         """The soak file's folder: relative paths in it are seen from here."""
         return self.file.parent
+
+    def more(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Return what `/status` has of the broker; ValueError for a query that is wrong."""
+        wish = Wish.model_validate(dict(query))
+        return {"broker": self.board and self.board.picture(wish).model_dump()}
+
+    def gauges(self) -> Mapping[str, float]:
+        """Return the monitor's numbers for metrics."""
+        return self.monitor.gauges() if self.monitor else {}
 
     def gave_up(self, reason: str) -> None:
         """End the run because a part of soakd is beyond help."""
@@ -116,13 +134,15 @@ async def telemetry(run: Run, output: Output, secrets: frozenset[str]) -> AsyncG
     run.journal.subscribe(narrate.narrate)
     web = run.soak.web
     try:
+        registry, ready = metrics.registry(status), lambda: run.start > 0
         async with (
-            serve(status, metrics.registry(status), lambda: run.start > 0, web.host, web.port) as url,
+            serve(status, registry, ready, web.host, web.port, more=run.more) as url,
+            _announced(run.directory / ENDPOINT, url),
             run.leaves() as supervisor,
         ):
             _log.info("endpoint", url=url, run_dir=str(run.directory))
             supervisor.keep("lag", lag.run)
-            supervisor.keep("observations", partial(sample, run.journal, lag))
+            supervisor.keep("observations", partial(sample, run.journal, lag, run.gauges))
             supervisor.keep("service manager", partial(systemd.keep_alive, lambda: lag.ticks))
             supervisor.keep("guardian", partial(run.guardian.watch, run.end))
             if screen is not None:
@@ -130,6 +150,18 @@ async def telemetry(run: Run, output: Output, secrets: frozenset[str]) -> AsyncG
             yield
     except EndpointError as error:
         raise CannotStart(str(error)) from error
+
+
+@asynccontextmanager
+async def _announced(file: Path, url: str) -> AsyncGenerator[None]:
+    """Let others of this host find the endpoint as long as it is open; a disk that is full does not end a run."""
+    with suppress(OSError):
+        await anyio.to_thread.run_sync(file.write_text, f"{url}\n")
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True), suppress(OSError):
+            await anyio.to_thread.run_sync(file.unlink)
 
 
 @asynccontextmanager
@@ -183,7 +215,7 @@ async def broker(run: Run) -> AsyncGenerator[Connections | None]:
     if run.soak.broker is None:
         yield None
         return
-    async with open_connections(run.soak.broker, run.journal) as connections:
+    async with open_connections(run.soak.broker, run.journal) as connections, run.leaves() as supervisor:
         try:
             async with run.end.interrupts():
                 handle = await connections.handle("default")
@@ -191,7 +223,13 @@ async def broker(run: Run) -> AsyncGenerator[Connections | None]:
         except BrokerError as error:
             raise CannotStart(str(error)) from error
         run.leaders.connections = connections
+        own = await connections.new(DEFAULT, "monitor")
+        system = await connections.handle(SYSTEM) if run.soak.broker.system else None
+        run.monitor = monitor = Monitor(run.soak.broker.monitor, own, run.journal, system)
+        run.board = Board(monitor.snapshot, lambda: run.health.last if run.health else None)
+        supervisor.keep("broker monitor", monitor.run)
         yield connections
+        run.board = None
 
 
 @asynccontextmanager
@@ -217,7 +255,8 @@ async def probes(run: Run, fleet: Fleet, connections: Connections | None) -> Asy
             )
         supervisor.keep("steady state", steady.run)
         if connections is not None:
-            supervisor.keep("broker health", HealthWatch(connections, http, run.journal).run)
+            run.health = HealthWatch(connections, http, run.journal)
+            supervisor.keep("broker health", run.health.run)
         witness = Witness(steady, run.journal)
         supervisor.keep("witness", witness.run)
         forget = run.journal.subscribe(witness.apply)

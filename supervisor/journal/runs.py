@@ -166,13 +166,13 @@ class RunIndex:
                 continue  # it has just left, or is no entry: `abandoned` complains about those
         return None
 
-    def living(self, soak: str) -> list[Path]:
-        """Return the directories of the runs of a soak that go on, the latest first."""
+    def living(self, soak: str | None = None) -> list[Path]:
+        """Return the directories of the runs that go on, of one soak or of all, the latest first."""
         found = []
         for file in self._runs.glob("*.json"):
             try:
                 data = json.loads(file.read_bytes())
-                if data["soak"] == soak and _read_abandoned(file) is None:
+                if soak in {None, data["soak"]} and _read_abandoned(file) is None:
                     found.append((float(data["started"]), Path(data["run_dir"])))
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # as above

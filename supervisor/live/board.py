@@ -137,10 +137,16 @@ class Board:
             before = old.get(name)
             if before is None:
                 settled = settled or self._changed.get(name) is None
-            elif before is not stream and _numbers(before) != _numbers(stream):
+            elif before is not stream and _numbers(before, self._ours(name)) != _numbers(
+                stream, self._ours(name)
+            ):
                 changed.append(name)
         self._messages, self._bytes, self._unknown = messages, stored, unknown
         return changed, settled
+
+    def _ours(self, name: str) -> int:
+        """Return how many consumers of a stream are the monitor's: one where it follows a bucket."""
+        return int(name.startswith("KV_") and name.removeprefix("KV_") in self._snapshot.buckets)
 
     def _settle(self) -> None:
         """Put those that did not change since we look into the order in which their last messages were stored."""
@@ -187,12 +193,12 @@ class Board:
             replicas=stream.replicas,
             current=stream.current,
             lag=stream.lag,
-            consumers=_consumers(stream, seen.consumers.get(name)),
+            consumers=_consumers(stream, seen.consumers.get(name), self._ours(name)),
             changed=changed,
         )
 
 
-def _numbers(stream: Stream) -> tuple[object, ...]:
+def _numbers(stream: Stream, ours: int) -> tuple[object, ...]:
     """What of a stream is worth being called a change."""
     return (
         stream.created,
@@ -200,17 +206,17 @@ def _numbers(stream: Stream) -> tuple[object, ...]:
         stream.bytes,
         stream.first,
         stream.last,
-        stream.consumers,
+        0 if ours else stream.consumers,
         stream.leader,
         stream.quorum,
         stream.current,
     )
 
 
-def _consumers(stream: Stream, known: Consumers | None) -> ConsumersPicture:
-    """Ours are not counted, once all of them are known by name."""
+def _consumers(stream: Stream, known: Consumers | None, ours: int) -> ConsumersPicture:
+    """Ours are not counted."""
     if known is None:
-        return ConsumersPicture(count=stream.consumers)
+        return ConsumersPicture(count=max(stream.consumers - ours, 0))
     return ConsumersPicture(
         count=known.durable + known.ephemeral + known.missing,
         idle=known.idle,

@@ -56,6 +56,11 @@ class Output:
             self.dropped += 1
         return len(text)
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is not written yet: who draws pictures leaves some out rather than queue them."""
+        return self._queue.unfinished_tasks > 0
+
     def flush(self) -> None:
         """Nothing to do: the thread writes at once."""
 
@@ -71,11 +76,13 @@ class Output:
         # The daemon is a background process group of its terminal: under `stty tostop` a write would stop it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
         while (text := self._queue.get()) is not None:
-            if self.gone:
-                continue
-            data = text.encode(errors="replace")
-            try:
-                while data:
-                    data = data[os.write(self._descriptor, data) :]
-            except OSError:  # EPIPE, EIO: nobody reads any more, and the run goes on
-                self.gone = True
+            if not self.gone:
+                self._write(text.encode(errors="replace"))
+            self._queue.task_done()
+
+    def _write(self, data: bytes) -> None:
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError:  # EPIPE, EIO: nobody reads any more, and the run goes on
+            self.gone = True

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from aiohttp import web
@@ -20,15 +20,20 @@ INDEX: Final = """soakd
 /metrics   Prometheus metrics
 /healthz   200 while the daemon lives
 /readyz    200 while a soak is running, 503 before and after
-/status    the run as JSON
+/status    the run as JSON; ?rows=, streams_from=, entries_from=, match=, sort=change|name|messages choose what of the broker
 """
+
+More = Callable[[Mapping[str, str]], Mapping[str, Any]]
+"""Returns what `/status` has besides the picture of the run, for the query of the request; ValueError for a query that is wrong."""
 
 
 class EndpointError(Exception):
     """The endpoint could not be opened; the text says why and what to do."""
 
 
-def application(status: Status, registry: CollectorRegistry, ready: Callable[[], bool]) -> web.Application:
+def application(
+    status: Status, registry: CollectorRegistry, ready: Callable[[], bool], more: More
+) -> web.Application:
     """Return the endpoint's application."""
 
     async def index(_: web.Request) -> web.Response:
@@ -42,8 +47,11 @@ def application(status: Status, registry: CollectorRegistry, ready: Callable[[],
             web.Response(text="soaking\n") if ready() else web.Response(status=503, text=f"{status.phase}\n")
         )
 
-    async def picture(_: web.Request) -> web.Response:
-        return web.json_response(as_json(status))
+    async def picture(request: web.Request) -> web.Response:
+        try:
+            return web.json_response({**as_json(status), **more(request.query)})
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
 
     app = web.Application()
     app.router.add_get("/", index)
@@ -56,10 +64,17 @@ def application(status: Status, registry: CollectorRegistry, ready: Callable[[],
 
 @asynccontextmanager
 async def serve(
-    status: Status, registry: CollectorRegistry, ready: Callable[[], bool], host: str, port: int
+    status: Status,
+    registry: CollectorRegistry,
+    ready: Callable[[], bool],
+    host: str,
+    port: int,
+    *,
+    more: More = lambda _: {},
 ) -> AsyncIterator[str]:
     """Serve the endpoint and yield its URL; port 0 takes a free one. EndpointError if the address cannot be had."""
-    runner = web.AppRunner(application(status, registry, ready), access_log=None, shutdown_timeout=SHUTDOWN)
+    app = application(status, registry, ready, more)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
