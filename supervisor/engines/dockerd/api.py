@@ -28,6 +28,9 @@ CLOSE: Final = 2.0
 """Seconds that closing the connections may take."""
 AWAY: Final = 60.0
 """Seconds that a call waits for an engine which is away: dockerd restarts within seconds, a package's upgrade within a minute."""
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 1.0
+"""Seconds between two tries of a call to an engine that is away."""
 _NO_CONNECTION: Final = 900
 """What aiodocker gives as the status when nobody answers."""
 
@@ -124,13 +127,17 @@ class Api:
         deadline: float | None = None,
     ) -> Any:
         """Make a call that may be made twice: an engine that is away is waited for, up to `AWAY` seconds."""
-        try:
-            return await self.call(method, path, params=params, body=body, deadline=deadline)
-        except AwayError:
-            with anyio.move_on_after(AWAY):
-                await anyio.sleep(0.2)  # whoever follows its events sees it go within this time
-                await self.online.wait()
-        return await self.call(method, path, params=params, body=body, deadline=deadline)
+        until, pause = anyio.current_time() + AWAY, FIRST_PAUSE
+        while True:
+            try:
+                return await self.call(method, path, params=params, body=body, deadline=deadline)
+            except AwayError:
+                if anyio.current_time() >= until:
+                    raise
+            await anyio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+            with anyio.move_on_after(until - anyio.current_time()):
+                await self.online.wait()  # whoever follows its events sees it come back, and compares first
 
     @asynccontextmanager
     async def answer(

@@ -36,6 +36,12 @@ def end(docker: Client, name: str) -> None:
     os.kill(docker.inspect(name)["State"]["Pid"], signal.SIGKILL)
 
 
+def hide(engine: PrivateEngine, *, hidden: bool) -> None:
+    """Take the engine's socket away, or put it back."""
+    here, away = Path(engine.path), Path(f"{engine.path}.away")
+    (here if hidden else away).rename(away if hidden else here)
+
+
 @pytest.fixture
 def private(docker: Client) -> PrivateEngine:
     """An engine that may be ended."""
@@ -224,3 +230,16 @@ async def test_the_engine_hangs_during_a_crash(private: PrivateEngine, journal: 
             private.freeze(frozen=False)
         await soak.until(lambda: soak.of(UnitRestarted, unit))
         assert len(soak.of(UnitCrashed, unit)) == 1
+
+
+async def test_the_socket_vanishes_during_a_crash(private: PrivateEngine, journal: JournalWriter) -> None:
+    unit = new_name()
+    running(private, unit)
+    async with soaking(journal, engine_of(private, unit)) as soak:
+        pid = private.inspect(unit)["State"]["Pid"]
+        hide(private, hidden=True)
+        os.kill(pid, signal.SIGKILL)
+        await soak.until(lambda: soak.of(UnitCrashed, unit))  # without its log, which nobody can read now
+        hide(private, hidden=False)
+        await soak.crashed(unit)
+        assert not soak.of(UnitStartFailed)
