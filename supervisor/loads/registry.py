@@ -8,6 +8,8 @@ from supervisor.kinds import Registry
 from supervisor.loads.base import Load
 from supervisor.loads.command import CommandLoad
 from supervisor.loads.events import EventsLoad
+from supervisor.loads.jetstream import JetStreamLoad
 from supervisor.loads.request import RequestLoad
 
-LOADS: Final[Registry[Load]] = Registry("load", "soakd.loads", Load, [CommandLoad, RequestLoad, EventsLoad])  # type: ignore[type-abstract]  # never instantiated
+_KINDS: Final[list[type[Load]]] = [CommandLoad, RequestLoad, EventsLoad, JetStreamLoad]
+LOADS: Final[Registry[Load]] = Registry("load", "soakd.loads", Load, _KINDS)  # type: ignore[type-abstract]  # never instantiated

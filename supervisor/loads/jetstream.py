@@ -1,0 +1,250 @@
+"""The load of messages on a stream: published with acknowledgement, read by a durable consumer, and none of them may be lost."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+
+import anyio
+from pydantic import Field, StringConstraints, model_validator
+from pydantic_core import from_json
+
+from supervisor.broker import api
+from supervisor.broker.connection import BrokerError, Handle
+from supervisor.journal.events import LoadStopped
+from supervisor.loads.audit import Audit
+from supervisor.loads.base import LoadContext
+from supervisor.loads.clients import CONNECT, LoadClient, NotSentError, open_client
+from supervisor.loads.executor import TIMEOUT, Executor, Failure
+from supervisor.loads.identity import Identity, Writer
+from supervisor.loads.ledger import Acked, Ledger
+from supervisor.loads.nats_load import NatsLoad, Subject
+from supervisor.loads.pull import Pull
+from supervisor.loads.questions import NobodyError, Questions, UnansweredError
+from supervisor.supervision import nursery
+from supervisor.values import Duration
+
+RETRY: Final = 0.25
+"""Seconds between two attempts of one publish."""
+PATIENCE: Final = 2.0
+"""Seconds at the end for what is still to be delivered."""
+LAST_LOOK: Final = 2.0
+CONSUMER_LIVES: Final = 300.0
+"""Seconds after which the server removes our consumer if soakd is gone."""
+_ACKS: Final = {"duplicates": "double_acks", "late_answers": "late_acks", "unexpected": "unexpected_acks"}
+
+
+class JetStreamLoad(NatsLoad):
+    """Messages on a stream, each publish an operation.
+
+    It is ok if the stream acknowledges it within `timeout`, in as many attempts as that takes, all with the same `Nats-Msg-Id`;
+    indeterminate if any attempt went unanswered, else failed. A durable pull consumer reads everything back. Counters: `attempts`;
+    `lost` (acknowledged and not delivered: `lost_in_stream` or `lost_in_delivery`), `lost_to_retention` (which is no loss),
+    `duplicates` (one message at two places of the stream), `redelivered` (legal), `unexpected`. `lost` is only reported as 0 if the
+    last look at the end was complete.
+    """
+
+    key: ClassVar[str] = "jetstream"
+
+    jetstream: Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")] = Field(
+        description="The stream. One that does not exist is made, and removed at the end if nothing was lost."
+    )
+    subject: Subject | None = Field(None, description="What is published to; left out: soak.<stream>.")
+    replicas: int = Field(1, ge=1, le=5, description="Of a stream that is made.")
+    storage: Literal["file", "memory"] = Field("file", description="Of a stream that is made.")
+    max_age: Duration = Field(3600.0, ge=60, description="How long a stream that is made keeps a message.")
+    attempt: Duration = Field(2.0, gt=0, description="How long one attempt to publish may take.")
+    settle: Duration = Field(
+        30.0, gt=0, description="How long after its acknowledgement a message may be delivered."
+    )
+
+    @model_validator(mode="after")
+    def _lives_long_enough(self) -> Self:
+        if self.max_age <= self.settle:
+            raise ValueError(
+                "max_age: expected more than settle, or messages are gone before they are missed"
+            )
+        return self
+
+    @property
+    def published_to(self) -> str:
+        """The subject of every message."""
+        return self.subject or f"soak.{self.jetstream}"
+
+    async def run(self, context: LoadContext) -> None:
+        """Publish until the load is to stop, then look what became of all that was acknowledged."""
+        async with AsyncExitStack() as stack:
+            sender = await stack.enter_async_context(open_client(context, self.client, self.connection))
+            reader = await stack.enter_async_context(
+                open_client(context, self.client, self.connection, "reader")
+            )
+            assert context.connections is not None  # noqa: S101  # `open_client` has looked
+            handle = await context.connections.handle(self.connection)
+            identity = Identity.new(context.run, context.name)
+            consumer = f"soakd-{context.name.replace('.', '_')}-{identity.epoch}"
+            with anyio.fail_after(CONNECT):
+                ours = await self._prepare(handle, context.run, consumer)
+            flow = _Flow(self, context, Writer(identity, self.size), sender)
+            pull = Pull(
+                reader, f"{handle.api_prefix}.CONSUMER.MSG.NEXT.{self.jetstream}.{consumer}", flow.take
+            )
+            await flow.questions.open()
+            await pull.open()
+            audit = Audit(
+                context,
+                handle,
+                flow.ledger,
+                stream=self.jetstream,
+                consumer=consumer,
+                keeps=self.max_age if ours else 0.0,
+            )
+            group = await stack.enter_async_context(nursery())
+            for task in (flow.questions.run, pull.run, partial(flow.watch, audit)):
+                group.start_soon(task)
+            open_ = await Executor(self, context, flow.publish).run()
+            complete = await flow.last_look(audit)
+            await self._clear(handle, consumer, remove=ours and complete and not audit.lost)
+        context.recorder.flush()
+        context.journal.emit(LoadStopped(load=context.name, open=open_))
+
+    async def _prepare(self, handle: Handle, run: str, consumer: str) -> bool:
+        """Make what is missing; return whether the stream is ours. BrokerError if JetStream does not let us."""
+        mark = f"made by soakd, run {run}"
+        try:
+            info = await api.call(handle, f"STREAM.INFO.{self.jetstream}")
+        except api.ApiError as error:
+            if error.err_code != api.STREAM_NOT_FOUND:
+                raise
+            info = await api.call(handle, f"STREAM.CREATE.{self.jetstream}", self._config(mark))
+        ours = info["config"].get("description") == mark
+        config: dict[str, Any] = {
+            "durable_name": consumer,
+            "ack_policy": "explicit",
+            "ack_wait": int(5e9),
+            "max_ack_pending": 20_000,
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": info["state"]["last_seq"] + 1,
+            "inactive_threshold": int(CONSUMER_LIVES * 1e9),
+        }
+        body = {"stream_name": self.jetstream, "config": config}
+        await api.call(handle, f"CONSUMER.DURABLE.CREATE.{self.jetstream}.{consumer}", body)
+        return bool(ours)
+
+    def _config(self, mark: str) -> dict[str, Any]:
+        return {
+            "name": self.jetstream,
+            "description": mark,
+            "subjects": [self.published_to],
+            "num_replicas": self.replicas,
+            "storage": self.storage,
+            "max_age": int(self.max_age * 1e9),
+            "duplicate_window": int(min(self.max_age, 120.0) * 1e9),
+        }
+
+    async def _clear(self, handle: Handle, consumer: str, *, remove: bool) -> None:
+        """Remove what we made. A broker that is away keeps it: the consumer ends by itself, the stream's messages too."""
+        with anyio.move_on_after(1):
+            try:
+                await api.call(handle, f"CONSUMER.DELETE.{self.jetstream}.{consumer}")
+                if remove:
+                    await api.call(handle, f"STREAM.DELETE.{self.jetstream}")
+            except BrokerError:
+                return
+
+
+class _Flow:
+    """Messages on their way through the stream."""
+
+    def __init__(self, load: JetStreamLoad, context: LoadContext, writer: Writer, client: LoadClient) -> None:
+        self.ledger = Ledger()
+        self._load, self._writer, self._client = load, writer, client
+        self._subject, self._count = load.published_to, context.recorder.count
+        identity = writer.identity
+        self._prefix = f"{identity.run}.{identity.load}.{identity.epoch}.{identity.writer}."
+        self.questions = Questions(
+            client,
+            min(load.attempt, load.timeout),
+            lambda name, amount: context.recorder.count(_ACKS[name], amount),
+        )
+        for name in ("duplicates", "unexpected"):
+            self._count(name, 0)
+
+    async def publish(self) -> Failure | None:
+        """Publish the next message, in as many attempts as its time allows."""
+        payload = self._writer.next()
+        n, deadline = self._writer.n, time.monotonic() + self._load.timeout
+        headers = {"Nats-Msg-Id": f"{self._prefix}{n}"}
+        self.ledger.begin(n)
+        acked, unsure = None, False
+        try:
+            while True:
+                result = await self._attempt(n, payload, headers)
+                if isinstance(result, Acked):
+                    acked = result
+                    return None
+                unsure = unsure or result is TIMEOUT
+                if time.monotonic() + RETRY >= deadline:
+                    return TIMEOUT if unsure else result
+                await anyio.sleep(RETRY)
+        finally:
+            self.ledger.end(n, acked)
+
+    async def _attempt(self, n: int, payload: bytes, headers: dict[str, str]) -> Acked | Failure:
+        self._count("attempts", 1)
+        try:
+            answer = await self.questions.ask(self._subject, payload, headers)
+        except UnansweredError:
+            return TIMEOUT
+        except NobodyError:
+            return Failure("no stream response")
+        except NotSentError as error:
+            return Failure(f"not sent: {error}")
+        try:
+            ack = from_json(answer.data)
+            if refused := ack.get("error"):
+                return Failure(f"error {refused.get('err_code', '?')}", str(refused.get("description", "")))
+            return Acked(n, int(ack["seq"]), time.monotonic(), self._client.server)
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return Failure("no acknowledgement", repr(answer.data[:80]))
+
+    def take(self, payload: bytes, sequence: int, again: bool) -> None:
+        """Take a message that was delivered."""
+        n = self._writer.identity.read(payload)
+        if n is None:
+            return
+        what = self.ledger.delivered(n, sequence, self._writer.n, again=again)
+        if what != "first":
+            self._count(what, 1)
+
+    async def watch(self, audit: Audit) -> None:
+        """Look once a second what became of messages that should have been delivered by now, for ever."""
+        settled = 0
+        while True:
+            await anyio.sleep(1)
+            self.ledger.settle(settled)
+            settled = self._writer.n - self._load.in_flight
+            try:
+                await audit.look(self._load.settle, self._prefix)
+            except BrokerError:
+                continue  # nothing is decided on silence; the last look says so if it stays
+
+    async def last_look(self, audit: Audit) -> bool:
+        """Wait for what is still to come and decide on the rest; False if that could not be done for all."""
+        with anyio.move_on_after(PATIENCE):
+            while self.ledger.owed:  # noqa: ASYNC110  # messages come one by one
+                await anyio.sleep(0.02)
+        with anyio.move_on_after(LAST_LOOK):
+            try:
+                while before := len(self.ledger.owed):
+                    await audit.look(0, self._prefix)
+                    if len(self.ledger.owed) == before:
+                        break
+            except BrokerError:
+                pass
+        undecided = len(self.ledger.owed) + self.ledger.unchecked
+        self._count("undecided", undecided)
+        if not undecided:
+            self._count("lost", 0)
+        return not undecided

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import nats
+import pytest
+from load_bench import until
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats_bench import Answer, NatsBench
+
+from supervisor.loads.jetstream import JetStreamLoad
+
+QUIET = {"failed", "indeterminate", "lost", "duplicates", "unexpected", "lost_to_retention", "undecided"}
+
+
+@pytest.fixture
+async def js(nats_bench: NatsBench) -> AsyncIterator[JetStreamContext]:
+    broker = nats_bench.server.broker
+    client = await nats.connect(broker["servers"][0], user=broker["user"], password=broker["password"])
+    yield client.jetstream()
+    await client.close()
+
+
+def load(**entry: Any) -> JetStreamLoad:
+    return JetStreamLoad.model_validate({"jetstream": "SOAK", "rate": "300/s", "settle": "1s", **entry})
+
+
+async def streams(js: JetStreamContext) -> set[str]:
+    return {str(info.config.name) for info in await js.streams_info()}
+
+
+@pytest.mark.parametrize("client", ["default", "reconnect", "make_before_break"])
+async def test_a_good_stream_passes_and_is_removed(
+    nats_bench: NatsBench, js: JetStreamContext, client: str
+) -> None:
+    async with nats_bench.running(load(client=client, workers=20, rate=None)) as context:
+        await nats_bench.until_ok(context, 500)
+        assert await streams(js) == {"SOAK"}
+    counts = nats_bench.counts
+    assert {name for name in QUIET if counts.get(name)} == set()
+    assert counts["ok"] == counts["attempts"] == counts["scheduled"]
+    assert any("lost" in window.counters for window in nats_bench.windows), "nothing was lost, and it says so"
+    assert await streams(js) == set()
+
+
+async def relayed(bench: NatsBench, js: JetStreamContext, relay: Answer) -> dict[str, float]:
+    """Return what a load saw of a system that stores what comes to `in` on a stream of its own."""
+    await js.add_stream(name="REAL", subjects=["real"])
+    asked = load(jetstream="REAL", subject="in")
+    async with bench.responder("in", relay), bench.running(asked) as context:
+        await bench.until_ok(context, 200)
+    assert await streams(js) == {"REAL"}, "a stream that was there stays"
+    return {name: amount for name, amount in bench.counts.items() if name in QUIET}
+
+
+async def store(client: Client, msg: Msg, *, headers: bool = True) -> None:
+    answer = await client.request("real", msg.data, headers=msg.headers if headers else None)
+    await msg.respond(answer.data)
+
+
+async def test_an_honest_system_passes(nats_bench: NatsBench, js: JetStreamContext) -> None:
+    assert await relayed(nats_bench, js, store) == {}
+
+
+async def test_acknowledged_and_not_stored_is_lost_and_nothing_else(
+    nats_bench: NatsBench, js: JetStreamContext
+) -> None:
+    numbers = itertools.count(1)
+    lies = 0
+
+    async def lie(client: Client, msg: Msg) -> None:
+        nonlocal lies
+        if next(numbers) % 40:
+            await store(client, msg)
+        else:
+            lies += 1
+            await msg.respond(json.dumps({"stream": "REAL", "seq": 1_000_000}).encode())
+
+    assert await relayed(nats_bench, js, lie) == {"lost": lies}
+    assert nats_bench.counts["lost_in_stream"] == nats_bench.counts["lost_postfix"] == lies
+    violation = nats_bench.violations[0]
+    assert len(nats_bench.violations) == lies
+    assert "the stream does not have it" in violation.detail
+    assert violation.data["sequence"] == 1_000_000
+    assert violation.data["holds"] == {"999999": "", "1000000": "", "1000001": ""}
+    assert violation.data["server"].startswith("127.0.0.1:")
+
+
+async def test_stored_twice_is_a_duplicate_and_nothing_else(
+    nats_bench: NatsBench, js: JetStreamContext
+) -> None:
+    numbers = itertools.count(1)
+    doubled = 0
+
+    async def twice(client: Client, msg: Msg) -> None:
+        nonlocal doubled
+        await store(client, msg)
+        if not next(numbers) % 40:
+            doubled += 1
+            await client.request("real", msg.data)
+
+    assert await relayed(nats_bench, js, twice) == {"duplicates": doubled}
+
+
+async def test_what_a_stream_may_drop_is_no_loss(nats_bench: NatsBench, js: JetStreamContext) -> None:
+    numbers = itertools.count(1)
+    await js.add_stream(name="OTHER", subjects=["other"])
+
+    async def forget(client: Client, msg: Msg) -> None:
+        if next(numbers) == 20:
+            await js.purge_stream("REAL")
+            await msg.respond(json.dumps({"stream": "REAL", "seq": 1}).encode())
+        else:
+            await store(client, msg)
+
+    await js.delete_stream("OTHER")
+    assert await relayed(nats_bench, js, forget) == {"lost_to_retention": 1}
+    assert not nats_bench.violations
+
+
+async def test_an_answer_that_comes_after_a_retry_is_one_message(
+    nats_bench: NatsBench, js: JetStreamContext
+) -> None:
+    seen: set[bytes] = set()
+
+    async def slow(client: Client, msg: Msg) -> None:
+        if msg.data in seen:
+            await store(client, msg)
+        else:
+            seen.add(msg.data)
+            await client.publish("real", msg.data, headers=msg.headers)  # stored, and not acknowledged
+
+    await js.add_stream(name="REAL", subjects=["real"])
+    asked = load(jetstream="REAL", subject="in", attempt="200ms", workers=20, rate=None)
+    async with nats_bench.responder("in", slow), nats_bench.running(asked) as context:
+        await nats_bench.until_ok(context, 40)
+    counts = nats_bench.counts
+    assert {name for name in QUIET if counts.get(name)} == set()
+    assert counts["attempts"] >= 2 * counts["ok"]
+
+
+async def test_a_broker_that_restarts_loses_nothing(nats_bench: NatsBench) -> None:
+    async with nats_bench.running(load(timeout="8s", attempt="500ms")) as context:
+        await nats_bench.until_ok(context, 100)
+        nats_bench.server.stop()
+        before = nats_bench.counts["ok"]
+        await nats_bench.server.start()
+        await nats_bench.until_ok(context, int(before) + 200)
+    counts = nats_bench.counts
+    assert not {"lost", "duplicates", "unexpected", "undecided", "failed"} & counts.keys()
+
+
+async def test_without_a_last_look_nothing_is_said_of_losses(nats_bench: NatsBench) -> None:
+    async with nats_bench.running(load(timeout="1s", attempt="300ms")) as context:
+        await nats_bench.until_ok(context, 100)
+        await until(lambda: context.recorder.flush() or True)
+        nats_bench.server.stop()
+    whole = [window.counters for window in nats_bench.windows]
+    said = any("lost" in counters for counters in whole)
+    assert said == (not nats_bench.counts.get("undecided"))
