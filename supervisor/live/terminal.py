@@ -66,7 +66,9 @@ class Painter:
         parts = ["\x1b[2J"] if anew else []
         for number, line in enumerate(lines):
             if anew or number >= len(self._shown) or not _same(line, self._shown[number]):
-                parts.append(f"\x1b[{number + 1};1H{self._render(line, size[0])}\x1b[0m\x1b[K")
+                # A full line leaves the cursor on its last cell: erasing to the end would take that away.
+                rest = "" if line.cell_len >= size[0] else "\x1b[0m\x1b[K"
+                parts.append(f"\x1b[{number + 1};1H{self._render(line, size[0])}{rest}")
         if parts:
             self._output.write(f"{_BEGIN}{''.join(parts)}{_END}")
         self._shown, self._size = list(lines), size
