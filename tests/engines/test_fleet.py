@@ -272,7 +272,9 @@ async def test_a_signal_that_asks_is_forgotten_with_the_hold(journal: JournalWri
 
 async def test_stopping_and_starting_at_once_gives_a_new_life(journal: JournalWriter) -> None:
     """An undo may come right after its inject: what was told to end does not count as up."""
-    slow = {"command": ["sh", "-c", "trap 'sleep 0.1; exit' TERM; echo up; sleep 1000 & while :; do wait; done"]}
+    slow = {
+        "command": ["sh", "-c", "trap 'sleep 0.1; exit' TERM; echo up; sleep 1000 & while :; do wait; done"]
+    }
     async with staged(journal, a={**slow, "ready": {"log": "up"}}) as stage:
         first = await stage.fleet.start("a", by="run")
         await stage.fleet.wait_ready("a")

@@ -179,7 +179,10 @@ def test_a_connection_stays_connected_while_more_servers_are_discovered() -> Non
         ev.BrokerChanged(connection="default", state="connected", server="127.0.0.1:4222"),
         ev.BrokerChanged(connection="default", state="discovered", detail="127.0.0.1:4223"),
     )
-    assert 'soakd_broker_connected{connection="default"} 1.0' in generate_latest(metrics.registry(status)).decode()
+    assert (
+        'soakd_broker_connected{connection="default"} 1.0'
+        in generate_latest(metrics.registry(status)).decode()
+    )
 
 
 def test_a_picture_of_nothing_can_be_drawn() -> None:
