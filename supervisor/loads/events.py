@@ -104,7 +104,7 @@ class _Flow:
 
     async def received(self, msg: Msg) -> None:
         """Take what arrives on the receiver's subject."""
-        n = self._writer.identity.read(msg.data)
+        n = self._writer.read(msg.data)
         if n is None:
             self._count("foreign", 1)
         elif n == 0:

@@ -25,13 +25,6 @@ class Identity(NamedTuple):
         """What every message begins with; the number follows."""
         return f"{self.run} {self.load} {self.epoch} {self.writer} ".encode()
 
-    def read(self, payload: bytes) -> int | None:
-        """Return the number of a message of this writer, -1 if it cannot be read; None for a message of anybody else."""
-        if not payload.startswith(self.prefix):
-            return None
-        number = payload[len(self.prefix) :].split(b" ", 1)[0]
-        return int(number) if number.isdigit() else -1
-
 
 class Writer:
     """Writes the messages of one identity."""
@@ -56,3 +49,10 @@ class Writer:
         """Give a number out again: its message was never sent, and none was written after it."""
         if self.n == n:
             self.n -= 1
+
+    def read(self, payload: bytes) -> int | None:
+        """Return the number of a message of ours, -1 if it cannot be read; None for a message of anybody else."""
+        if not payload.startswith(self._prefix):
+            return None
+        number = payload[len(self._prefix) :].split(b" ", 1)[0]
+        return int(number) if number.isdigit() else -1

@@ -211,7 +211,7 @@ class _Flow:
 
     def take(self, payload: bytes, sequence: int, again: bool) -> None:
         """Take a message that was delivered."""
-        n = self._writer.identity.read(payload)
+        n = self._writer.read(payload)
         if n is None:
             return
         what = self.ledger.delivered(n, sequence, self._writer.n, again=again)
