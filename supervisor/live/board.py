@@ -207,7 +207,7 @@ def _numbers(stream: Stream, ours: int) -> tuple[object, ...]:
         stream.first,
         stream.last,
         0 if ours else stream.consumers,
-        stream.leader,
+        stream.leader if stream.replicas > 1 else "",  # the leader of one is told at times, at others not
         stream.quorum,
         stream.current,
     )

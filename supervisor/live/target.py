@@ -102,10 +102,10 @@ def _broker(url: str, buckets: tuple[str, ...], env: Mapping[str, str]) -> Broke
 def _with_buckets(broker: Broker, buckets: tuple[str, ...]) -> Broker:
     if not buckets:
         return broker
-    every = broker.monitor.model_dump() | {"buckets": buckets}
     try:
-        return broker.model_copy(update={"monitor": type(broker.monitor).model_validate(every)})
+        named = type(broker.monitor).model_validate({"buckets": buckets}).buckets
     except pydantic.ValidationError as error:
         raise CannotWatch(
             f"--bucket: {str(error.errors()[0]['msg']).removeprefix('Value error, ')}"
         ) from error
+    return broker.model_copy(update={"monitor": broker.monitor.model_copy(update={"buckets": named})})

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
 import pytest
+from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig, StreamConfig
+from nats.js.errors import NoStreamResponseError
 from nats_servers import NatsServer, make_cluster, until
 
 from supervisor.broker.api import call, each, stream_names
@@ -182,11 +185,21 @@ async def look_at_all(monitor: Monitor) -> None:
     assert monitor.gauges()["soakd_broker_view_complete"] == 1
 
 
+async def publish(js: JetStreamContext, subject: str) -> None:
+    """Publish once the stream has a leader: it may be made before it has one."""
+    with anyio.fail_after(10):
+        while True:
+            with suppress(NoStreamResponseError):
+                await js.publish(subject, b"1")
+                return
+            await anyio.sleep(0.05)
+
+
 async def notice_changes(monitor: Monitor, handle: Handle, events: list[Event]) -> None:
     js = await handle.jetstream()
     before = said(monitor, "s0")
     await js.add_stream(StreamConfig(name="NEW", subjects=["new.>"], num_replicas=3))
-    await js.publish("new.a", b"1")
+    await publish(js, "new.a")
     await js.pull_subscribe("new.>", durable="reader")
     await until(lambda: monitor.snapshot().consumers.get("NEW"), 5)
     consumers = monitor.snapshot().consumers["NEW"]

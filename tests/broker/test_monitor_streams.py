@@ -134,7 +134,7 @@ async def test_consumers_by_kind_on_all_pages_without_our_own(handle: Handle, js
         await js.publish("s.a", b"%d" % n)
 
     async def create(name: str) -> None:
-        config = {"name": name, "ack_policy": "none", "mem_storage": True}
+        config = {"name": name, "ack_policy": "none", "mem_storage": True, "inactive_threshold": 120 * 10**9}
         await call(handle, f"CONSUMER.CREATE.S.{name}", {"stream_name": "S", "config": config})
 
     await each([*(f"e{n}" for n in range(300)), f"{OURS}1"], create)
@@ -142,7 +142,7 @@ async def test_consumers_by_kind_on_all_pages_without_our_own(handle: Handle, js
     push = await js.subscribe("s.>", durable="p", manual_ack=True)
     await js.add_consumer("S", ConsumerConfig(durable_name="unbound", deliver_subject="nobody"))
     fetched = await pull.fetch(4)
-    await fetched[0].ack()
+    await fetched[0].ack_sync()
     await push.next_msg(2)
     seen = await summarise(handle, "S", 2)
     assert seen.durables == {"d", "p", "unbound"}

@@ -40,8 +40,12 @@ LOOK: Final = 15.0
 """Seconds for one round of all numbers; what is not reached goes first in the next."""
 LONGEST: Final = 5.0
 """Longest pause in seconds between two rounds of numbers or consumers."""
-AT_ONCE: Final = 8
-"""Requests in flight: where nodes are silent each list takes 4 s, and forty of them must not take minutes."""
+OFTEN: Final = 0.5
+"""Share of the time for names and for what is asked because something changed: most of it is waiting."""
+PAGES: Final = 2
+"""Lists in flight: each makes the meta leader ask 256 other leaders, and what it does meanwhile takes longer."""
+WAITING: Final = 8
+"""Where nodes are silent each list takes 4 s, and forty of them must not take minutes."""
 PAGE: Final = 256
 """Streams on a page of descriptions (nats-server's JSApiListLimit)."""
 META: Final = 5.0
@@ -75,7 +79,7 @@ class Monitor:
         self._trouble: dict[str, str] = {}
         self._unasked: list[int] = []
         self._queue: list[str] = []
-        self._round = Pace(self._every, NAMES)
+        self._round = Pace(self._every, NAMES, OFTEN)
 
     # --- for others --------------------------------------------------------------------------------------------------
 
@@ -136,7 +140,7 @@ class Monitor:
             group = await stack.enter_async_context(anyio.create_task_group())
             group.start_soon(self._loop, "names", self._list, self._round, NAMES)
             group.start_soon(self._loop, "numbers", self._describe, Pace(self._every, LONGEST), LOOK)
-            group.start_soon(self._loop, "changes", self._ask, Pace(self._every, NAMES), LOOK)
+            group.start_soon(self._loop, "changes", self._ask, Pace(self._every, NAMES, OFTEN), LOOK)
             group.start_soon(self._loop, "consumers", self._summarise, Pace(self._every, LONGEST), LOOK)
             group.start_soon(self._loop, "leader", self._meet, Pace(META, META), ASK)
             for watch in self._watches:
@@ -189,7 +193,7 @@ class Monitor:
         if not self._unasked:
             pages = math.ceil(len(self._picture.presence.there) / PAGE)
             self._unasked = [page * PAGE for page in range(pages)]
-        await each(list(self._unasked), self._page, at_once=AT_ONCE)
+        await each(list(self._unasked), self._page, at_once=WAITING if self._picture.silent else PAGES)
         if not self._picture.silent:
             self._details_seen = time.monotonic()
 
@@ -242,7 +246,7 @@ class Monitor:
                 if not stream.consumers and stream.name in picture.consumers:
                     picture.summarise(stream.name, Consumers(stream.seen))
         batch = [self._queue.pop() for _ in range(min(BATCH, len(self._queue)))]
-        await each(batch, self._consumers_of, at_once=AT_ONCE)
+        await each(batch, self._consumers_of, at_once=WAITING)
 
     async def _consumers_of(self, stream: str) -> None:
         with suppress(BrokerError):  # unknown; its turn comes again

@@ -16,9 +16,12 @@ AGAIN: Final = 1.0
 class Pace:
     """Times the rounds of one loop. A round begins only after the one before has ended."""
 
-    def __init__(self, every: float, longest: float) -> None:
-        """A round begins `every` seconds after the one before, or later, but pauses are at most `longest` seconds."""
-        self._every, self._longest = every, max(longest, every)
+    def __init__(self, every: float, longest: float, share: float = SHARE) -> None:
+        """A round begins `every` seconds after the one before, or later where rounds would take more than their share.
+
+        Pauses are at most `longest` seconds.
+        """
+        self._every, self._longest, self._share = every, max(longest, every), share
         self.took = 0.0
         """Seconds that the last round took."""
         self.rounds = 0
@@ -33,7 +36,7 @@ class Pace:
         """End the round; return the seconds until the next. Waiting for an answer that did not come was no burden to anybody."""
         self.rounds += 1
         self.took = time.monotonic() - self._start
-        pause = self.took * (1 / SHARE - 1) if answered else AGAIN
+        pause = self.took * (1 / self._share - 1) if answered else AGAIN
         return max(self._every - self.took, min(pause, self._longest))
 
     async def rest(self, *, answered: bool = True) -> None:

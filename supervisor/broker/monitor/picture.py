@@ -49,6 +49,9 @@ class Picture:
         self.violations = 0
         self._emit, self._clock = emit, clock
         self._graves: OrderedDict[str, str] = OrderedDict()
+        """Deleted streams, with their times of creation."""
+        self._ghosts: dict[str, float] = {}
+        """Deleted streams that are listed again, since when: another of the name, or a list from the past."""
         self._silent: dict[str, None] = {}
         self._unled: dict[str, float] = {}
         self._unled_told: set[str] = set()
@@ -60,7 +63,10 @@ class Picture:
         """Take the list of all names that was asked for at a time."""
         difference = self.presence.see(names, asked=asked, now=self._clock(), whole=whole)
         for name in difference.created:
-            self.news.stream("created", name)
+            if name in self._graves:
+                self._ghosts[name] = self._clock()
+            else:
+                self.news.stream("created", name)
         for name in difference.gone:
             self._bury(name)
         self.hurry(difference.created + difference.again)
@@ -69,6 +75,8 @@ class Picture:
         """Take what a stream's leader, or whoever speaks for it, said to a request of a time."""
         name, known = stream.name, self.streams.get(stream.name)
         if name not in self.presence.there or (known is not None and asked < known.seen):
+            return
+        if name in self._ghosts and not self._is_back(stream):
             return
         for finding in self.ledger.hear(stream, asked):
             self.find(finding)
@@ -80,8 +88,6 @@ class Picture:
         self.presence.settle(name, asked)
         self.urgent.pop(name, None)
         self._lead(name, stream.leader)
-        if self._graves.pop(name, "") == stream.created:
-            self.news.stream("reappeared", name, f"created {stream.created}")
         if known is not None and known.leader and known.leader != stream.leader:
             self.news.leader("elected", "stream", f"{name}: {stream.leader}")
         self.streams[name] = stream
@@ -120,7 +126,22 @@ class Picture:
                 self.news.leader("quorum-lost", "stream", name)
         self.news.flush()
 
+    def _is_back(self, stream: Stream) -> bool:
+        """Say whether a deleted stream that is listed again is there; a server that was paused meanwhile still has the old one."""
+        name, same = stream.name, self._graves.get(stream.name) == stream.created
+        if not stream.quorum or (same and self._clock() - self._ghosts[name] < PATIENCE):
+            return False
+        self.news.stream(
+            "reappeared" if same else "created", name, f"created {stream.created}" if same else ""
+        )
+        del self._ghosts[name]
+        self._graves.pop(name, None)
+        return True
+
     def _bury(self, name: str) -> None:
+        if name in self._ghosts:
+            del self._ghosts[name]
+            return
         self.news.stream("deleted", name)
         if (stream := self.streams.pop(name, None)) is not None:
             self._graves[name] = stream.created

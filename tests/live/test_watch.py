@@ -1,0 +1,272 @@
+"""The real program in a real terminal, against a real server and a real run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import nats
+import pytest
+
+from supervisor.broker.embedded import free_ports
+
+PATIENCE = 15.0
+_TOKEN = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|([^\x1b]+)")
+
+
+class Terminal:
+    """A screen of 80 by 24, as far as the program uses one."""
+
+    def __init__(self, *words: str, env: dict[str, str] | None = None) -> None:
+        self.leader, follower = pty.openpty()
+        fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.before = termios.tcgetattr(follower)
+        self.follower = follower
+        self.process = subprocess.Popen(
+            ["setsid", "--ctty", sys.executable, "-m", "supervisor", "watch", *words],
+            stdin=follower,
+            stdout=follower,
+            stderr=follower,
+            env=os.environ | (env or {}),
+        )
+        self.sent, self.rows = "", dict[int, str]()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        rest = b""
+        with suppress(OSError):
+            while data := os.read(self.leader, 65536):
+                rest += data
+                end = rest.rfind(b"\x1b[?2026l") + 8
+                if end >= 8:  # whole frames
+                    self._show(rest[:end].decode())
+                    rest = rest[end:]
+                self.sent += data.decode(errors="replace")
+
+    def _show(self, text: str) -> None:
+        row = 0
+        for match in _TOKEN.finditer(text):
+            numbers, what, letters = match.groups()
+            if what == "J":
+                self.rows = {}
+            elif what == "H":
+                row = int(numbers.split(";")[0])
+                self.rows[row] = ""
+            elif letters:
+                self.rows[row] = self.rows.get(row, "") + letters
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.rows[row] for row in sorted(self.rows))
+
+    async def shows(self, what: str | Callable[[str], Any]) -> None:
+        holds = what if callable(what) else lambda text: what in text
+        deadline = time.monotonic() + PATIENCE
+        while not holds(self.text):
+            assert time.monotonic() < deadline, (
+                f"waited in vain for {what}:\n{self.text}\n{self.sent[-500:]!r}"
+            )
+            assert self.process.poll() is None, self.sent[-2000:]
+            await anyio.sleep(0.02)
+
+    def press(self, keys: str) -> None:
+        os.write(self.leader, keys.encode())
+
+    def ends(self) -> int:
+        code = self.process.wait(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while not self.sent.endswith("\x1b[?1049l") and time.monotonic() < deadline:
+            time.sleep(0.01)  # the last bytes may still be on their way
+        assert termios.tcgetattr(self.follower)[3] == self.before[3]
+        return code
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.follower)
+        os.close(self.leader)
+
+
+Watch = Callable[..., Terminal]
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    opened: list[Terminal] = []
+
+    def start(*words: str, **more: Any) -> Terminal:
+        opened.append(terminal := Terminal(*words, **more))
+        return terminal
+
+    yield start
+    for terminal in opened:
+        terminal.close()
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[str]:
+    port = next(free_ports())
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{tmp_path}/store" }}\n'
+        "authorization { user: admin, password: secret }\n"
+    )
+    binary = Path(sys.executable).with_name("nats-server")
+    process = subprocess.Popen([binary, "-c", config, "-l", tmp_path / "log"])  # noqa: ASYNC220
+    deadline = time.monotonic() + PATIENCE
+    while "Server is ready" not in ((tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""):
+        assert time.monotonic() < deadline
+        await anyio.sleep(0.02)
+    yield f"nats://127.0.0.1:{port}"
+    process.kill()
+    process.wait()
+
+
+WHO = {"SOAKD_NATS_USER": "admin", "SOAKD_NATS_PASSWORD": "secret"}
+
+
+def soakd(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "supervisor", "watch", *words],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env=os.environ | more,
+    )
+
+
+async def test_a_broker_alone_in_a_terminal(server: str, watch: Watch) -> None:
+    client = await nats.connect(server, user="admin", password="secret")
+    js = client.jetstream()
+    bucket = await js.create_key_value(bucket="SUBSCRIPTIONS")
+    await js.add_stream(name="first", subjects=["first"])
+    terminal = watch(server, env=WHO)
+    await terminal.shows("first")
+    await terminal.shows("HEALTHY")
+    await terminal.shows("keys 0")
+    await bucket.put("alpha.one", b"1")
+    await terminal.shows(lambda text: re.search(r"^alpha\.one +1 +\d+s$", text, re.MULTILINE))
+    await bucket.delete("alpha.one")
+    await terminal.shows(lambda text: re.search(r"^alpha\.one +2 deleted ", text, re.MULTILINE))
+    await js.add_stream(name="second", subjects=["second"])
+    await terminal.shows(lambda text: re.search(r"^second +0 ", text, re.MULTILINE))
+    await js.delete_stream("second")
+    await terminal.shows(lambda text: re.search(r"^second .*deleted$", text, re.MULTILINE))
+    terminal.press("/fir")
+    await terminal.shows(lambda text: "/fir" in text and "KV_SUBSCRIPTIONS" not in text)
+    terminal.press("\r\t")
+    await terminal.shows("tab entries")
+    assert terminal.sent.count("\x1b[2J") == 1  # drawn whole once, and by changed lines from then on
+    terminal.press("q")
+    assert terminal.ends() == 0
+    assert terminal.sent.endswith("\x1b[?1049l")
+    assert "Traceback" not in terminal.sent
+    left = [info.name for info in await js.consumers_info("KV_SUBSCRIPTIONS")]
+    assert left == []
+    await client.close()
+
+
+async def test_ctrl_c_ends_it_and_a_broker_that_is_away_is_said_so(watch: Watch) -> None:
+    terminal = watch(f"nats://127.0.0.1:{next(free_ports())}")
+    await terminal.shows("cannot use the broker")
+    terminal.press("\x03")
+    assert terminal.ends() == 0
+    assert terminal.sent.endswith("\x1b[?1049l")
+
+
+async def test_one_look_as_text_and_as_json(server: str) -> None:
+    client = await nats.connect(server, user="admin", password="secret")
+    await client.jetstream().add_stream(name="first", subjects=["first"])
+    await client.jetstream().create_key_value(bucket="B")
+    await client.close()
+    done = await anyio.to_thread.run_sync(lambda: soakd(server, "--bucket", "B", **WHO))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^first +0 ", done.stdout, re.MULTILINE)
+    assert "\x1b" not in done.stdout
+    done = await anyio.to_thread.run_sync(lambda: soakd(server, "--json", **WHO))
+    said = json.loads(done.stdout)
+    assert {row["name"] for row in said["broker"]["streams"]} == {"first", "KV_B"}
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("nothing.yaml", "nothing.yaml: cannot read the soak file"),
+        ("ftp://x:1", "expected a soak file, http://HOST:PORT or nats://HOST:PORT"),
+        ("http://127.0.0.1:1", "cannot watch http://127.0.0.1:1: Connection refused"),
+        ("http://127.0.0.1", "expected the endpoint of a run"),
+        ("nats://me:hush@127.0.0.1:1", "credentials do not belong"),
+        (None, "no run goes on here"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_2(what: str | None, said: str) -> None:
+    done = soakd(*([what] if what else []))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "hush" not in done.stderr
+
+
+async def test_attached_to_a_run(tmp_path: Path, watch: Watch) -> None:
+    soak = {
+        "soak": "small",
+        "broker": {"embedded": {"nodes": 1}, "monitor": {"buckets": ["B"]}},
+        "engines": {"local": {"process": {"units": {"sleeper": {"command": ["sleep", "1000"]}}}}},
+        "loads": {"ping": {"command": ["true"], "pause": "200ms"}},
+        "faults": {"bounce": {"restart": ["sleeper"], "every": "1s"}},
+    }
+    file = tmp_path / "soak.yaml"
+    file.write_text(json.dumps(soak))
+    with (tmp_path / "output").open("wb") as output:
+        run = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-m", "supervisor", "run", str(file)], cwd=tmp_path, stdout=output, stderr=output
+        )
+    try:
+        endpoint = tmp_path / "runs" / "small" / "latest" / "endpoint"
+        deadline = time.monotonic() + PATIENCE
+        while not (endpoint.exists() and endpoint.read_text().endswith("\n")):
+            assert time.monotonic() < deadline, (tmp_path / "output").read_text()
+            await anyio.sleep(0.05)
+        alone, named = watch(), watch(str(file))
+        for terminal in (alone, named):
+            await terminal.shows(endpoint.read_text().strip())
+            await terminal.shows(
+                lambda text: all(
+                    word in text
+                    for word in ("soaking", "sleeper", "nats1", "HEALTHY", "there is no bucket B")
+                )
+            )
+        await alone.shows(lambda text: re.search(r"bounce [1-9]\d* closed", text))
+        said = json.loads((await anyio.to_thread.run_sync(lambda: soakd("--json"))).stdout)
+        assert said["run"]["soak"] == "small"
+        assert said["broker"]["health"]["state"] == "healthy"
+        named.press("q")
+        assert named.ends() == 0
+        run.send_signal(signal.SIGTERM)
+        assert await anyio.to_thread.run_sync(lambda: run.wait(30)) in {0, 1, 3}
+        await alone.shows("no answer for")
+        assert not endpoint.exists()
+        alone.press("q")
+        assert alone.ends() == 0
+    finally:
+        if run.poll() is None:
+            run.terminate()
+            run.wait(30)
