@@ -179,6 +179,33 @@ def _(event: ev.HealthChanged) -> Line:
 
 
 @line.register
+def _(event: ev.LeaderChanged) -> Line | None:
+    if event.change == "elected":
+        return None  # any restart brings dozens
+    level = "warning" if event.change == "quorum-lost" else "info"
+    change = event.change.replace("-", " ")
+    return level, f"{change}: {event.count} {event.of}(s)", {"groups": ", ".join(event.groups)}
+
+
+@line.register
+def _(event: ev.ViewChanged) -> Line:
+    if event.complete:
+        return "info", "all of the broker can be seen", {}
+    return "warning", "not all of the broker can be seen", {"why": event.why}
+
+
+@line.register
+def _(event: ev.StreamChanged) -> Line | None:
+    if event.change != "reset":
+        return None
+    return (
+        "warning",
+        f"{event.count} stream(s) in memory lost their content",
+        {"streams": ", ".join(event.streams)},
+    )
+
+
+@line.register
 def _(event: ev.InvariantViolated) -> Line:
     return (
         "error",

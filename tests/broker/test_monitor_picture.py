@@ -20,8 +20,10 @@ from supervisor.journal.events import (
     InvariantViolated,
     LeaderChanged,
     StreamChanged,
+    ViewChanged,
 )
 from supervisor.telemetry.metrics import GAUGES
+from supervisor.telemetry.narrate import line
 
 NAMES = frozenset({"A", "B"})
 CREATED = "2026-01-01T00:00:00Z"
@@ -343,3 +345,26 @@ def test_a_vanished_stream_has_no_series() -> None:
 def test_every_gauge_has_a_help_text() -> None:
     values = gauges(["S"], {"S": Stream("S", CREATED, 0)}, {}, {"B": 1})
     assert {key.partition("{")[0] for key in values} <= GAUGES.keys()
+
+
+def test_what_somebody_should_read_at_once_is_a_log_line() -> None:
+    assert line(LeaderChanged(change="elected", of="stream", groups=("A: n1",))) is None
+    lost = LeaderChanged(change="quorum-lost", of="stream", count=2, groups=("A", "B"))
+    assert line(lost) == ("warning", "quorum lost: 2 stream(s)", {"groups": "A, B"})
+    assert line(lost.model_copy(update={"change": "quorum-regained"})) == (
+        "info",
+        "quorum regained: 2 stream(s)",
+        {"groups": "A, B"},
+    )
+    assert line(ViewChanged(complete=True)) == ("info", "all of the broker can be seen", {})
+    assert line(ViewChanged(complete=False, why="silence")) == (
+        "warning",
+        "not all of the broker can be seen",
+        {"why": "silence"},
+    )
+    assert line(StreamChanged(change="created", streams=("A",))) is None
+    assert line(StreamChanged(change="reset", streams=("A",))) == (
+        "warning",
+        "1 stream(s) in memory lost their content",
+        {"streams": "A"},
+    )
