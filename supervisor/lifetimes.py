@@ -28,6 +28,7 @@ from supervisor.broker.options import DEFAULT, SYSTEM
 from supervisor.ending import End, Guardian
 from supervisor.engines.base import EngineContext, EngineError, Units
 from supervisor.engines.fleet import Fleet
+from supervisor.engines.survivors import RUN as SOAKD_RUN
 from supervisor.faults.base import World
 from supervisor.faults.limits import Bounds
 from supervisor.faults.scheduler import Scheduler
@@ -111,6 +112,11 @@ class Run:
     def gauges(self) -> Mapping[str, float]:
         """Return the monitor's numbers for metrics."""
         return self.monitor.gauges() if self.monitor else {}
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What commands are told about the broker, and the run's id, by which recovery finds what they left."""
+        return {**broker_environment(self.soak), SOAKD_RUN: self.id}
 
     def gave_up(self, reason: str) -> None:
         """End the run because a part of soakd is beyond help."""
@@ -241,7 +247,7 @@ async def probes(run: Run, fleet: Fleet, connections: Connections | None) -> Asy
             http=http,
             fleet=fleet,
             connections=connections,
-            environment=broker_environment(run.soak),
+            environment=run.environment,
             restarts=lambda unit: run.status.units[unit].restarts if unit in run.status.units else 0,
         )
         steady = SteadyState(steady_probes(run.soak), view, run.journal)
@@ -329,7 +335,7 @@ async def faults(
             connections,
             base=run.base,
             born=run.began,
-            environment=broker_environment(run.soak),
+            environment=run.environment,
         ),
         run.journal,
         steady,

@@ -19,14 +19,17 @@ import structlog
 
 from supervisor.engines.base import EngineContext, EngineError, Units
 from supervisor.engines.fleet import Fleet
+from supervisor.engines.survivors import end_survivors
 from supervisor.faults.base import World
 from supervisor.faults.recovery import undo_open
-from supervisor.journal.events import EndReason, FaultIntent, JournalTrouble, RunEnded, RunStarted
+from supervisor.journal.base import JournalError
+from supervisor.journal.events import EndReason, EpisodeClosed, FaultIntent, RunEnded, RunStarted
 from supervisor.journal.replay import ReplayError, replay
 from supervisor.journal.runs import Entry, Locked, RunIndex, state_dir
 from supervisor.journal.timeline import Timeline
 from supervisor.journal.writer import JournalWriter, open_journal
 from supervisor.soak import Soak
+from supervisor.soakfile.errors import SoakFileError
 from supervisor.soakfile.load import load
 
 WAIT_FOR_OTHERS: Final = 20.0
@@ -38,6 +41,10 @@ class CannotRecover(Exception):  # noqa: N818  # what happened is in the name
     """A run could not be healed; the text says why and what to do."""
 
 
+class NoBeginning(CannotRecover):
+    """A directory has no journal that says what was started there."""
+
+
 @dataclass(frozen=True, slots=True)
 class Past:
     """What the journal of a dead run says."""
@@ -45,12 +52,14 @@ class Past:
     started: RunStarted
     ended: bool
     open: Mapping[str, FaultIntent]
-    torn: tuple[JournalTrouble, ...]
+    """Episodes that are not undone."""
+    undone: tuple[str, ...]
+    """Episodes that are undone and not closed."""
 
 
 def read_past(directory: Path) -> Past:
-    """Read a run's journal; CannotRecover if the directory is no run."""
-    timeline, started, ended, torn = Timeline(), None, False, []
+    """Read a run's journal; NoBeginning if the directory is no run."""
+    timeline, started, ended = Timeline(), None, False
     try:
         for record in replay(directory):
             timeline.apply(record)
@@ -58,15 +67,15 @@ def read_past(directory: Path) -> Past:
                 started = record.event
             elif isinstance(record.event, RunEnded):
                 ended = True
-            elif isinstance(record.event, JournalTrouble):
-                torn.append(record.event)
-    except ReplayError as error:
-        raise CannotRecover(str(error)) from error
+    except (ReplayError, OSError) as error:
+        raise NoBeginning(str(error)) from error
     if started is None:
-        raise CannotRecover(
+        raise NoBeginning(
             f"cannot recover {directory}: its journal does not say that a run was started there"
         )
-    return Past(started, ended, timeline.intents(), tuple(torn))
+    intents = timeline.intents()
+    undone = tuple(episode for episode in timeline.open_episodes() if episode not in intents)
+    return Past(started, ended, intents, undone)
 
 
 @asynccontextmanager
@@ -96,43 +105,64 @@ async def _alone(directory: Path) -> AsyncGenerator[None]:
 
 async def recover(directory: Path) -> list[str]:
     """Heal one run; return what was done, in words. CannotRecover if something is still broken, with how to mend it."""
-    async with _alone(directory):
-        return await _heal(directory)
+    try:
+        async with _alone(directory):
+            return await _heal(directory)
+    except (EngineError, JournalError, OSError) as error:
+        raise CannotRecover(f"cannot recover {directory}: {error}") from error
 
 
 async def _heal(directory: Path) -> list[str]:
     past = await anyio.to_thread.run_sync(read_past, directory)
-    # What the soak file takes from the environment is read again: secrets never stand in the run directory.
     base = Path(past.started.file).parent
-    loaded = await anyio.to_thread.run_sync(lambda: load(directory / "soak.yaml", base=base))
-    soak, done = loaded.soak, list[str]()
-    try:
-        soak = await _with_units(soak, base)
-        async with open_journal(directory) as journal:
-            if not past.ended:
-                journal.emit(RunEnded(reason=EndReason.DIED, detail="the daemon left without a word"))
-            contexts = {
-                name: EngineContext(name, past.started.run, directory, base, journal, recovering=True)
-                for name in soak.engines
-            }
-            # Units that end with their run are ended first. The others are needed to undo what was done to them, and are put back
-            # as they were found after that.
-            done += await _recover_engines(soak, contexts, outliving=False)
+    soak = await _read_soak(directory, base, past.started.run)
+    async with open_journal(directory) as journal:
+        if not past.ended:
+            journal.emit(RunEnded(reason=EndReason.DIED, detail="the daemon left without a word"))
+        contexts = {
+            name: EngineContext(name, past.started.run, directory, base, journal, recovering=True)
+            for name in soak.engines
+        }
+        # Units that end with their run are ended first. The others are needed to undo what was done to them, and are put back
+        # as they were found after that. A process that does not end is no reason to leave a fault in place.
+        done, failed = await _end_processes_of(soak, contexts, past.started.run)
+        try:
+            soak = await _with_units(soak, base)
             async with AsyncExitStack() as engines:
                 fleet = await _fleet(soak, contexts, journal, engines)
                 environment = soak.broker.environment() if soak.broker else {}
                 world = World(fleet, base=base, environment=environment)
                 done += await undo_open(past.open, soak.faults, world, journal)
-            done += await _recover_engines(soak, contexts, outliving=True)
-    except EngineError as error:
-        raise CannotRecover(f"cannot recover {directory}: {error}") from error
+            more = await _recover_engines(soak, contexts, outliving=True)
+            done, failed = done + more[0], failed + more[1]
+        except EngineError as error:
+            failed.append(str(error))
+        for episode in past.undone:
+            journal.emit(EpisodeClosed(episode=episode, recovered=None))
     left = await anyio.to_thread.run_sync(read_past, directory)
     if left.open:
         names = ", ".join(left.open)
-        raise CannotRecover(
-            f"cannot undo {names} of {directory}: see fault.undo_failed in its journal for what is broken and how to mend it"
+        failed.append(
+            f"the journal cannot record that {names} is undone: {journal.trouble[0].detail}"
+            if journal.trouble
+            else f"{names} is not undone: see fault.undo_failed in its journal for what is broken and how to mend it"
         )
+    if failed:
+        raise CannotRecover(f"cannot recover all of {directory}: {'; '.join(failed)}")
     return done
+
+
+async def _read_soak(directory: Path, base: Path, run: str) -> Soak:
+    """Return the soak of a run. What its file takes from the environment is read again: secrets never stand in the run directory."""
+    try:
+        return (await anyio.to_thread.run_sync(lambda: load(directory / "soak.yaml", base=base))).soak
+    except SoakFileError as error:
+        ended = await _end_processes(run)
+        problems = "; ".join(map(str, error.problems))
+        raise CannotRecover(
+            f"cannot recover {directory}: {problems}; {ended} processes of it were ended, its open faults cannot be "
+            f"undone like this: mend that and run `soakd recover {directory}`"
+        ) from error
 
 
 async def _with_units(soak: Soak, base: Path) -> Soak:
@@ -143,8 +173,8 @@ async def _with_units(soak: Soak, base: Path) -> Soak:
 
 async def _recover_engines(
     soak: Soak, contexts: Mapping[str, EngineContext], *, outliving: bool
-) -> list[str]:
-    """Let engines clean up after the run, each also if another one cannot; EngineError names those that cannot."""
+) -> tuple[list[str], list[str]]:
+    """Let engines clean up after the run, each also if another one cannot; return what was done, and what could not be."""
     done, failed = list[str](), list[str]()
     for name, engine in soak.engines.items():
         if engine.units_outlive_run is outliving:
@@ -152,27 +182,70 @@ async def _recover_engines(
                 done += await engine.recover(contexts[name])
             except EngineError as error:
                 failed.append(f"{name}: {error}")
-    if failed:
-        raise EngineError("; ".join(failed))
-    return done
+    return done, failed
+
+
+async def _end_processes_of(
+    soak: Soak, contexts: Mapping[str, EngineContext], run: str
+) -> tuple[list[str], list[str]]:
+    """End units that end with their run, and the commands of its loads and probes; return what was done, and what could not be."""
+    done, failed = await _recover_engines(soak, contexts, outliving=False)
+    try:
+        if commands := await _end_processes(run):
+            done.append(f"ended {commands} processes of loads, probes and faults")
+    except CannotRecover as error:
+        failed.append(str(error))
+    return done, failed
 
 
 async def recover_all(what: Path) -> list[str]:
-    """Heal a run by its directory, or every dead run of a soak file; return what was done, in words."""
+    """Heal a run by its directory, or every dead run of a soak file; return what was done, in words.
+
+    Each run is healed whatever becomes of the others; CannotRecover names those that could not be.
+    """
     index = RunIndex(state_dir())
     directory = await anyio.to_thread.run_sync(lambda: what.resolve() if what.is_dir() else None)
     dead = await anyio.to_thread.run_sync(index.abandoned)
-    if directory is not None:
-        done = await recover(directory)
-        dead = [entry for entry in dead if entry.run_dir == directory]
-    else:
+    if directory is None:
         soak = (await anyio.to_thread.run_sync(lambda: load(what))).soak.soak
-        dead, done = [entry for entry in dead if entry.soak == soak], []
-        for entry in dead:
-            done += [f"{entry.run_dir}:", *await recover(entry.run_dir)]
+        dead = [entry for entry in dead if entry.soak == soak]
+    else:
+        dead = [entry for entry in dead if entry.run_dir == directory]
+        if not dead:
+            return await recover(directory) or [f"{what}: nothing was left to heal"]
+    done, failed = list[str](), list[str]()
     for entry in dead:
-        await anyio.to_thread.run_sync(entry.leave)
+        try:
+            lines = await _heal_entry(entry)
+        except CannotRecover as error:
+            failed.append(str(error))
+        else:
+            done += lines if directory else [f"{entry.run_dir}:", *lines]
+    if failed:
+        raise CannotRecover("\n".join(failed))
     return done or [f"{what}: nothing was left to heal"]
+
+
+async def _heal_entry(entry: Entry) -> list[str]:
+    """Heal a dead run of the index and take it out; return what was done, in words."""
+    try:
+        done = await recover(entry.run_dir)
+    except NoBeginning as error:
+        # Nothing is started or injected before the beginning is on disk. Should the journal be gone: processes carry the run's id.
+        done = [f"ended {await _end_processes(entry.run_id)} processes; there is no more to go by: {error}"]
+    try:
+        await anyio.to_thread.run_sync(entry.leave)
+    except OSError as error:
+        raise CannotRecover(f"cannot take {entry.run_id} out of the index: {error}") from error
+    return done
+
+
+async def _end_processes(run: str) -> int:
+    """End the processes that carry a run's id, which takes neither its soak file nor its journal; return how many."""
+    try:
+        return len(await anyio.to_thread.run_sync(end_survivors, run))
+    except EngineError as error:
+        raise CannotRecover(str(error)) from error
 
 
 async def _fleet(
@@ -196,19 +269,11 @@ async def heal_abandoned(index: RunIndex) -> None:
 async def heal(entry: Entry) -> bool:
     """Heal one abandoned run of the index; say whether nothing is left to do."""
     started = time.monotonic()
-    if not await anyio.to_thread.run_sync(entry.run_dir.is_dir):
-        _log.warning(
-            "a run that died has no run directory any more: there is nothing to heal by", run=entry.run_id
-        )
-    else:
-        try:
-            done = await recover(entry.run_dir)
-        except CannotRecover as error:
-            _log.error("a run that died could not be healed", run=entry.run_id, why=str(error))
-            return False
-        took = round(time.monotonic() - started, 2)
-        _log.warning(
-            "healed a run that died", run=entry.run_id, run_dir=str(entry.run_dir), done=done, took=took
-        )
-    await anyio.to_thread.run_sync(entry.leave)
+    try:
+        done = await _heal_entry(entry)
+    except CannotRecover as error:
+        _log.error("a run that died could not be healed", run=entry.run_id, why=str(error))
+        return False
+    took = round(time.monotonic() - started, 2)
+    _log.warning("healed a run that died", run=entry.run_id, run_dir=str(entry.run_dir), done=done, took=took)
     return True

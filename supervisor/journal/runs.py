@@ -147,7 +147,7 @@ class RunIndex:
             try:
                 if entry := _read_abandoned(file):
                     found.append(entry)
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning(
                     "cannot read an entry of the index of runs: delete it if nothing of that run is left",
                     file=str(file),

@@ -1,0 +1,157 @@
+"""Recovery of runs that died: one that cannot be healed keeps neither others nor a new start waiting."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisor.engines.base import EngineContext, EngineError
+from supervisor.engines.process import ProcessEngine
+from supervisor.journal.events import Event, FaultIntent, FaultUndone, RunStarted
+from supervisor.journal.replay import replay
+from supervisor.journal.runs import RunIndex
+from supervisor.journal.timeline import Timeline
+from supervisor.journal.writer import open_journal
+from supervisor.judge.verdict import judge
+from supervisor.recover import CannotRecover, heal_abandoned, recover_all
+
+
+class Graveyard:
+    """Runs that died: in the index, without anybody who holds them, each with a process that it left."""
+
+    def __init__(self, folder: Path, state: Path) -> None:
+        self.folder, self.index = folder, RunIndex(state)
+        self.left: dict[str, subprocess.Popen[bytes]] = {}
+
+    async def bury(self, run: str, *events: Event, soak: dict[str, Any] | None = None) -> Path:
+        """Make what a run leaves that died after these events; without any it has no journal."""
+        directory = self.folder / run
+        directory.mkdir()
+        (directory / "soak.yaml").write_text(json.dumps({"soak": "small"} | (soak or {})))
+        if events:
+            async with open_journal(directory) as journal:
+                for event in events:
+                    await journal.commit(event)
+        self.index.enter(run, directory, "small").lock.release()
+        self.left[run] = subprocess.Popen(  # noqa: ASYNC220  # a test may wait for a millisecond
+            [sys.executable, "-c", "import time; time.sleep(3600)"],
+            env={**os.environ, "SOAKD_RUN": run},
+            start_new_session=True,
+        )
+        return directory
+
+    def started(self, run: str) -> RunStarted:
+        file = str(self.folder / "soak.yaml")
+        return RunStarted(
+            run=run, soak="small", seed=1, soakd="0", host="here", pid=1, boot="", duration=None, file=file
+        )
+
+    def known(self) -> set[str]:
+        return {entry.run_id for entry in self.index.abandoned()}
+
+    def ended(self, run: str) -> bool:
+        return self.left[run].wait(5) != 0
+
+
+@pytest.fixture
+def graveyard(tmp_path: Path, state_dir: Path) -> Iterator[Graveyard]:
+    one = Graveyard(tmp_path, state_dir)
+    yield one
+    for process in one.left.values():
+        process.kill()
+        process.wait()
+
+
+def intent(number: int = 1) -> FaultIntent:
+    return FaultIntent(episode=f"f#{number}", fault="f", type="command", n=number)
+
+
+NEEDY = {"loads": {"a": {"command": "true", "env": {"A": "${SOAKD_TEST_NOT_SET}"}}}}
+"""A soak that cannot be read without a variable which nobody has set."""
+
+
+async def test_a_run_that_cannot_be_read_back_is_kept_and_no_reason_not_to_start_or_heal_others(
+    graveyard: Graveyard,
+) -> None:
+    await graveyard.bury("one", graveyard.started("one"), soak=NEEDY)
+    await graveyard.bury("two", graveyard.started("two"))
+    await heal_abandoned(graveyard.index)
+    assert graveyard.ended("one"), "its processes carry its id: they need no soak file"
+    assert graveyard.ended("two")
+    assert graveyard.known() == {"one"}
+
+
+async def test_every_dead_run_of_a_soak_file_is_healed_whatever_becomes_of_the_first(
+    graveyard: Graveyard,
+) -> None:
+    first = await graveyard.bury("one", graveyard.started("one"), soak=NEEDY)
+    await graveyard.bury("two", graveyard.started("two"))
+    file = graveyard.folder / "soak.yaml"
+    file.write_text("soak: small\n")
+    with pytest.raises(CannotRecover) as refusal:
+        await recover_all(file)
+    assert "SOAKD_TEST_NOT_SET is not set" in str(refusal.value)
+    assert f"soakd recover {first}" in str(refusal.value)
+    assert graveyard.known() == {"one"}
+
+
+async def test_of_a_run_without_a_beginning_the_processes_are_ended_and_it_is_forgotten(
+    graveyard: Graveyard,
+) -> None:
+    await graveyard.bury("one")
+    await heal_abandoned(graveyard.index)
+    assert graveyard.ended("one")
+    assert graveyard.known() == set()
+
+
+async def test_so_they_are_of_one_whose_directory_is_gone(graveyard: Graveyard) -> None:
+    directory = await graveyard.bury("one")
+    (directory / "soak.yaml").unlink()
+    directory.rmdir()
+    assert "ended 1 processes" in (await recover_all_of(graveyard, "one"))
+    assert graveyard.ended("one")
+
+
+async def recover_all_of(graveyard: Graveyard, run: str) -> str:
+    file = graveyard.folder / "soak.yaml"
+    file.write_text("soak: small\n")
+    done = "\n".join(await recover_all(file))
+    assert run not in graveyard.known()
+    return done
+
+
+async def test_an_episode_that_was_undone_in_time_is_closed(graveyard: Graveyard) -> None:
+    directory = await graveyard.bury("one", graveyard.started("one"), intent(), FaultUndone(episode="f#1"))
+    await recover_all(directory)
+    timeline = Timeline()
+    for record in replay(directory):
+        timeline.apply(record)
+    assert timeline.open_episodes() == ()
+    assert "never-closed" not in {finding.rule for finding in judge(replay(directory)).findings}
+
+
+async def test_a_process_that_does_not_end_leaves_no_fault_in_place(
+    graveyard: Graveyard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stuck(_: ProcessEngine, __: EngineContext) -> list[str]:
+        raise EngineError("SIGKILL does not end pid 1")
+
+    monkeypatch.setattr(ProcessEngine, "recover", stuck)
+    soak = {
+        "engines": {"local": {"process": {"units": {"a": {"command": ["true"]}}}}},
+        "faults": {
+            "f": {"command": ["true"], "undo": ["touch", str(graveyard.folder / "undone")], "every": "1s"}
+        },
+    }
+    directory = await graveyard.bury("one", graveyard.started("one"), intent(), soak=soak)
+    with pytest.raises(CannotRecover, match="SIGKILL does not end pid 1"):
+        await recover_all(directory)
+    assert (graveyard.folder / "undone").exists()
+    assert graveyard.known() == {"one"}
