@@ -17,15 +17,17 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.to_thread
+import structlog
 
 import supervisor
 from supervisor import lifetimes
@@ -42,7 +44,8 @@ from supervisor.journal.events import (
     RunStarted,
     VerdictReached,
 )
-from supervisor.journal.replay import replay
+from supervisor.journal.files import write_atomically
+from supervisor.journal.replay import ReplayError, replay
 from supervisor.journal.runs import Entry, Locked, RunIndex, boot_id, create_run_dir, state_dir
 from supervisor.journal.writer import JournalWriter, open_journal
 from supervisor.judge.report import write_reports
@@ -56,7 +59,7 @@ from supervisor.telemetry import systemd
 from supervisor.telemetry.output import Output
 
 EXIT: Final[Mapping[str, int]] = {"pass": 0, "fail": 1, "inconclusive": 3}
-CANNOT_START: Final = 2
+_log: Final = structlog.get_logger("soakd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ async def run(options: Options, output: Output) -> Outcome:
         await preflight(loaded)
         async with claimed(index, options, loaded) as (run_id, directory), opened(directory) as journal:
             seed = soak.seed if soak.seed is not None else random.SystemRandom().randrange(2**31)
-            this = Run(run_id, soak, loaded.path, directory, seed, journal, end, Guardian(options.guardian))
+            file = loaded.path.absolute()  # recovery may have another working directory
+            this = Run(run_id, soak, file, directory, seed, journal, end, Guardian(options.guardian))
             await soak_it(this, output, loaded.secrets)
             return await verdict(this, journal)
 
@@ -122,22 +126,25 @@ async def claimed(index: RunIndex, options: Options, loaded: Loaded) -> AsyncGen
         for name in kind.unit_names()
     ]
 
+    in_state = partial(
+        _refused, f"cannot use the state directory {state_dir()}", "set SOAKD_STATE_DIR to another"
+    )
+    in_root = partial(
+        _refused, f"cannot make a run directory under {options.root}", "name another place with --run-dir"
+    )
+
     def claim() -> tuple[AsyncExitStack, Path, Entry]:
         held = AsyncExitStack()
-        try:
+        with in_state():
             held.callback(index.lock(keys, run_id).release)
+        with in_root():
             directory = create_run_dir(options.root, soak.soak, time.time())
-            (directory / "soak.yaml").write_text(loaded.resolved)
-            entry = index.enter(run_id, directory, soak.soak)
-        except Locked as error:
-            raise CannotStart(str(error)) from error
-        except OSError as error:
-            raise CannotStart(
-                f"cannot make a run directory under {options.root}: {error.strerror or error}; "
-                "free some space or name another place with --run-dir"
-            ) from error
-        return held, directory, entry
+            write_atomically(directory / "soak.yaml", loaded.resolved.encode())
+        with in_state():
+            return held, directory, index.enter(run_id, directory, soak.soak)
 
+    _check_path(loaded.path.absolute())
+    _check_path(options.root.absolute())
     held, directory, entry = await anyio.to_thread.run_sync(claim)
     if options.report is not None:
         os.write(options.report, f"run-dir {directory}\n".encode())
@@ -149,6 +156,24 @@ async def claimed(index: RunIndex, options: Options, loaded: Loaded) -> AsyncGen
             raise
         # Only a run that ended in order leaves the index; after anything else somebody has to look for what is left.
         await anyio.to_thread.run_sync(entry.leave)
+
+
+@contextmanager
+def _refused(what: str, instead: str) -> Generator[None]:
+    try:
+        yield
+    except Locked as error:
+        raise CannotStart(str(error)) from error
+    except OSError as error:
+        raise CannotStart(f"{what}: {error.strerror or error}; free some space or {instead}") from error
+
+
+def _check_path(path: Path) -> None:
+    """Refuse a path that cannot be told in one line: the guardian, the journal and the index have to name it."""
+    if not str(path).isprintable():
+        raise CannotStart(
+            f"cannot use {str(path)!r}: choose a path without line breaks and the like, in UTF-8"
+        )
 
 
 @asynccontextmanager
@@ -247,19 +272,27 @@ async def verdict(this: Run, journal: JournalWriter) -> Outcome:
     """Judge from the journal, write the reports, and run what the soak file wants run."""
     directory = this.directory
     journal.emit(PhaseEntered(phase=Phase.JUDGING))
-    await journal.call(lambda: None)  # everything before this is written
-    trouble = journal.trouble
-
-    def judge_it() -> Judgement:
-        # A disk that stayed full could not take the trouble itself: it is judged from memory.
-        unwritten = (Record(0, time.time(), time.monotonic(), event) for event in trouble)
-        return judge(chain(replay(directory), unwritten))
-
-    judgement = await anyio.to_thread.run_sync(judge_it)
+    with suppress(JournalError):  # the journal is in trouble and has said so
+        await journal.call(lambda: None)  # everything before this is written
+    judgement = await anyio.to_thread.run_sync(_judge, directory, journal.trouble)
     try:
         await journal.commit(VerdictReached(verdict=judgement.verdict, reasons=judgement.reasons))
         await anyio.to_thread.run_sync(write_reports, directory, judgement)
     except (JournalError, OSError) as error:
-        journal.emit(JournalTrouble(what="write-failed", detail=f"cannot write the reports: {error}"))
+        trouble = JournalTrouble(what="write-failed", detail=f"cannot write the reports: {error}")
+        journal.emit(trouble)
+        judgement = await anyio.to_thread.run_sync(_judge, directory, (*journal.trouble, trouble))
+        # Nobody hears of what cannot be written: this line is all there is to see of the verdict.
+        _log.error(f"verdict: {judgement.verdict}", reasons=list(judgement.reasons))
     await run_hooks(this.soak, judgement.verdict, directory, this.base, journal)
     return Outcome(EXIT[judgement.verdict], directory, judgement)
+
+
+def _judge(directory: Path, trouble: tuple[JournalTrouble, ...]) -> Judgement:
+    """Judge from the journal, and from its troubles as they are remembered: a disk that stayed full could not take them."""
+    unwritten = [Record(0, time.time(), time.monotonic(), event) for event in trouble]
+    try:
+        return judge(chain(replay(directory), unwritten))
+    except (ReplayError, OSError) as error:
+        gone = JournalTrouble(what="write-failed", detail=str(error))
+        return judge([*unwritten, Record(0, time.time(), time.monotonic(), gone)])

@@ -386,6 +386,39 @@ def test_a_full_disk_is_refused(soakd: Soakd, tmp_path: Path) -> None:
     shutil.rmtree(disk)
 
 
+def test_a_state_directory_that_cannot_be_used_is_named(
+    soakd: Soakd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOAKD_STATE_DIR", "/dev/null")
+    told = refused(soakd, soak_file())
+    assert "/dev/null" in told
+    assert "SOAKD_STATE_DIR" in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_path_that_cannot_be_told_in_one_line_is_refused(soakd: Soakd) -> None:
+    for name in ("two\nlines", os.fsdecode(b"not\xffutf8")):
+        told = refused(soakd, soak_file(), "--run-dir", str(soakd.folder / name))
+        assert len(told.splitlines()) == 1
+
+
+def test_the_soak_file_is_known_by_its_full_path_for_recovery_may_be_elsewhere(soakd: Soakd) -> None:
+    soakd.write(soak_file(duration="200ms", faults={}))
+    soakd.command("run", "soak.yaml")
+    started = soakd.events(ev.RunStarted)[0]
+    assert started.file == str(soakd.folder / "soak.yaml")  # type: ignore[attr-defined]
+
+
+def test_a_run_directory_that_is_removed_meanwhile_makes_the_verdict_inconclusive(soakd: Soakd) -> None:
+    soakd.start(soak_file(duration="3s"))
+    wait("soaking", soakd.soaking)
+    shutil.rmtree(soakd.run_dir.resolve())
+    assert soakd.end() == 3
+    assert "Traceback" not in soakd.output
+    assert "the journal is in trouble" in soakd.output
+    assert "verdict: inconclusive" in soakd.output
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

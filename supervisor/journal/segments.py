@@ -138,6 +138,8 @@ class Segment:
                 self._disk.fsync(self._descriptor)
             except OSError as error:
                 raise DiskError("fsync-failed", f"cannot sync {self.path}: {error.strerror}") from error
+            if not os.fstat(self._descriptor).st_nlink:
+                raise DiskError("write-failed", f"{self.path} was removed by somebody")
         self.size += len(lines)
 
     def abandon(self) -> None:

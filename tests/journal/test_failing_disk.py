@@ -267,3 +267,16 @@ def test_a_real_short_write_loses_nothing(tmp_path: Path) -> None:
     assert [record.event.n for record in found if isinstance(record.event, FaultIntent)] == list(range(100))
     assert {int(sequence) for sequence in acknowledged} <= {record.sequence for record in others(found)}
     assert troubles(found) == ["short-write"]
+
+
+async def test_a_journal_that_somebody_removes_is_noticed_and_goes_on_in_a_new_segment(
+    tmp_path: Path,
+) -> None:
+    async with open_journal(tmp_path) as journal:
+        await journal.commit(ready(1))
+        (tmp_path / "journal-0001.jsonl").unlink()
+        await journal.commit(ready(2))
+    assert [trouble.what for trouble in journal.trouble] == ["write-failed"]
+    kept = list(replay(tmp_path))
+    assert [record.event for record in others(kept)] == [ready(2)]
+    assert "torn" in troubles(kept), "what is gone is told"
