@@ -1,0 +1,71 @@
+"""Loads: windows of counted operations."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from supervisor.journal.events.base import PART, Event
+
+
+class Sample(BaseModel):
+    """One failed or indeterminate operation, kept as an example."""
+
+    model_config = PART
+
+    at: float
+    """Intended start, monotonic seconds."""
+    name: str = ""
+    outcome: Literal["failed", "indeterminate"]
+    error: str
+    """Error class."""
+    detail: str = ""
+    took: float = 0.0
+
+
+class Slice(BaseModel):
+    """The operations of a window that the same set of episodes overlapped."""
+
+    model_config = PART
+
+    episodes: tuple[str, ...] = ()
+    """Sorted `id:stage` marks; empty: no episode."""
+    ok: int = 0
+    failed: int = 0
+    indeterminate: int = 0
+    errors: dict[str, int] = Field(default_factory=dict)
+    """Failed and indeterminate operations by error class, the number of classes capped, the rest under `other`."""
+    first_ok: float | None = None
+    """Monotonic seconds at which the first ok operation ended; None: there was none, or nobody noted it."""
+    first_failure: float | None = None
+    """The same of the first failed or indeterminate operation."""
+    response: tuple[int | float, ...] = ()
+    """`values.Histogram.pack`: from the intended start to the end of ok operations."""
+    service: tuple[int | float, ...] = ()
+    """The same from the actual start. Empty where it equals `response` (a closed loop)."""
+
+
+class LoadWindow(Event, kind="load.window", folds=True):
+    """What a load did between two instants (monotonic seconds of operations' ends)."""
+
+    load: str
+    start: float
+    end: float
+    scheduled: int = 0
+    started: int = 0
+    late: int = 0
+    """Started later than the executor's tolerance."""
+    dropped: int = 0
+    """Never started: no free slot."""
+    slices: tuple[Slice, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    counters: dict[str, float] = Field(default_factory=dict)
+    """What a kind counts besides operations: lost, duplicates, tests skipped."""
+
+
+class LoadStopped(Event, kind="load.stopped"):
+    """A load ended in order; `open` operations were cut off and count as indeterminate."""
+
+    load: str
+    open: int = 0
