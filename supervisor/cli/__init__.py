@@ -157,7 +157,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     arguments.duration = arguments.duration or "2m"
     os.environ["SOAKD_PYTHON"] = sys.executable  # the demo's services are modules of ours
-    return _guarded(arguments, str(Path(__file__).parent / "demo" / "soak.yaml"))
+    return _guarded(arguments, str(Path(__file__).parents[1] / "demo" / "soak.yaml"))
 
 
 def _daemon(arguments: argparse.Namespace) -> int:
