@@ -56,6 +56,14 @@ def test_what_a_page_points_at_is_there(page: str) -> None:
         assert any(one.exists() for one in found), f"{path} is not there"
 
 
+def test_every_test_that_the_architecture_page_names_is_there() -> None:
+    file, named = "", 0
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)?::(\w+)`", ARCHITECTURE):
+        file, named = path or file, named + 1
+        assert f"def {name}(" in (ROOT / file).read_text(), f"{file} has no {name}"
+    assert named > 20
+
+
 def test_every_benchmark_stands_in_the_architecture_page() -> None:
     there = {path.name for path in (ROOT / "scripts" / "bench").iterdir() if os.access(path, os.X_OK)}
     assert there <= set(re.findall(r"\| `([a-z_]+)` \|$", ARCHITECTURE, re.MULTILINE))

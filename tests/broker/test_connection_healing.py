@@ -182,6 +182,7 @@ async def test_unsent_bytes_after_an_error_of_the_server(handle: Handle) -> None
 
 
 async def test_a_full_buffer(handle: Handle, server: NatsServer) -> None:
+    """nats-py raises, or blocks, once its `pending_size` is full; the handle heals all the same."""
     await server.kill()
     await until(lambda: handle.nc.is_reconnecting)
     with pytest.raises(nats.errors.OutboundBufferLimitError):
@@ -194,7 +195,7 @@ async def test_a_full_buffer(handle: Handle, server: NatsServer) -> None:
 async def test_credentials_that_are_revoked_for_a_while(
     start: Start, journal: JournalWriter, changes: list[BrokerChanged]
 ) -> None:
-    """The server's -ERR closes a client of nats-py for good."""
+    """An Authorization Violation closes a client of nats-py for good."""
     good, bad = (f"authorization {{ user: soak, password: {word} }}" for word in ("right", "wrong"))
     server = await start(good)
     broker = Broker.model_validate({"servers": server.address, "user": "soak", "password": "right"})

@@ -243,7 +243,7 @@ def numbers(monitor: Monitor, names: set[str]) -> dict[str, tuple[str, int, int]
 
 
 async def miss_a_node(cluster: list[NatsServer], monitor: Monitor, events: list[Event]) -> None:
-    """Streams whose only node is paused are unknown, not gone, and not at zero."""
+    """Streams whose only node is paused are unknown, not gone, and not at zero; `streams_info()` would lack them."""
     await until(lambda: monitor.snapshot().complete and monitor.snapshot().meta_leader, 15)
     names, before = set(monitor.snapshot().streams), monitor.snapshot()
     node = next(

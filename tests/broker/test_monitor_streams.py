@@ -92,6 +92,7 @@ async def test_no_streams_at_all(handle: Handle) -> None:
 
 
 async def test_all_pages_of_descriptions(handle: Handle) -> None:
+    """`streams_info()` of nats-py returns the first 256."""
     await make(handle, *(f"s{n:05}" for n in range(600)))
     seen: list[str] = []
     offset: int | None = 0

@@ -15,6 +15,7 @@ from nats_bench import Answer, NatsBench
 
 from supervisor.loads.jetstream import JetStreamLoad
 
+PLACES = 8
 QUIET = {"failed", "indeterminate", "lost", "duplicates", "unexpected", "lost_to_retention", "undecided"}
 
 
@@ -163,3 +164,27 @@ async def test_without_a_last_look_nothing_is_said_of_losses(nats_bench: NatsBen
     whole = [window.counters for window in nats_bench.windows]
     said = any("lost" in counters for counters in whole)
     assert said == (not nats_bench.counts.get("undecided"))
+
+
+async def test_acknowledgements_that_never_come_hold_no_place_for_ever(
+    nats_bench: NatsBench, js: JetStreamContext
+) -> None:
+    """nats-py's `publish_async` waits for a lost one for ever, and each of them keeps one of its permits (#985)."""
+    numbers = itertools.count(1)
+
+    async def silent_at_first(client: Client, msg: Msg) -> None:
+        if next(numbers) > 3 * PLACES:
+            await store(client, msg)
+
+    await js.add_stream(name="REAL", subjects=["real"])
+    asked = load(
+        jetstream="REAL", subject="in", timeout="300ms", attempt="300ms", rate="100/s", in_flight=PLACES
+    )
+    async with nats_bench.responder("in", silent_at_first), nats_bench.running(asked) as context:
+        await nats_bench.until_ok(context, 100)
+        async with nats_bench.frozen():
+            await until(lambda: context.recorder.flush() or nats_bench.counts["indeterminate"] >= 4 * PLACES)
+        await nats_bench.until_ok(context, int(nats_bench.counts["ok"]) + 100)
+    counts = nats_bench.counts
+    assert counts["started"] == counts["ok"] + counts["indeterminate"] + counts.get("failed", 0)
+    assert nats_bench.cut_off == 0
