@@ -46,6 +46,14 @@ structlog.configure(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests with a Docker engine in one worker: they share an engine and look at all that is on it."""
+    for item in items:
+        wanted = getattr(item, "fixturenames", ())
+        if "docker_session" in wanted or "DockerHarness" in item.nodeid:
+            item.add_marker(pytest.mark.xdist_group("docker"))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}

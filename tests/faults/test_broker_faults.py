@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -63,7 +64,7 @@ def cluster(stage: Stage, journal: JournalWriter, tmp_path: Path) -> Cluster:
             {k: v for k, v in broker_.items() if k != "system" or not without_system}
         )
         engine, leaders = ProcessEngine.model_validate(engine_), Leaders()
-        context = EngineContext("embedded", "test", journal.run_dir, tmp_path, journal)
+        context = EngineContext("embedded", f"test-{uuid.uuid4().hex}", journal.run_dir, tmp_path, journal)
         async with engine.open(context) as local, anyio.create_task_group() as group:
             names = {name: ("embedded", name) for name in engine.unit_names()}
             stage.fleet = Fleet(journal, {"embedded": local}, names, leaders=leaders.unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from pathlib import Path
 
 import aiohttp
@@ -47,7 +48,9 @@ async def test_a_broker_that_is_restarted_recovers_when_it_answers_again(
     journal.subscribe(timeline.apply)
     timeline.subscribe(lambda: marks.append(timeline.marks()))
     async with (
-        engine.open(EngineContext("local", "test", journal.run_dir, tmp_path, journal)) as local,
+        engine.open(
+            EngineContext("local", f"test-{uuid.uuid4().hex}", journal.run_dir, tmp_path, journal)
+        ) as local,
         aiohttp.ClientSession() as http,
         anyio.create_task_group() as group,
     ):

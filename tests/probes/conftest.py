@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -39,7 +40,7 @@ def watching(view: View, journal: JournalWriter, tmp_path: Path) -> Watch:
             for name, script in scripts.items()
         }
         engine = ProcessEngine.model_validate({"process": {"units": units}})
-        context = EngineContext("local", "test", journal.run_dir, tmp_path, journal)
+        context = EngineContext("local", f"test-{uuid.uuid4().hex}", journal.run_dir, tmp_path, journal)
         async with engine.open(context) as local, anyio.create_task_group() as group:
             fleet = Fleet(journal, {"local": local}, {name: ("local", name) for name in units})
             group.start_soon(fleet.run)
