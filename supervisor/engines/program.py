@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -29,6 +30,8 @@ BURST: Final = 1_000_000
 RATE: Final = 10_000_000
 """Bytes a second: a program that writes more, in bursts of `BURST`, has to wait for us, as it would for a slow disk."""
 _CHUNK: Final = 65536
+_REPORTS: Final = 8192
+"""The same for reports, which are read line by line: a chunk takes a fraction of a millisecond."""
 
 Why = Literal["exit", "timeout", "stop"]
 
@@ -64,10 +67,12 @@ async def run_program(
     output: Callable[[bytes], None],
     timeout: float,
     stop: anyio.Event,
+    reports: Callable[[bytes], None] | None = None,
 ) -> Ended:
     """Run a program until it exits, `timeout` seconds have passed or `stop` is set; OSError if it cannot be started.
 
-    Its standard output and error go to `output`. The whole group is ended before this returns, also when it is cancelled.
+    Its standard output and error go to `output`, the former to `reports` instead if that is given. The whole group is ended before
+    this returns, also when it is cancelled.
     """
     start, tail = time.monotonic(), bytearray()
 
@@ -76,9 +81,12 @@ async def run_program(
         tail.extend(chunk[-TAIL:])
         del tail[:-TAIL]
 
-    async with _started(argv, cwd, env) as child, nursery() as tasks:
-        drained = anyio.Event()
-        tasks.start_soon(_pump, child.output, keep, drained)
+    async with _started(argv, cwd, env, apart=reports is not None) as child, nursery() as tasks:
+        drained = [anyio.Event()]
+        tasks.start_soon(_pump, child.output, keep, drained[0])
+        if reports is not None and child.reports is not None:
+            drained.append(anyio.Event())
+            tasks.start_soon(_pump, child.reports, reports, drained[1], _REPORTS)
         why = await _first(child, timeout, stop)
         end = time.monotonic()
         if why != "exit":
@@ -88,14 +96,17 @@ async def run_program(
         child.send_group(signal.SIGKILL)  # whatever is left, also of a program that went in order
         code, status = await _reap(child)
         with anyio.move_on_after(DRAIN):
-            await drained.wait()
+            for emptied in drained:
+                await emptied.wait()
     return Ended(why, code, status, start, end, tail.decode(errors="replace"))
 
 
 @asynccontextmanager
-async def _started(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> AsyncGenerator[Child]:
+async def _started(
+    argv: Sequence[str], cwd: Path, env: Mapping[str, str], *, apart: bool
+) -> AsyncGenerator[Child]:
     """Start a program; on the way out, if it was not reaped in order, its group is killed."""
-    child = await anyio.to_thread.run_sync(spawn, argv, cwd, env)
+    child = await anyio.to_thread.run_sync(partial(spawn, argv, cwd, env, apart=apart))
     try:
         yield child
     finally:
@@ -133,12 +144,12 @@ async def _first(child: Child, timeout: float, stop: anyio.Event) -> Why:
     return why
 
 
-async def _pump(pipe: int, output: Callable[[bytes], None], drained: anyio.Event) -> None:
+async def _pump(pipe: int, output: Callable[[bytes], None], drained: anyio.Event, size: int = _CHUNK) -> None:
     """Hand over output until all ends of the pipe are closed, no faster than `RATE`."""
     taken, since = 0, time.monotonic()
     while True:
         await anyio.wait_readable(pipe)
-        chunk = os.read(pipe, _CHUNK)
+        chunk = os.read(pipe, size)
         if not chunk:
             drained.set()
             return

@@ -36,6 +36,8 @@ class Child:
     pidfd: int
     output: int
     """Non-blocking read end of the pipe that is its standard output and error."""
+    reports: int | None
+    """The same of its standard output alone, if that was asked for; `output` is then its standard error."""
     incarnation: str
     started: float
     """Monotonic seconds."""
@@ -74,31 +76,47 @@ class Child:
         """Close our ends; the process must be reaped."""
         os.close(self.pidfd)
         os.close(self.output)
+        if self.reports is not None:
+            os.close(self.reports)
 
 
-def spawn(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Child:
-    """Start a process in a group of its own; OSError if it cannot be started. Blocks for about a millisecond."""
+def spawn(command: Sequence[str], cwd: Path, env: Mapping[str, str], *, apart: bool = False) -> Child:
+    """Start a process in a group of its own; OSError if it cannot be started. Blocks for about a millisecond.
+
+    `apart`: its standard output has a pipe of its own, `Child.reports`.
+    """
     before = oom_kills()
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    ends = [os.pipe2(os.O_CLOEXEC) for _ in range(2 if apart else 1)]
     try:
-        os.set_blocking(read_end, False)
+        for read_end, _ in ends:
+            os.set_blocking(read_end, False)
         process = subprocess.Popen(
             command,
             cwd=cwd,
             env={name: value for name, value in env.items() if name not in _OURS_ALONE},
             stdin=subprocess.DEVNULL,
-            stdout=write_end,
-            stderr=write_end,
+            stdout=ends[-1][1],
+            stderr=ends[0][1],
             process_group=0,
         )
     except BaseException:
-        os.close(read_end)
+        for read_end, _ in ends:
+            os.close(read_end)
         raise
     finally:
-        os.close(write_end)
+        for _, write_end in ends:
+            os.close(write_end)
     started = time.monotonic()
     incarnation = f"{process.pid}:{start_time(process.pid)}"
-    return Child(process, os.pidfd_open(process.pid), read_end, incarnation, started, before)
+    return Child(
+        process,
+        os.pidfd_open(process.pid),
+        ends[0][0],
+        ends[1][0] if apart else None,
+        incarnation,
+        started,
+        before,
+    )
 
 
 def start_time(pid: int) -> int:

@@ -7,9 +7,10 @@ import re
 import shlex
 import shutil
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, Final, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import anyio
 from pydantic import Field, field_validator, model_validator
@@ -19,11 +20,12 @@ from supervisor.journal.events import LoadStopped
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.cleanup import LAST, Cleaner, Cleanup
 from supervisor.loads.iterations import Iterations, Task
+from supervisor.loads.rounds import Rounds
 from supervisor.supervision import nursery
 from supervisor.values import Duration
 
-SPAWN_PAUSE: Final = 1.0
-"""Seconds at least between two attempts to start a program that cannot be started."""
+PATIENCE: Final = 30.0
+"""Seconds that an operation may take that was announced by a line, unless the soak file says otherwise."""
 REPORT: Final = "SOAKD_JUNIT_XML"
 """The variable that tells a program where its JUnit report is looked for."""
 
@@ -42,6 +44,8 @@ class CommandLoad(Load):
 
     An iteration that the end of the run cuts off says nothing about the system: it is no operation, only a counter (`cut_off`), so
     `load.stopped` never has open ones. Had it run far longer than any before it, though, it may have hung: it is indeterminate.
+
+    With `operations` the program runs on and tells its operations itself, line by line (`lines`, `books`, `rounds`).
     """
 
     key: ClassVar[str] = "command"
@@ -54,13 +58,26 @@ class CommandLoad(Load):
     env: dict[str, Text] = Field(
         default_factory=dict, description="Variables besides soakd's own environment."
     )
-    timeout: Duration = Field(600.0, gt=0, description="How long one iteration may take (10m).")
+    timeout: Duration = Field(
+        600.0,
+        gt=0,
+        description="How long one iteration may take (10m); with operations, how long one that was announced may take (30s).",
+    )
     pause: Duration = Field(0.0, description="Time between two iterations.")
     times: int | None = Field(None, ge=1, description="At most so many iterations.")
     junit: bool | None = Field(
         None,
         description="Count test cases from a JUnit report: --junit-xml=<file> is added to the command; with a shell the command "
         f"writes it to ${REPORT}. Left out: yes if the program is pytest.",
+    )
+    operations: Literal["stdout"] | Annotated[int, Field(ge=3, le=9)] | None = Field(
+        None,
+        description="The program tells its operations in JSON lines on its standard output, `stdout`, or on a descriptor, 3 to 9.",
+    )
+    silence: Duration = Field(
+        60.0,
+        gt=0,
+        description="With operations: a program that tells nothing for so long hangs; it is ended, which counts as a crash.",
     )
     cleanup: Cleanup | None = Field(
         None, description="What is removed from the broker between two iterations."
@@ -86,6 +103,12 @@ class CommandLoad(Load):
 
     @model_validator(mode="after")
     def _splits(self) -> Self:
+        if self.operations is None and "silence" in self.model_fields_set:
+            raise ValueError("silence is for programs that tell their operations: add operations: stdout")
+        if self.operations is not None and self.junit:
+            raise ValueError(
+                "operations come from lines or from a JUnit report: leave operations or junit out"
+            )
         if self.shell:
             if not isinstance(self.command, str):
                 raise ValueError("with shell: true the command is one string, not a list")
@@ -114,6 +137,8 @@ class CommandLoad(Load):
     @property
     def counts_tests(self) -> bool:
         """Whether the operations are the test cases of a report."""
+        if self.operations is not None:
+            return False
         return self.junit if self.junit is not None else not self.shell and _is_pytest(self.argv)
 
     def problems(self, base: Path) -> list[str]:
@@ -129,19 +154,27 @@ class CommandLoad(Load):
 
     async def run(self, context: LoadContext) -> None:
         """Run the program again and again until `context.stop` is set."""
-        iterations = Iterations(self._task(context), context)
+        lives = self._lives(context)
         cleaner = Cleaner(self.cleanup, context) if self.cleanup else None
         if cleaner:
             await _unless(context.stop, cleaner.prepare)
-        while not context.stop.is_set() and (self.times is None or iterations.count < self.times):
-            started = await iterations.next()
+        while not context.stop.is_set() and (self.times is None or lives.count < self.times):
+            rest = await lives.next()
             if cleaner:
                 await _unless(context.stop, cleaner.clean)
-            await _unless(context.stop, anyio.sleep, self.pause if started else max(self.pause, SPAWN_PAUSE))
+            await _unless(context.stop, anyio.sleep, max(self.pause, rest))
         if cleaner:
             await cleaner.clean(LAST)
         context.recorder.flush()
-        context.journal.emit(LoadStopped(load=context.name))
+        context.journal.emit(LoadStopped(load=context.name, open=lives.open))
+
+    def _lives(self, context: LoadContext) -> Iterations | Rounds:
+        task = self._task(context)
+        if self.operations is None:
+            return Iterations(task, context)
+        timeout = self.timeout if "timeout" in self.model_fields_set else PATIENCE
+        descriptor = self.operations if isinstance(self.operations, int) else 1
+        return Rounds(replace(task, timeout=timeout), context, descriptor, self.silence)
 
     def _task(self, context: LoadContext) -> Task:
         argv, report = self.argv, None

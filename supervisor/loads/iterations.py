@@ -18,6 +18,8 @@ from supervisor.loads.base import LoadContext
 from supervisor.loads.junit import JUnitError, Report, read_report
 from supervisor.loads.recorder import Outcome
 
+SPAWN_PAUSE: Final = 1.0
+"""Seconds at least between two attempts to start a program that cannot be started."""
 SKIPPED: Final = "skipped"
 """Counter of tests that were skipped: they are no operations."""
 CUT_OFF: Final = "cut_off"
@@ -40,22 +42,37 @@ class Task:
     """Where the program writes its JUnit report; None: the iteration itself is the operation."""
 
 
+class Output:
+    """The log of a load, in which lines of our own stand between the program's."""
+
+    def __init__(self, context: LoadContext, noun: str) -> None:
+        """`noun`: what is counted by `count`, such as an iteration."""
+        self.count = 0
+        self._log, self._who = context.journal.log(f"{context.name}.log"), f"{context.name} {noun}"
+        self.write = self._log.write
+
+    def say(self, what: str) -> None:
+        """Write a line of our own."""
+        now = datetime.now(UTC).isoformat(sep=" ", timespec="milliseconds")
+        self.write(f"=== {now} {self._who} {self.count}: {what}\n".encode())
+
+
 class Iterations:
     """Runs the task once for each call of `next`, and remembers what is needed to judge the one that is cut off."""
 
     def __init__(self, task: Task, context: LoadContext) -> None:
-        self.count = 0
+        self.count = self.open = 0
         self._task, self._context = task, context
-        self._output = context.journal.log(f"{context.name}.log")
+        self._output = Output(context, "iteration")
         self._longest = 0.0
         """Seconds of the longest iteration that was not cut off."""
 
-    async def next(self) -> bool:
-        """Run the program once and count how it went; False if it could not be started."""
-        self.count += 1
+    async def next(self) -> float:
+        """Run the program once and count how it went; return after how many seconds it may be started again."""
+        self.count = self._output.count = self.count + 1
         task = self._task
         await self._forget_report()
-        self._say(shlex.join(task.argv))
+        self._output.say(shlex.join(task.argv))
         start = time.monotonic()
         try:
             ended = await run_program(
@@ -67,13 +84,13 @@ class Iterations:
                 stop=self._context.stop,
             )
         except OSError as error:
-            self._say(f"cannot be started: {error}")
+            self._output.say(f"cannot be started: {error}")
             self._record(start, time.monotonic(), "failed", error="cannot be started", detail=str(error))
-            return False
+            return SPAWN_PAUSE
         why = {"exit": "", "timeout": ", ended at its time limit", "stop": ", cut off by the end of the run"}
-        self._say(f"{ended.status} after {ended.end - ended.start:.3f}s{why[ended.why]}")
+        self._output.say(f"{ended.status} after {ended.end - ended.start:.3f}s{why[ended.why]}")
         await self._judge(ended)
-        return True
+        return 0.0
 
     async def _judge(self, ended: Ended) -> None:
         took = ended.end - ended.start
@@ -150,8 +167,3 @@ class Iterations:
     async def _forget_report(self) -> None:
         if self._task.report is not None:
             await anyio.to_thread.run_sync(self._task.report.unlink, True)  # missing_ok
-
-    def _say(self, what: str) -> None:
-        """Write a line of our own between the program's."""
-        now = datetime.now(UTC).isoformat(sep=" ", timespec="milliseconds")
-        self._output.write(f"=== {now} {self._context.name} iteration {self.count}: {what}\n".encode())

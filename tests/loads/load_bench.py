@@ -101,7 +101,7 @@ class Bench:
         return [sample for window in self.windows for sample in window.samples]
 
     def log(self, name: str = "e2e") -> str:
-        return (self.journal.run_dir / f"{name}.log").read_text()
+        return (self.journal.run_dir / f"{name}.log").read_text(errors="replace")
 
 
 async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
