@@ -194,6 +194,11 @@ class UnitNames:
         """Return the engine of a unit, by its id."""
         return self._engines[self.ids[unit][0]]
 
+    def lacks(self, unit: str, power: type) -> str:
+        """Say what keeps a unit's engine from a capability just now; empty if nothing does. Blocks."""
+        engine, name = self.ids[unit]
+        return self._engines[engine].lacks(power, name)
+
     def files_of(self, unit: str) -> Mapping[str, str]:
         """Return the files that the soak file gives a unit: path -> content."""
         engine, name = self.ids[unit]

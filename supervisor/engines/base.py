@@ -169,6 +169,39 @@ class CanDisconnect(Protocol):
         """Put it back, with what `networks` said before. On it already: no error."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Where a unit is on its networks. Addresses are written as IP addresses are, networks as `10.0.0.0/24`."""
+
+    addresses: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    gateways: tuple[str, ...] = ()
+    """Whatever comes from outside of the networks seems to come from here, or has an address that is in none of them."""
+
+
+@runtime_checkable
+class CanPartition(Protocol):
+    """Capability: drop packets between a unit and others, without a word to either."""
+
+    async def reach(self, unit: str) -> Reach:
+        """Say where the unit is."""
+
+    async def cut_off(
+        self,
+        unit: str,
+        name: str,
+        *,
+        peers: Sequence[str],
+        spare: Sequence[str],
+        inbound: bool,
+        outbound: bool,
+    ) -> None:
+        """Drop what comes from and goes to `peers`, addresses or networks, except `spare`. Done already under this name: no error."""
+
+    async def let_through(self, unit: str, name: str) -> None:
+        """Take back what was done under a name. There is nothing of it, the unit is down or gone: no error."""
+
+
 @runtime_checkable
 class CanLimit(Protocol):
     """Capability: change how much of the machine a unit may use, while it runs."""
@@ -213,6 +246,13 @@ class Engine(Kind):
     async def tidy(self, base: Path) -> list[str]:  # noqa: ARG002  # for engines whose units outlive runs
         """Put units back as they were that dead runs have left behind, also runs of other hosts; return what was done, in words."""
         return []
+
+    def lacks(self, power: type, unit: str) -> str:  # noqa: ARG002  # for engines that need something for their capabilities
+        """Say what keeps a capability from being used on a unit just now: a program, a permission. Empty: nothing that is known.
+
+        Touches nothing; blocks. Called at preflight; `soakd check` shows it as a warning.
+        """
+        return ""
 
     def resting(self) -> frozenset[str]:
         """Names of units that are down and are to stay down, since nobody has asked for their start."""

@@ -12,7 +12,8 @@ from typing import Annotated, ClassVar, Final, Self
 import anyio
 from pydantic import Field, PrivateAttr, model_validator
 
-from supervisor.engines.base import Engine, EngineContext, EngineError, Units
+from supervisor.engines.base import CanPartition, Engine, EngineContext, EngineError, Units
+from supervisor.engines.dockerd import packets
 from supervisor.engines.dockerd.api import Api, Endpoint, Tls, connect
 from supervisor.engines.dockerd.container import NO_POLICY, Container
 from supervisor.engines.dockerd.life import Unit
@@ -148,7 +149,7 @@ class DockerEngine(Engine):
 
     _seen: dict[str, Listed] | None = PrivateAttr(None)
     _after: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)
-    _policies: dict[str, str] = PrivateAttr(default_factory=dict)
+    _looked: dict[str, Container] = PrivateAttr(default_factory=dict)
 
     def unit_names(self) -> tuple[str, ...]:
         """Those that were found, or are named."""
@@ -167,23 +168,32 @@ class DockerEngine(Engine):
         seen = {} if self.docker.start else self._seen or {}
         return frozenset(unit for unit, one in seen.items() if one.state in {"created", "exited", "dead"})
 
+    def lacks(self, power: type, unit: str) -> str:
+        """Packet filters are set from this machine, in the container's network namespace."""
+        if power is not CanPartition or (seen := self._looked.get(unit)) is None:
+            return ""
+        url = Endpoint.of(self.docker.host, None).url
+        if not url.startswith("unix:"):
+            return f"the engine at {url} is on another machine: run soakd there"
+        return packets.lacks() or packets.unreachable(seen)
+
     async def discover(self, base: Path) -> Self:
         """List the containers, and look at their restart policies."""
         which = self.docker.which
         async with self.docker.connect(base) as api:
             found = by_unit(which, await _list(api, which))
             refuse_clashes(which, found)
-            policies: dict[str, str] = {}
+            looked: dict[str, Container] = {}
 
             async def look(unit: str) -> None:
-                if (seen := await inspect(api, found[unit][0].id)) and seen.has_policy:
-                    policies[unit] = seen.policy["Name"]
+                if seen := await inspect(api, found[unit][0].id):
+                    looked[unit] = seen
 
             await at_once(look, found)
         known = self.model_copy()
         known._seen = {unit: several[0] for unit, several in found.items()}  # noqa: SLF001  # ours
         known._after = after(which, found)  # noqa: SLF001
-        known._policies = policies  # noqa: SLF001
+        known._looked = looked  # noqa: SLF001
         return known
 
     async def tidy(self, base: Path) -> list[str]:
@@ -223,8 +233,9 @@ class DockerEngine(Engine):
         ]
         if self.docker.own_policy is OwnPolicy.REFUSE:
             wrong += [
-                f"{unit}: it has a restart policy of its own, {policy}: set own_policy to adopt or suspend, or take it off"
-                for unit, policy in self._policies.items()
+                f"{unit}: it has a restart policy of its own, {seen.policy['Name']}: set own_policy to adopt or suspend, or take it off"
+                for unit, seen in self._looked.items()
+                if seen.has_policy
             ]
         return wrong
 

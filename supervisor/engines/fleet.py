@@ -102,6 +102,11 @@ class Fleet:
         """
         return self._departures.of(self._find(unit).id)
 
+    def place(self, unit: str) -> tuple[Units, str]:
+        """Return the engine that has a unit, and its name there: for what engines can do beside the life of units."""
+        member = self._find(unit)
+        return member.engine, member.name
+
     def is_watched(self, unit: str) -> bool:
         """Whether somebody follows its departures: then its restart may be left to that watchdog."""
         return self._find(unit).id in self._departures

@@ -7,4 +7,4 @@ from supervisor.engines.docker import DockerEngine
 from supervisor.engines.process import ProcessEngine
 from supervisor.kinds import Registry
 
-ENGINES: Registry[Engine] = Registry("engine", "soakd.engines", Engine, [ProcessEngine, DockerEngine])  # type: ignore[type-abstract]  # never instantiated
+ENGINES: Registry[Engine] = Registry("engine", "soakd.engines", Engine, [ProcessEngine, DockerEngine])

@@ -94,6 +94,9 @@ class Layout(Protocol):
     def nodes(self) -> frozenset[str]:
         """Return the units that are servers of the broker."""
 
+    def lacks(self, unit: str, power: type) -> str:
+        """Say what keeps a unit's engine from a capability just now; empty if nothing does. Blocks."""
+
     def files_of(self, unit: str) -> Mapping[str, str]:
         """Return the files that the soak file gives a unit: path -> content."""
 
@@ -170,6 +173,13 @@ class Fault(Schedule, Kind):
 
     def problems(self, layout: Layout) -> Iterator[Problem]:  # noqa: ARG002  # for kinds that can tell
         """Yield what of the soak file keeps this fault from working. Called by `soakd check` and before a run; touches nothing."""
+        yield from ()
+
+    def missing(self, layout: Layout) -> Iterator[str]:  # noqa: ARG002  # for kinds that need more than the soak file has
+        """Yield what of this machine and its engines keeps this fault from working just now, in words for the user.
+
+        Called before a run; `soakd check` shows it as warnings. Touches nothing; blocks.
+        """
         yield from ()
 
     @abstractmethod

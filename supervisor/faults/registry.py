@@ -7,7 +7,9 @@ from supervisor.faults.clients import Kick, LameDuck
 from supervisor.faults.command import Command
 from supervisor.faults.crash_loop import CrashLoop
 from supervisor.faults.delete_consumer import DeleteConsumer
+from supervisor.faults.disconnect import Disconnect
 from supervisor.faults.kill import Kill
+from supervisor.faults.partition import Partition
 from supervisor.faults.pause import Pause
 from supervisor.faults.purge import Purge
 from supervisor.faults.restart import Restart
@@ -20,9 +22,10 @@ from supervisor.kinds import Registry
 FAULTS: Registry[Fault] = Registry(
     "fault",
     "soakd.faults",
-    Fault,  # type: ignore[type-abstract]  # never instantiated
+    Fault,
     [
         *(Restart, RollingRestart, Stop, Kill, CrashLoop, Pause),
+        *(Partition, Disconnect),
         *(RollingLameDuck, LameDuck, Stepdown, Kick, Purge, DeleteConsumer),
         Command,
     ],

@@ -6,7 +6,7 @@ import random
 from abc import ABC
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 import anyio
 from pydantic import model_validator
@@ -26,6 +26,8 @@ class UnitFault(Fault, ABC):
 
     needs: ClassVar[type | None] = None
     """The capability (a protocol of `engines.base`) that it needs of their engine."""
+    instead: ClassVar[str] = ""
+    """Why an engine may not have it, and what to use there, in words."""
 
     @property
     def selector(self) -> Selector:
@@ -53,12 +55,21 @@ class UnitFault(Fault, ABC):
 
     def problems(self, layout: Layout) -> Iterator[Problem]:
         """Units whose engine cannot do this."""
-        for unit in layout.selected(self.selector) if self.needs else ():
+        yield from self.unable(layout, self.key, self.selector)
+
+    def unable(self, layout: Layout, key: str, selector: Selector) -> Iterator[Problem]:
+        """Yield which units of a selector, written at a key, have an engine that lacks what this needs."""
+        for unit in layout.selected(selector) if self.needs else ():
             engine = layout.engine_of(unit)
             if self.needs and engine.running and not issubclass(engine.running, self.needs):
-                yield Problem(
-                    (self.key,), f"cannot {self.key} {unit}: its engine, {engine.key}, has no {self.key}"
-                )
+                why = self.instead or f"its engine, {engine.key}, has no {self.key}"
+                yield Problem((key,), f"cannot {self.key} {unit}: {why}")
+
+    def missing(self, layout: Layout) -> Iterator[str]:
+        """What the engines of its units lack for it."""
+        for unit in layout.selected(self.selector) if self.needs else ():
+            if self.needs and (why := layout.lacks(unit, self.needs)):
+                yield f"cannot {self.key} {unit}: {why}"
 
     async def undo(self, world: World, intent: FaultIntent) -> None:
         """Start what inject left down. What it has let go again is not its business any more."""
@@ -101,6 +112,17 @@ def ours(world: World, intent: FaultIntent) -> list[str]:
     return (
         units if world.recovering else [unit for unit in units if fleet.status(unit).holder == intent.episode]
     )
+
+
+P = TypeVar("P")
+
+
+def able(fleet: Fleet, unit: str, power: type[P]) -> tuple[P, str]:
+    """Return the engine of a unit as one that has a capability, and the unit's name there; EngineError if it has not."""
+    engine, name = fleet.place(unit)
+    if not isinstance(engine, power):
+        raise EngineError(f"cannot do this to {unit}: its engine does not offer {power.__name__}")
+    return engine, name
 
 
 async def bring_back(fleet: Fleet, unit: str, *, by: str) -> None:

@@ -12,4 +12,4 @@ from supervisor.loads.jetstream import JetStreamLoad
 from supervisor.loads.request import RequestLoad
 
 _KINDS: Final[list[type[Load]]] = [CommandLoad, RequestLoad, EventsLoad, JetStreamLoad]
-LOADS: Final[Registry[Load]] = Registry("load", "soakd.loads", Load, _KINDS)  # type: ignore[type-abstract]  # never instantiated
+LOADS: Final[Registry[Load]] = Registry("load", "soakd.loads", Load, _KINDS)

@@ -12,4 +12,4 @@ from supervisor.probes.network import Http, Tcp
 from supervisor.probes.units import Unit
 
 _KINDS: list[type[Probe]] = [Http, Tcp, Command, Unit, BrokerAnswers, JetStream, Log]
-PROBES: Registry[Probe] = Registry("probe", "soakd.probes", Probe, _KINDS)  # type: ignore[type-abstract]  # never instantiated
+PROBES: Registry[Probe] = Registry("probe", "soakd.probes", Probe, _KINDS)

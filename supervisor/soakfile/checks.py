@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from supervisor.broker.options import DEFAULT
 from supervisor.engines.selectors import Selector
+from supervisor.faults.base import Layout
 from supervisor.judge.thresholds import Subject
 from supervisor.kinds import check_name
 from supervisor.probes.base import Probe
@@ -39,6 +40,11 @@ def check(parts: Parts) -> Iterator[Finding]:
         yield from rule(names, parts)
 
 
+def layout(parts: Parts) -> Layout:
+    """Return what faults may ask about the soak that these are the parts of."""
+    return _Names(parts)
+
+
 class _Names(UnitNames):
     """The units there are, and what is said where one is named that is not among them."""
 
@@ -54,6 +60,10 @@ class _Names(UnitNames):
         return frozenset(
             unit for node in (self.broker.nodes if self.broker else ()) if (unit := self.find(node))
         )
+
+    def selected(self, selector: Selector) -> list[str]:
+        """Return the ids of the units that a selector may mean: a leader may be any server."""
+        return sorted(self.nodes()) if selector.leader_of else super().selected(selector)
 
     def unknown(self, name: str) -> str:
         """Say why a name means no unit; empty if it does, or may."""

@@ -14,9 +14,11 @@ from supervisor.faults.draws import Preview, chosen, draws
 from supervisor.probes.base import Probe
 from supervisor.probes.steady import default_probes
 from supervisor.soak import Soak, UnitNames
+from supervisor.soakfile import checks
 from supervisor.soakfile.document import Listing, Mapped, Node, Scalar
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.load import Loaded
+from supervisor.soakfile.parts import whole
 from supervisor.telemetry.logging import Masker
 from supervisor.values import format_duration
 
@@ -76,7 +78,9 @@ def warnings(loaded: Loaded) -> list[str]:
     soak, base = loaded.soak, loaded.base
     engines = [(loaded.where("engines", name), one.problems(base)) for name, one in soak.engines.items()]
     loads = [(loaded.where("loads", name), one.problems(base)) for name, one in soak.loads.items()]
-    return [f"{where}: {problem}" for where, problems in engines + loads for problem in problems]
+    layout = checks.layout(whole(soak, {}))
+    faults = [(loaded.where("faults", name), list(one.missing(layout))) for name, one in soak.faults.items()]
+    return [f"{where}: {problem}" for where, problems in engines + loads + faults for problem in problems]
 
 
 def _some(heading: str, lines: Sequence[str]) -> Iterator[Section]:

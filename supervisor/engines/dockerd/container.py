@@ -69,6 +69,8 @@ class Container:
     log_driver: str
     stop_signal: int
     stop_timeout: float | None
+    network: str
+    """Its network mode: the name of a network, or host, none, container:<id>."""
     labels: Mapping[str, str] = field(repr=False)
 
     @property
@@ -130,6 +132,7 @@ def read(data: Mapping[str, Any]) -> Container:
         log_driver=(host.get("LogConfig") or {}).get("Type", ""),
         stop_signal=_signal(config.get("StopSignal")),
         stop_timeout=config.get("StopTimeout"),
+        network=host.get("NetworkMode") or "",
         labels=config.get("Labels") or {},
     )
 

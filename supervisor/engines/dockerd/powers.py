@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import anyio
 
-from supervisor.engines.base import EngineError
+from supervisor.engines.base import EngineError, Reach
+from supervisor.engines.dockerd import packets
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.life import Life, Unit
 from supervisor.engines.dockerd.logs import Records
@@ -30,7 +31,7 @@ _NOT_FOUND: Final = 404
 
 
 class Powers:
-    """Implements `CanDisconnect`, `CanLimit` and `CanExecute`."""
+    """Implements `CanDisconnect`, `CanPartition`, `CanLimit` and `CanExecute`."""
 
     def __init__(self, api: Api, tracker: Tracker) -> None:
         self._api, self._tracker = api, tracker
@@ -69,6 +70,51 @@ class Powers:
             ]
             body = {"Container": container, "EndpointConfig": {**(settings or {}), "Aliases": own}}
             await self._api.insist("POST", f"networks/{network}/connect", body=body)
+
+    async def reach(self, unit: str) -> Reach:
+        """Return the container's addresses, and the networks and gateways that it is on."""
+        ends = (await self._inspected(unit, "see its networks"))["NetworkSettings"]["Networks"] or {}
+        addresses = [end.get(key) for end in ends.values() for key in ("IPAddress", "GlobalIPv6Address")]
+        spaces: list[dict[str, Any]] = []
+        for name, end in ends.items():
+            network = await self._api.insist("GET", f"networks/{end.get('NetworkID') or name}")
+            spaces += (network.get("IPAM") or {}).get("Config") or ()
+        return Reach(
+            tuple(address for address in addresses if address),
+            tuple(space["Subnet"] for space in spaces if space.get("Subnet")),
+            tuple(space["Gateway"] for space in spaces if space.get("Gateway")),
+        )
+
+    async def cut_off(
+        self,
+        unit: str,
+        name: str,
+        *,
+        peers: Sequence[str],
+        spare: Sequence[str],
+        inbound: bool,
+        outbound: bool,
+    ) -> None:
+        """Put packet filter rules into the container's network namespace."""
+        _, life = self._running(unit, "cut it off")
+        if life.pid is None:
+            raise EngineError(f"cannot cut {unit} off: the engine does not tell its process")
+        place = packets.Namespace(life.pid, life.container)
+        try:
+            await packets.cut_off(place, name, peers=peers, spare=spare, inbound=inbound, outbound=outbound)
+        except EngineError as error:
+            raise EngineError(f"cannot cut {unit} off: {error}") from error
+
+    async def let_through(self, unit: str, name: str) -> None:
+        """Take them out again; with a container that is down, or has begun a new life, they are gone."""
+        life = self._tracker.units[unit].life
+        if life is None or life.pid is None:
+            return
+        try:
+            await packets.let_through(packets.Namespace(life.pid, life.container), name)
+        except EngineError as error:
+            if not life.gone.is_set():
+                raise EngineError(f"cannot let {unit} through again: {error}") from error
 
     async def limits(self, unit: str) -> Mapping[str, int]:
         """Return the container's limits; none is written as what the engine takes for none."""
