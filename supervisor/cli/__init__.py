@@ -322,6 +322,7 @@ def _watch(arguments: argparse.Namespace) -> int:
     from supervisor.live.target import target
     from supervisor.live.view import once, watch
     from supervisor.soakfile.errors import SoakFileError
+    from supervisor.soakfile.running import NotRunning
     from supervisor.telemetry.logging import plain
     from supervisor.telemetry.output import Output
 
@@ -337,6 +338,9 @@ def _watch(arguments: argparse.Namespace) -> int:
         return _complain(*map(str, error.problems))
     except CannotWatch as error:
         return _complain(f"soakd: {error}")
+    except NotRunning as error:  # nothing is wrong with what was asked for: it is not there at present
+        _complain(f"soakd: {error}")
+        return FAIL
     if arguments.json:
         print(scene.model_dump_json(indent=2, by_alias=True))
     else:

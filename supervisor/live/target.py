@@ -15,7 +15,7 @@ from supervisor.broker.options import Broker
 from supervisor.journal.runs import RunIndex
 from supervisor.live.sources import CannotWatch, Source, open_broker, open_run
 from supervisor.soakfile.load import load
-from supervisor.soakfile.running import NotRunning, load_running
+from supervisor.soakfile.running import load_running
 
 ENDPOINT: Final = "endpoint"
 """The file of a run directory that has the URL of the run's endpoint, as long as it is open."""
@@ -26,7 +26,10 @@ Opened = AbstractAsyncContextManager[Source]
 
 
 def target(what: str | None, buckets: tuple[str, ...], index: RunIndex, env: Mapping[str, str]) -> Opened:
-    """Return what opens the source; SoakFileError or CannotWatch if there is nothing to watch."""
+    """Return what opens the source.
+
+    SoakFileError or CannotWatch if there is nothing to watch, NotRunning if the broker is embedded and no run has it at present.
+    """
     if what is None:
         return open_run(_only_run(index))
     if re.match(r"https?://", what):
@@ -46,10 +49,7 @@ def _soak_file(path: Path, buckets: tuple[str, ...], index: RunIndex) -> Opened:
             return open_run(url)
     if soak.broker is None:
         raise CannotWatch(f"{path}: broker: there is no such section, and no run of {soak.soak} goes on")
-    try:
-        broker = load_running(path, index).soak.broker
-    except NotRunning as error:
-        raise CannotWatch(str(error)) from error
+    broker = load_running(path, index).soak.broker
     assert broker is not None  # noqa: S101  # the same file
     return open_broker(str(path), _with_buckets(broker, buckets))
 

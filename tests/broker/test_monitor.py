@@ -30,11 +30,13 @@ from supervisor.journal.events import (
     Event,
     InvariantViolated,
     LeaderChanged,
+    Observation,
     Record,
     StreamChanged,
     ViewChanged,
 )
 from supervisor.journal.writer import JournalWriter
+from supervisor.telemetry import lag
 from supervisor.telemetry.metrics import GAUGES
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
@@ -147,6 +149,7 @@ async def test_what_is_there_what_changes_and_what_only_does_not_answer(
     monkeypatch.setattr(news, "APART", 0.5)  # nobody reads it for hours
     monkeypatch.setattr(module, "APART", 0.5)
     monkeypatch.setattr(picture, "LEADERLESS", 0.5)
+    monkeypatch.setattr(lag, "SAMPLE", 0.2)
     handle = await connections.handle()
     await fill(handle)
     options = Options.model_validate({"every": "200ms", "buckets": ["B"]})
@@ -154,8 +157,10 @@ async def test_what_is_there_what_changes_and_what_only_does_not_answer(
     monitor = Monitor(options, own, journal, system)
     assert monitor.gauges() == {}
     async with anyio.create_task_group() as group:
+        group.start_soon(lag.sample, journal, lag.Lag(), monitor.gauges)
         await run(monitor, group)
         await look_at_all(monitor)
+        await until(lambda: any("soakd_broker_streams" in event.values for event in of(events, Observation)))
         await notice_changes(monitor, handle, events)
         await miss_a_node(cluster, monitor, events)
         await lose_the_majority(cluster, monitor, events)

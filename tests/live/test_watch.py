@@ -225,6 +225,15 @@ def test_wrong_words_are_one_line_and_exit_2(what: str | None, said: str) -> Non
     assert "hush" not in done.stderr
 
 
+def test_an_embedded_broker_without_its_run_is_not_there(tmp_path: Path) -> None:
+    """As `soakd health` has it: nothing is wrong with the words, but there is nothing to see."""
+    file = tmp_path / "soak.yaml"
+    file.write_text(json.dumps({"soak": "small", "broker": {"embedded": {"nodes": 1}}}))
+    done = soakd(str(file))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no run of small goes on. Start one with `soakd run" in done.stderr
+
+
 async def test_attached_to_a_run(tmp_path: Path, watch: Watch) -> None:
     soak = {
         "soak": "small",

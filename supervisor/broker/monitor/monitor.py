@@ -122,6 +122,8 @@ class Monitor:
             return self._trouble.get("names", "the streams have not been listed yet")
         if silent := self._picture.silent:
             return f"{len(silent)} streams do not answer: {', '.join(silent[:5])}{', ...' if len(silent) > 5 else ''}"
+        if self._details_seen is None:
+            return self._trouble.get("numbers", "the streams have not been described yet")
         for watch in self._watches:
             if watch.why:
                 return watch.why
@@ -190,6 +192,8 @@ class Monitor:
 
     async def _describe(self) -> None:
         """Read the numbers of all streams, a page at a time; a round that is cut short goes on where it was."""
+        if self._names_seen is None:
+            return  # nobody knows yet how many pages there are
         if not self._unasked:
             pages = math.ceil(len(self._picture.presence.there) / PAGE)
             self._unasked = [page * PAGE for page in range(pages)]
