@@ -133,11 +133,18 @@ class Units(Protocol):
         """
 
     async def logs(
-        self, unit: str, *, last: int | None = None, since: float | None = None, until: float | None = None
+        self,
+        unit: str,
+        *,
+        last: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        stamped: bool = False,
     ) -> bytes:
         """Return the last n lines across restarts, or the lines between two wall times (seconds since the epoch).
 
-        With `last` and `until`, for an exit that had a time by the engine's clock: the last n lines before that.
+        With `last` and `until`, for an exit that had a time by the engine's clock: the last n lines before that. `stamped`: each
+        line begins with the time at which it was written, as `output.stamp` writes it.
         """
 
     def exits(self) -> MemoryObjectReceiveStream[Exit | Outside | Unwell]:

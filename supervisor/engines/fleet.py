@@ -298,11 +298,17 @@ class Fleet:
             self._journal.emit(UnitReady(unit=member.id, incarnation=observed.incarnation, took=took))
 
     async def logs(
-        self, unit: str, *, last: int | None = None, since: float | None = None, until: float | None = None
+        self,
+        unit: str,
+        *,
+        last: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        stamped: bool = False,
     ) -> bytes:
         """Return a part of a unit's output (see `Units.logs`)."""
         member = self._find(unit)
-        return await member.engine.logs(member.name, last=last, since=since, until=until)
+        return await member.engine.logs(member.name, last=last, since=since, until=until, stamped=stamped)
 
     # --- all of them -------------------------------------------------------------------------------------------------
 

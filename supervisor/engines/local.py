@@ -291,11 +291,17 @@ class LocalUnits:
     # --- output ------------------------------------------------------------------------------------------------------
 
     async def logs(
-        self, unit: str, *, last: int | None = None, since: float | None = None, until: float | None = None
+        self,
+        unit: str,
+        *,
+        last: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        stamped: bool = False,
     ) -> bytes:
         """Read back output, at most the last `output.ANSWER` bytes of it."""
         await self._context.journal.call(_nothing)  # what was written before is in the file now
-        return await to_thread.run_sync(_read_back, self._units[unit].log, last, since, until)
+        return await to_thread.run_sync(_read_back, self._units[unit].log, last, since, until, stamped)
 
 
 _SIGKILL: Final = signal.SIGKILL
@@ -305,8 +311,14 @@ def _nothing() -> None:
     return
 
 
-def _read_back(path: Path, last: int | None, since: float | None, until: float | None) -> bytes:
+def _read_back(
+    path: Path,
+    last: int | None,
+    since: float | None,
+    until: float | None,
+    stamped: bool,
+) -> bytes:
     with Generations(path) as files:
         if last is not None:
-            return files.last(last)
-        return files.between(since, until)
+            return files.last(last, stamped=stamped)
+        return files.between(since, until, stamped=stamped)

@@ -112,25 +112,22 @@ class Generations:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def last(self, lines: int) -> bytes:
+    def last(self, lines: int, *, stamped: bool = False) -> bytes:
         """Return the last lines, reading backwards in blocks."""
         begin, found = self.size, 0
         while begin > 0 and found <= lines and self.size - begin < self._limit:
             end, begin = begin, max(begin - CARRY, 0)
             found += self._read(begin, end).count(b"\n")
-        text = _plain(self._slice(begin, self.size))
-        cut = len(text) - text.endswith(b"\n")
-        for _ in range(lines):
-            cut = text.rfind(b"\n", 0, cut)
-            if cut < 0:
-                return text
-        return text[cut + 1 :] if lines else b""
+        text = self._slice(begin, self.size)
+        text = text if stamped else _plain(text)
+        return last_lines(text, lines)
 
-    def between(self, since: float | None, until: float | None) -> bytes:
+    def between(self, since: float | None, until: float | None, *, stamped: bool = False) -> bytes:
         """Return the lines between two wall times, to the millisecond. A clock that was set back meanwhile blurs this."""
         begin = self._find(stamp(since)) if since is not None else 0
         end = self._find(stamp(until) + b"\0") if until is not None else self.size
-        return _plain(self._slice(begin, end))
+        text = self._slice(begin, end)
+        return text if stamped else _plain(text)
 
     def _slice(self, begin: int, end: int) -> bytes:
         return self._read(max(begin, end - self._limit), end)
@@ -159,6 +156,22 @@ class Generations:
             for match in _STAMPED.finditer(text, before):
                 if match.start() - before < CARRY:
                     yield start - before + match.start(), match[0]
+
+
+def last_lines(text: bytes, lines: int) -> bytes:
+    """Return the last lines of a text, whose last one may have no end."""
+    cut = len(text) - text.endswith(b"\n")
+    for _ in range(lines):
+        cut = text.rfind(b"\n", 0, cut)
+        if cut < 0:
+            return text
+    return text[cut + 1 :] if lines else b""
+
+
+def since(text: bytes, wall: float) -> bytes:
+    """Return the end of some stamped lines from the first on that was written at or after a wall time."""
+    bound = stamp(wall)
+    return next((text[line.start() :] for line in _STAMPED.finditer(text) if line[0] >= bound), b"")
 
 
 def _plain(text: bytes) -> bytes:

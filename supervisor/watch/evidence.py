@@ -14,6 +14,7 @@ import anyio
 
 from supervisor.engines.base import EngineError
 from supervisor.engines.fleet import Departure, Fleet
+from supervisor.engines.output import last_lines, since
 from supervisor.journal.base import Journal, JournalError
 from supervisor.journal.events import JournalTrouble, UnitCrashed
 from supervisor.journal.timeline import Timeline
@@ -28,6 +29,8 @@ RECORDING: Final = 5.0
 """Seconds for everything; then the unit is restarted all the same, and the verdict is inconclusive."""
 TAIL_BYTES: Final = 1_000_000
 """Bytes of a log in a crash file at most, however long its lines are."""
+LOOKED: Final = 1_000
+"""Lines in which the cause is looked for, at least."""
 LAST_LIFE: Final = 30.0
 """Seconds before the exit in which the cause is looked for: an error that was survived longer is none."""
 FIRST_KEPT: Final = 20
@@ -102,22 +105,18 @@ class Evidence:
         return crash.model_copy(update={"file": name, "captured": not note})
 
     async def _read(self, crash: UnitCrashed, wall: float, until: float | None) -> tuple[bytes, bytes, str]:
-        """Return the log's tail, what this life said last, and what kept us from reading them."""
-        parts, notes = {"tail": b"", "life": b""}, list[str]()
-
-        async def read(part: str, last: int | None, since: float | None) -> None:
-            try:
-                parts[part] = await self._fleet.logs(self._unit, last=last, since=since, until=until)
-            except (EngineError, JournalError, OSError) as error:
-                notes.append(f"cannot read the log: {error}")
-
+        """Return the log's tail, what this life said last, both with times, and what kept us from reading them."""
+        note = ""
         with anyio.move_on_after(READING) as reading:
-            async with anyio.create_task_group() as group:  # an engine may take milliseconds for each
-                group.start_soon(read, "tail", self._lines, None)
-                group.start_soon(read, "life", None, _last_life(wall, crash.uptime))
+            try:
+                lines = max(self._lines, LOOKED)
+                text = await self._fleet.logs(self._unit, last=lines, until=until, stamped=True)
+                return last_lines(text, self._lines), since(text, _last_life(wall, crash.uptime)), ""
+            except (EngineError, JournalError, OSError) as error:
+                note = f"cannot read the log: {error}"
         if reading.cancelled_caught:
-            notes.append(f"cannot read the log within {READING:g} s")
-        return parts["tail"], parts["life"], notes[0] if notes else ""
+            note = f"cannot read the log within {READING:g} s"
+        return b"", b"", note
 
     async def forget_middle(self, files: CrashFiles) -> None:
         """Delete crash files but the first and the last ones, so that a crash loop does not fill the disk."""

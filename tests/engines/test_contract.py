@@ -12,6 +12,7 @@ import pytest
 from harness import Harness, Program, opened
 
 from supervisor.engines.base import CanPause, EngineError, UnitState
+from supervisor.engines.output import since, stamp
 from supervisor.engines.process import ProcessEngine
 from supervisor.journal.writer import JournalWriter
 
@@ -68,6 +69,25 @@ async def test_what_was_written_before_the_end_is_there_when_the_exit_is_told(
             await bench.exit()
             lines = (await bench.units.logs("failing", last=200)).decode().splitlines()
             assert lines == ["one", "two", "last words"] * life
+
+
+async def test_each_line_with_its_time(harness: Harness, journal: JournalWriter) -> None:
+    async with opened(harness, journal, journal.run_dir, [Program.FAILING]) as bench:
+        before = time.time()
+        for _ in range(2):
+            await bench.units.start("failing")
+            await bench.exit()
+        for text in (
+            await bench.units.logs("failing", last=6, stamped=True),
+            await bench.units.logs("failing", since=before, stamped=True),
+        ):
+            stamps, lines = zip(*(line.split(b" ", 1) for line in text.splitlines()), strict=True)
+            assert lines == (b"one", b"two", b"last words") * 2
+            assert list(stamps) == sorted(stamps)
+            assert stamp(before)[:-1] <= stamps[0]
+            assert stamps[-1] <= stamp(time.time())[:-1]
+        assert since(text, time.time() + 1) == b""
+        assert since(text, before) == text
 
 
 async def test_starting_what_is_up_changes_nothing(harness: Harness, journal: JournalWriter) -> None:

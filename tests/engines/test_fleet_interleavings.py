@@ -113,7 +113,13 @@ class Imagined:
             self._send.send_nowait(gone)
 
     async def logs(
-        self, unit: str, *, last: int | None = None, since: float | None = None, until: float | None = None
+        self,
+        unit: str,
+        *,
+        last: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        stamped: bool = False,
     ) -> bytes:
         return b""
 

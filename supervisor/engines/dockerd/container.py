@@ -67,6 +67,8 @@ class Container:
     image_name: str
     tty: bool
     log_driver: str
+    log_path: str
+    """The file that its log is kept in, on the engine's machine; empty for drivers that keep it in another form."""
     stop_signal: int
     stop_timeout: float | None
     network: str
@@ -111,6 +113,7 @@ def read(data: Mapping[str, Any]) -> Container:
     state, config, host = data["State"], data["Config"], data["HostConfig"]
     health = (state.get("Health") or {}).get("Status")
     check = (config.get("Healthcheck") or {}).get("Test") or []
+    driver = (host.get("LogConfig") or {}).get("Type", "")
     return Container(
         id=data["Id"],
         name=data["Name"].lstrip("/"),
@@ -129,7 +132,8 @@ def read(data: Mapping[str, Any]) -> Container:
         image=data["Image"],
         image_name=config.get("Image", ""),
         tty=config.get("Tty", False),
-        log_driver=(host.get("LogConfig") or {}).get("Type", ""),
+        log_driver=driver,
+        log_path=data.get("LogPath", "") if driver == "json-file" else "",
         stop_signal=_signal(config.get("StopSignal")),
         stop_timeout=config.get("StopTimeout"),
         network=host.get("NetworkMode") or "",

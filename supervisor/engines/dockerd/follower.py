@@ -23,7 +23,7 @@ from supervisor.supervision import nursery
 
 ACTIONS: Final = (
     *("create", "rename", "start", "die", "destroy"),
-    *("kill", "oom", "pause", "unpause", "health_status"),
+    *("kill", "oom", "pause", "unpause", "health_status", "update"),
 )
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0

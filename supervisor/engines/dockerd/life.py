@@ -143,8 +143,17 @@ class Unit:
             wall=at / _NANO + 0.001,
             facts=facts | ({"seen": note} if note else {}),
         )
+        if seen:
+            self.last = seen
+        elif self.last and self.last.id == life.container:
+            self.last = replace(self.last, running=False, paused=False, restarting=False)
         life.gone.set()
         return self.ended
+
+    def health(self, health: str) -> None:
+        """Take note of what its own health check says."""
+        if self.last and self.life and self.last.id == self.life.container:
+            self.last = replace(self.last, health=health)
 
     def paused(self, *, paused: bool) -> None:
         """Take note of a pause or its end."""

@@ -1,46 +1,58 @@
 """Reading a container's log: both streams in the order they were written, bounded whatever is in it.
 
 An engine splits long lines into records of 16 kB and counts records where it is asked for lines, so it is asked for more until
-there are enough lines. Of what comes only the end is kept.
+there are enough lines. Of what comes only the end is kept. The end of a life that is over is read from the engine's own file where
+that may be (see `files.py`).
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from anyio import to_thread
+
 from supervisor.engines.base import EngineError
 from supervisor.engines.dockerd.api import Api, ApiError
-from supervisor.engines.dockerd.container import Container
+from supervisor.engines.dockerd.container import Container, nanoseconds
+from supervisor.engines.dockerd.files import ANSWER, WHOLE, read_end
+from supervisor.engines.output import last_lines, stamp
 
-ANSWER: Final = 4_000_000
-"""Bytes of a log that are kept at most, the last ones: as for a process."""
 FIRST: Final = 2_000
 """Records asked for at first where no number of lines is given."""
 MOST: Final = 50_000
 _GROWTH: Final = 5
 _HEADER: Final = struct.Struct(">BxxxL")
 """Stream (1 output, 2 errors) and length of a record."""
-_WHOLE: Final = 16_384
-"""Bytes at which an engine splits a line. A shorter record without an end of line is the last word of a life."""
+_STAMP: Final = re.compile(rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d\d:\d\d)) ", re.MULTILINE)
+"""What an engine puts before each record when it is asked for times."""
+_MILLIS: Final = len("2026-11-20T19:52:01.123")
 _UNREADABLE: Final = "does not support reading"
 
 
 class Records:
     """Takes an answer apart into records and keeps the end of it."""
 
-    def __init__(self, *, plain: bool, lines: bool = True, limit: int = ANSWER) -> None:
-        """`plain`: the answer of a container with a terminal, which has no records. `lines`: a record is a line, or part of a long one."""
+    def __init__(
+        self, *, plain: bool, lines: bool = True, stamped: bool = False, limit: int = ANSWER
+    ) -> None:
+        """`plain`: the answer of a container with a terminal, which has no records. `lines`: a record is a line, or part of a long one.
+
+        `stamped`: the engine was asked for times; then records come whole, and each line begins with its time.
+        """
         self.count = 0
         """Records, of a terminal its lines."""
-        self._plain, self._lines, self._limit = plain, lines, limit
+        self._plain, self._lines, self._stamped, self._limit = plain, lines, stamped, limit
         self._rest = bytearray()
         self._missing = 0
         """Bytes of the present record that are still to come."""
         self._length = 0
+        self._fresh = True
+        """The next record begins a line."""
         self._kept: deque[bytes] = deque()
         self._size = 0
 
@@ -60,12 +72,18 @@ class Records:
                 self._length = self._missing
                 del self._rest[: _HEADER.size]
                 self.count += 1
+            if self._stamped and len(self._rest) < self._missing:
+                break
             part = self._rest[: self._missing]
             del self._rest[: len(part)]
             self._missing -= len(part)
+            if self._stamped and (found := _STAMP.match(part)):
+                part[: found.end()] = _our_stamp(found) if self._fresh else b""
+                self._length -= found.end()
             fresh += part
-            if self._lines and not self._missing and self._length < _WHOLE and not part.endswith(b"\n"):
+            if self._lines and not self._missing and self._length < WHOLE and not part.endswith(b"\n"):
                 fresh += b"\n"
+            self._fresh = fresh.endswith(b"\n")
         self._keep(bytes(fresh))
         return bytes(fresh)
 
@@ -79,7 +97,17 @@ class Records:
         """Return the end of what was written."""
         text = b"".join(self._kept)
         text = text[max(len(text) - self._limit, 0) :]
-        return text.replace(b"\r\n", b"\n") if self._plain else text
+        if not self._plain:
+            return text
+        text = text.replace(b"\r\n", b"\n")
+        return _STAMP.sub(_our_stamp, text) if self._stamped else text
+
+
+def _our_stamp(found: re.Match[bytes]) -> bytes:
+    """Write a time of the engine's as all engines do here."""
+    if found[1].endswith(b"Z"):
+        return found[1][:_MILLIS] + b"Z "
+    return stamp(nanoseconds(found[1].decode()) / 1_000_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +117,8 @@ class Wanted:
     last: int | None = None
     since: float | None = None
     until: float | None = None
+    stamped: bool = False
+    """Each line with its time."""
     settled: bool = False
     """Nothing was written after `until`."""
 
@@ -96,7 +126,7 @@ class Wanted:
         """Return what the engine is asked for."""
         times = {"since": self.since, "until": self.until}
         stamps = {name: f"{value:.9f}" for name, value in times.items() if value is not None}
-        return {"stdout": 1, "stderr": 1, "tail": tail, **stamps}
+        return {"stdout": 1, "stderr": 1, "tail": tail, "timestamps": int(self.stamped), **stamps}
 
 
 @dataclass(slots=True)
@@ -111,17 +141,23 @@ async def read(api: Api, container: Container, wanted: Wanted) -> bytes:
     """Return a part of a log, at most the last `ANSWER` bytes of it; EngineError if the log cannot be read."""
     if wanted.last == 0:
         return b""
+    if wanted.last and wanted.settled and container.log_path:
+        found = await to_thread.run_sync(
+            read_end, container.log_path, wanted.last, wanted.until, wanted.stamped, container.tty
+        )
+        if found is not None:
+            return found
     # One more than wanted: it shows where the first line begins.
     tail, before = (wanted.last + 1 if wanted.last else FIRST), _Progress()
     while True:
-        records = Records(plain=container.tty)
+        records = Records(plain=container.tty, stamped=wanted.stamped)
         try:
             await _fetch(api, container, wanted.params(tail), records)
         except ApiError as error:
             raise _explain(container, error) from error
         text = records.text()
         if _is_all(wanted, tail, records, before) or len(text) >= ANSWER or tail >= MOST:
-            return _last_lines(text, wanted.last)
+            return text if wanted.last is None else last_lines(text, wanted.last)
         before = _Progress(records.count, text)
         tail = min(tail * _GROWTH, MOST)
 
@@ -157,14 +193,3 @@ def _explain(container: Container, error: ApiError) -> EngineError:
             "use json-file, local or journald"
         )
     return EngineError(f"cannot read the log of {container.name}: {error}")
-
-
-def _last_lines(text: bytes, lines: int | None) -> bytes:
-    if lines is None:
-        return text
-    cut = len(text) - text.endswith(b"\n")
-    for _ in range(lines):
-        cut = text.rfind(b"\n", 0, cut)
-        if cut < 0:
-            return text
-    return text[cut + 1 :]

@@ -17,7 +17,7 @@ from supervisor.engines.base import EngineError, Exit, Outside, Unwell
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.container import Container
 from supervisor.engines.dockerd.follower import Event, Follower
-from supervisor.engines.dockerd.life import Unit
+from supervisor.engines.dockerd.life import Life, Unit
 from supervisor.engines.dockerd.names import Which, by_unit, listed
 from supervisor.engines.dockerd.restore import inspect
 from supervisor.engines.member import HARMLESS
@@ -30,6 +30,8 @@ FIRST_LOOK: Final = 30.0
 ALONG: Final = 20.0
 """Seconds in which an engine that ends stops its containers: dockerd gives itself 15."""
 BLIND: Final = "while the engine was away"
+HEALTH: Final = "health_status: "
+UNHEALTHY: Final = f"{HEALTH}unhealthy"
 _log: Final = structlog.get_logger("soakd.docker")
 
 News = Exit | Outside | Unwell
@@ -166,6 +168,7 @@ class Tracker:
                 elif seen.begun != life.begun:
                     self._tell(unit.end(None, max(life.begun, unit.told), seen, live=False, note=BLIND))
                 else:
+                    unit.last = seen
                     unit.paused(paused=seen.paused)
             if unit.life is None and unit.container:
                 seen = await inspect(self._api, unit.container)
@@ -208,12 +211,24 @@ class Tracker:
                 number = _number(event.attributes.get("signal", ""))
                 if number not in HARMLESS:
                     unit.signalled(number, event.at)
-            case "oom" if life:
+            case "update" if (
+                unit.last and unit.last.id == event.container
+            ):  # it may have another restart policy now
+                unit.last = await inspect(self._api, event.container) or unit.last
+            case _ if life:
+                self._changed(unit, life, event.action)
+
+    def _changed(self, unit: Unit, life: Life, action: str) -> None:
+        """Take note of what became of a life that goes on."""
+        match action:
+            case "oom":
                 life.oom = True
-            case "pause" | "unpause" if life:
-                unit.paused(paused=event.action == "pause")
-            case "health_status: unhealthy" if life and self._manner.unhealthy and not life.paused:
-                self._tell(Unwell(unit.name, life.incarnation))
+            case "pause" | "unpause":
+                unit.paused(paused=action == "pause")
+            case _ if action.startswith(HEALTH):
+                unit.health(action.removeprefix(HEALTH))
+                if action == UNHEALTHY and self._manner.unhealthy and not life.paused:
+                    self._tell(Unwell(unit.name, life.incarnation))
 
     async def _started(self, unit: Unit, event: Event) -> None:
         seen = await inspect(self._api, event.container)
@@ -234,7 +249,10 @@ class Tracker:
             return  # an earlier end, told already
         if life is None and event.at <= unit.told:
             return
-        seen = await inspect(self._api, event.container)
+        # The engine answers no question about a container before it has cleaned up after its end, tens of milliseconds later.
+        # So nothing is asked that events have told: only what a life was that nobody saw, and whether the engine starts it again.
+        asks = life is None or (unit.last is not None and unit.last.has_policy)
+        seen = await inspect(self._api, event.container) if asks else None
         if life is None:  # a life that nobody saw begin; a start that failed is none
             if seen is None or not unit.told < seen.begun <= event.at:
                 return
@@ -246,8 +264,6 @@ class Tracker:
         self, unit: Unit, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = ""
     ) -> None:
         gone = unit.end(code, at, seen, live=live, note=note)
-        if seen:
-            unit.last = seen
         if gone.outside and self._manner.respect:
             self._tell(Outside(unit.name, unit.observed()))
         self._tell(gone)

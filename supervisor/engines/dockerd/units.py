@@ -83,9 +83,14 @@ class DockerUnits(Powers):
                 raise EngineError(f"cannot start {unit}: {error}") from error
             if seen is None:
                 raise EngineError(f"cannot start {unit}: its container was removed in that moment")
-            began = time.monotonic() - (time.time() - seen.begun / _NANO)
-            known.begin(seen, seen.begun, started=min(max(began, before), time.monotonic()))
-            return known.observed()
+            if known.ended is None or known.ended.incarnation != seen.incarnation:
+                began = time.monotonic() - (time.time() - seen.begun / _NANO)
+                known.begin(seen, seen.begun, started=min(max(began, before), time.monotonic()))
+                return known.observed()
+            known.last = (
+                seen  # somebody has given it a restart policy meanwhile: the engine is about to start it
+            )
+        return await self._await_restart(known)
 
     async def _await_restart(self, known: Unit) -> Observed:
         """Wait for the engine's own restart."""
@@ -243,13 +248,19 @@ class DockerUnits(Powers):
     # --- output ------------------------------------------------------------------------------------------------------
 
     async def logs(
-        self, unit: str, *, last: int | None = None, since: float | None = None, until: float | None = None
+        self,
+        unit: str,
+        *,
+        last: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        stamped: bool = False,
     ) -> bytes:
         """Read a part of the container's log; what an earlier container of the unit wrote went with it."""
         known = self._tracker.units[unit]
         if known.last is None:
             raise EngineError(f"cannot read the log of {unit}: it has no container")
-        return await read(self._api, known.last, Wanted(last, since, until, settled=known.life is None))
+        return await read(self._api, known.last, Wanted(last, since, until, stamped, known.life is None))
 
 
 _SIGKILL: Final = signal.SIGKILL

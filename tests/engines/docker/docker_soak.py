@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from supervisor.watch.watchdog import WatchContext, Watchdog
 
 PATIENCE = 20.0
 IDLE = "echo up; exec sleep 1000"
+STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ", re.MULTILINE)
 E = TypeVar("E", bound=Event)
 
 
@@ -51,6 +53,14 @@ class Soaking:
     def crash_file(self, crash: UnitCrashed) -> str:
         assert crash.file
         return (self.journal.run_dir / crash.file).read_text(errors="replace")
+
+    def last_words(self, crash: UnitCrashed) -> list[str]:
+        """The log's lines in a crash file, which all have their times."""
+        head, _, tail = self.crash_file(crash).partition("\n\n")
+        lines = [STAMP.sub("", line, count=1) for line in tail.splitlines()]
+        assert len(STAMP.findall(tail)) == len(lines)
+        assert f"# lines: {len(lines)}\n" in head
+        return lines
 
     async def until(self, holds: Callable[[], object], patience: float = PATIENCE) -> None:
         """Wait until a condition holds; what was journalled is shown if it never does."""

@@ -2,60 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from docker_engine import Client
+from docker_engine import Client, PrivateEngine
 from docker_soak import engine_of, new_name, soaking
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.engines.base import EngineError
-from supervisor.engines.dockerd.logs import ANSWER, Records
+from supervisor.engines.dockerd.files import ANSWER, read_end
+from supervisor.engines.dockerd.logs import Records, Wanted, read
+from supervisor.engines.dockerd.restore import inspect
 from supervisor.journal.writer import JournalWriter
 
 
-async def written(
-    docker: Client, journal: JournalWriter, program: str, *, last: int, **config: object
-) -> bytes:
-    """Let a program run to its end, and return the last lines of what it wrote."""
+async def written(docker: Client, program: str, *, last: int, **config: object) -> bytes:
+    """Let a program run to its end, and return the last lines of what it wrote: the engine's file and its answer say the same."""
     unit = new_name()
     docker.create(unit, program, **config)  # type: ignore[arg-type]  # the container's settings
     docker.start(unit)
     docker.call("POST", f"containers/{unit}/wait")
-    async with soaking(journal, engine_of(docker, unit), watch=False) as soak:
-        return await soak.fleet.logs(unit, last=last)
+    async with engine_of(docker, unit).docker.connect(Path()) as api:
+        seen = await inspect(api, unit)
+        assert seen
+        asked = replace(seen, log_path="")
+        text = await read(api, asked, Wanted(last))
+        stamped = await read(api, asked, Wanted(last, stamped=True))
+        if seen.log_path and isinstance(docker, PrivateEngine):  # whose files we may read
+            for wanted, answer in ((Wanted(last), text), (Wanted(last, stamped=True), stamped)):
+                found = read_end(seen.log_path, last, None, wanted.stamped, seen.tty)
+                assert found in {answer, None}
+                assert (found is None) is Path(f"{seen.log_path}.1").exists(), "a part of it is elsewhere"
+                assert answer == await read(api, seen, replace(wanted, settled=True))
+    assert [line[25:] for line in stamped.splitlines()[1:]] == text.splitlines()[1:]
+    return text
 
 
 @pytest.mark.parametrize("driver", ["json-file", "local"])
-async def test_both_streams_in_order(docker: Client, journal: JournalWriter, driver: str) -> None:
+async def test_both_streams_in_order(docker: Client, driver: str) -> None:
     program = "for n in 1 2 3; do echo out $n; sleep 0.02; echo err $n >&2; sleep 0.02; done"
-    text = await written(docker, journal, program, last=5, host={"LogConfig": {"Type": driver}})
+    text = await written(docker, program, last=5, host={"LogConfig": {"Type": driver}})
     assert text == b"err 1\nout 2\nerr 2\nout 3\nerr 3\n"
 
 
-async def test_a_terminal(docker: Client, journal: JournalWriter) -> None:
-    assert (
-        await written(docker, journal, "echo one; echo two >&2; echo three", last=2, Tty=True)
-        == b"two\nthree\n"
+async def test_a_rotated_log(docker: Client) -> None:
+    config = {"Type": "json-file", "Config": {"max-size": "2k", "max-file": "2"}}
+    assert await written(docker, "seq 40", last=38, host={"LogConfig": config}) == b"".join(
+        b"%d\n" % n for n in range(3, 41)
     )
 
 
-async def test_binary_garbage(docker: Client, journal: JournalWriter) -> None:
-    text = await written(docker, journal, r"printf '\000\377\n\200\001'; echo; echo end", last=10)
+async def test_a_terminal(docker: Client) -> None:
+    assert await written(docker, "echo one; echo two >&2; echo three", last=2, Tty=True) == b"two\nthree\n"
+
+
+async def test_binary_garbage(docker: Client) -> None:
+    text = await written(docker, r"printf '\000\377\n\200\001'; echo; echo end", last=10)
     assert text.endswith(b"end\n")
     assert text.count(b"\n") == 3
 
 
-async def test_lines_of_a_megabyte(docker: Client, journal: JournalWriter) -> None:
+async def test_lines_of_a_megabyte(docker: Client) -> None:
     program = "for n in 1 2 3 4 5 6; do head -c 1000000 /dev/zero | tr '\\000' x; echo; done; echo end"
-    text = await written(docker, journal, program, last=3)
+    text = await written(docker, program, last=3)
     assert text == b"x" * 1_000_000 + b"\n" + b"x" * 1_000_000 + b"\nend\n"
 
 
-async def test_more_than_anybody_wants(docker: Client, journal: JournalWriter) -> None:
+async def test_more_than_anybody_wants(docker: Client) -> None:
     program = "for n in 1 2 3 4 5 6; do head -c 1000000 /dev/zero | tr '\\000' x; echo; done; echo end"
-    text = await written(docker, journal, program, last=1000)
+    text = await written(docker, program, last=1000)
     assert len(text) <= ANSWER
     assert text.endswith(b"x\nend\n")
 

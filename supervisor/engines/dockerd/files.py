@@ -1,0 +1,85 @@
+"""The end of a container's log, read from the file that the engine keeps it in.
+
+From the exit of a container on, an engine answers no question about it before it has cleaned up after it, its log included: that
+takes tens of milliseconds, in which a crash waits for its evidence. The file is complete by then. Where soakd may read it, on the
+same machine and as root, it does; a file that cannot tell everything is left to the engine. Blocks: for worker threads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from supervisor.engines.output import last_lines
+
+ANSWER: Final = 4_000_000
+"""Bytes of a log that are kept at most, the last ones: as for a process."""
+WHOLE: Final = 16_384
+"""Bytes at which an engine splits a line. A shorter record without an end of line is the last word of a life."""
+_FIRST: Final = 131_072
+"""Bytes read at first."""
+_GROWTH: Final = 4
+_NANO: Final = 1_000_000_000
+_SECONDS: Final = len("2026-11-20T19:52:01")
+_MILLIS: Final = len("2026-11-20T19:52:01.123")
+
+
+def read_end(path: str, lines: int, until: float | None, stamped: bool, tty: bool) -> bytes | None:
+    """Return the last lines of a `json-file` log, up to a time in seconds since the epoch; None if this file alone cannot say.
+
+    The path carries the container's id, so a file that is there is that container's. `tty`: lines end as a terminal ends them.
+    """
+    bound = "~" if until is None else _written(int(until * _NANO))
+    try:
+        with Path(path).open("rb") as file:
+            size, block = os.fstat(file.fileno()).st_size, _FIRST
+            while True:
+                begin = max(size - block, 0)
+                entries = os.pread(file.fileno(), size - begin, begin).split(b"\n")[1 if begin else 0 :]
+                text = _text(entries, bound, stamped=stamped)
+                if tty:
+                    text = text.replace(b"\r\n", b"\n")
+                if text.count(b"\n") > lines or len(text) >= ANSWER:
+                    return last_lines(text[-ANSWER:], lines)
+                if begin == 0:
+                    return None if _is_rotated(path) else text
+                block *= _GROWTH
+    except (OSError, ValueError, LookupError):  # not ours to read, or not as we know it
+        return None
+
+
+def _text(entries: Iterable[bytes], until: str, *, stamped: bool) -> bytes:
+    parts, fresh = list[bytes](), True
+    for entry in filter(None, entries):
+        found = json.loads(entry)
+        if (at := _padded(found["time"])) > until:
+            break
+        words = found["log"].encode(errors="replace")
+        if stamped and fresh:
+            parts.append(at[:_MILLIS].encode() + b"Z ")
+        parts.append(words)
+        if len(words) < WHOLE and not words.endswith(b"\n"):
+            parts.append(b"\n")
+        fresh = parts[-1].endswith(b"\n")
+    return b"".join(parts)
+
+
+def _padded(text: str) -> str:
+    """Return a time such that text compares as time; ValueError if it is not as the driver writes it."""
+    seconds, _, rest = text.removesuffix("Z").partition(".")
+    if not text.endswith("Z") or len(seconds) != _SECONDS:
+        raise ValueError(text)
+    return f"{seconds}.{rest:0<9}"
+
+
+def _written(at: int) -> str:
+    seconds, nanos = divmod(at, _NANO)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}"
+
+
+def _is_rotated(path: str) -> bool:
+    return any(Path(f"{path}.1{end}").exists() for end in ("", ".gz"))
