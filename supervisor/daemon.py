@@ -32,6 +32,7 @@ import structlog
 import supervisor
 from supervisor import lifetimes
 from supervisor.ending import End, Guardian, Interrupted, signals
+from supervisor.engines.descriptors import allow_descriptors
 from supervisor.hooks import run_hooks
 from supervisor.journal.base import JournalError
 from supervisor.journal.events import (
@@ -89,6 +90,7 @@ class Outcome:
 
 async def run(options: Options, output: Output) -> Outcome:
     """Run a soak; SoakFileError or CannotStart if it cannot begin."""
+    allow_descriptors()
     overrides = {"duration": options.duration, "seed": options.seed}
     loaded = await anyio.to_thread.run_sync(lambda: load(options.file, overrides=overrides))
     soak = loaded.soak

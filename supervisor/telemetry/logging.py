@@ -60,7 +60,10 @@ def configure(stream: Stream, *, terminal: bool, secrets: Iterable[str] = (), le
         structlog.processors.StackInfoRenderer(),
     ]
     last: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=True, pad_event_to=36)
+        # Plain tracebacks: the default ones read source files on the event loop and show local variables, secrets among them.
+        structlog.dev.ConsoleRenderer(
+            colors=True, pad_event_to=36, exception_formatter=structlog.dev.plain_traceback
+        )
         if terminal
         else structlog.processors.JSONRenderer(serializer=json.dumps, default=str)
     )

@@ -132,3 +132,15 @@ async def test_the_watchdog_is_pinged_only_while_there_is_progress(
         assert pings == [b"WATCHDOG=1"] * 3
         with pytest.raises(BlockingIOError):
             manager.recv(100)
+
+
+def test_a_traceback_at_a_terminal_shows_no_variables() -> None:
+    stream = StringIO()
+    logging.configure(stream, terminal=True)
+    password = "hunter" + "22"  # not as one word in the source line that the traceback quotes
+    try:
+        _ = 1 / (len(password) - 8)
+    except ZeroDivisionError:
+        structlog.get_logger().exception("what went wrong")
+    assert "ZeroDivisionError" in stream.getvalue()
+    assert "hunter22" not in stream.getvalue()
