@@ -31,6 +31,7 @@ from supervisor.engines.fleet import Fleet
 from supervisor.engines.survivors import RUN as SOAKD_RUN
 from supervisor.faults.base import World
 from supervisor.faults.limits import Bounds
+from supervisor.faults.operator import Operator
 from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.base import Journal
 from supervisor.journal.events import EndReason
@@ -53,6 +54,7 @@ from supervisor.telemetry.output import Output
 from supervisor.telemetry.status import Status
 from supervisor.watch.watchdog import WatchContext
 from supervisor.web.app import EndpointError, serve
+from supervisor.web.control import Place, control
 
 FIRST_STEADY: Final = 60.0
 """Seconds that the system may take to its first steady state, before the soak begins."""
@@ -346,8 +348,11 @@ async def faults(
         bounds=Bounds(run.soak.limits, run.soak.nodes()),
         expectations=Expectations(run.soak.expected(), steady.view, run.journal),
     )
+    port = run.soak.control
+    place = Place(run.directory, port.token.get_secret_value(), port.port) if port else Place(run.directory)
     async with run.leaves() as supervisor:
         supervisor.keep("faults", scheduler.run)
+        supervisor.keep("control", partial(control, Operator(scheduler), place))
         yield
         patience = max((fault.recovery_timeout for fault in run.soak.faults.values()), default=0.0)
         with anyio.CancelScope(shield=True):

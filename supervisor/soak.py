@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from supervisor.broker.options import Broker
 from supervisor.engines.base import Engine
@@ -71,6 +71,15 @@ class Web(Strict):
     port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 takes a free one and says which.")
 
 
+class Control(Strict):
+    """A port of this machine at which an operator may work on the run, instead of the socket in its run directory."""
+
+    port: int = Field(0, ge=0, le=65535, description="Port on 127.0.0.1; 0 takes a free one.")
+    token: SecretStr = Field(
+        min_length=8, description="What a request has to bring along: at least 8 characters."
+    )
+
+
 Looks = tuple[Annotated[Probe, PROBES], ...]
 
 
@@ -129,6 +138,10 @@ class Soak(Strict):
     thresholds: tuple[Threshold, ...] = Field((), description="What the run must keep to.")
     on: On = Field(default_factory=On, description="Commands for the end of the soak.")
     web: Web = Field(default_factory=Web, description="The endpoint for metrics and status.")
+    control: Control | None = Field(
+        None,
+        description="Where an operator may work on the run; left out: at a socket in the run directory, for its owner alone.",
+    )
 
     def units(self) -> dict[str, tuple[str, str]]:
         """Return unit id -> (engine, name there), as far as they are known."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import supervisor
 from supervisor import guardian
+from supervisor.cli import control
 
 if TYPE_CHECKING:
     from supervisor.judge.verdict import Judgement
@@ -102,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
         help="a key-value bucket to watch, where there is no run; left out: those of the soak file, or the first ones there are",
     )
     watch.add_argument("--json", action="store_true", help="look once and print it as JSON")
+    control.add_to(commands)
     add("schema", _schema, "Print the JSON schema of the soak file, for editors.")
     daemon = add("daemon", _daemon, None)  # the guardian's business
     daemon.add_argument("--guardian-fd", type=int)

@@ -95,6 +95,10 @@ class Fleet:
         member = self._find(unit)
         return UnitStatus(member.desired, member.holder, member.observed or Observed(UnitState.ABSENT))
 
+    def id_of(self, unit: str) -> str:
+        """Return the id of a unit that is named in either way; EngineError if there is none."""
+        return self._find(unit).id
+
     def departures(self, unit: str) -> MemoryObjectReceiveStream[Departure]:
         """Return the exits of a unit from the first such call on, each once: for its watchdog alone, which closes the stream.
 

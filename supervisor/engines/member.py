@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 
 from supervisor.engines.base import Exit, Observed, Units, UnitState
-from supervisor.journal.events import Cause
+from supervisor.journal.events import OPERATOR, Cause
 
 LEAVING: Final = 10.0
 """Seconds that a start waits for a process which was told to end: Docker's and systemd's patience is of that order."""
@@ -32,7 +32,7 @@ OUTSIDE: Final = "outside"
 _CAUSES: Final = {
     "run": Cause.RUN,
     "watchdog": Cause.RUN,
-    "operator": Cause.OPERATOR,
+    OPERATOR: Cause.OPERATOR,
     OUTSIDE: Cause.OUTSIDE,
 }
 _ASKING: Final = frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
@@ -155,5 +155,5 @@ class Member:
 
 
 def cause_by(by: str) -> Cause:
-    """Return what it means that an exit was by somebody: anybody but these is an episode."""
-    return _CAUSES.get(by, Cause.EPISODE)
+    """Return what it means that an exit was by somebody: anybody but these and the operator's own `operator#n` is an episode."""
+    return Cause.OPERATOR if by.startswith(f"{OPERATOR}#") else _CAUSES.get(by, Cause.EPISODE)

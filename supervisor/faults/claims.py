@@ -42,6 +42,15 @@ class Claims:
             raise
         return waited
 
+    def take_now(self, episode: str, demand: Demand) -> tuple[str, ...] | None:
+        """Claim without waiting; None if that is granted, else the episodes that are in the way (none: the bounds are)."""
+        self._wanted[episode] = demand
+        if self._has_room(episode):
+            return None
+        ahead = self.ahead(episode)
+        self.drop(episode)
+        return ahead
+
     def _has_room(self, episode: str) -> bool:
         wanted, earlier = self._wanted[episode], [self._wanted[other] for other in self._before(episode)]
         claimed = frozenset[str]().union(*(other.units for other in earlier))

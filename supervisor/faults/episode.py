@@ -57,7 +57,14 @@ class Episode:
         self.undone = False
         """Nothing of it is in place (any more)."""
         self.closed = False
+        self.stage: Literal["injecting", "holding", "undoing", "recovering"] = "injecting"
+        self.since = time.monotonic()
+        self.lost, self.failed = "", ""
+        """Why nothing was injected; why inject failed."""
+        self.placed, self.settled = anyio.Event(), anyio.Event()
+        """Set when inject is over, and when undo is, however they ended."""
         self._fault, self._scene = fault, scene
+        self._cause = ""
         self._cut = anyio.CancelScope()
         self._undoing = anyio.CancelScope(shield=True)
         self._recovering = anyio.CancelScope()
@@ -68,11 +75,21 @@ class Episode:
         self._failing: tuple[str, ...] = ()
         self._unmet: tuple[str, ...] = ()
 
+    @property
+    def broken(self) -> bool:
+        """It was closed, but something of it may still be in place."""
+        return self.closed and not self.undone
+
     def finish(self, timeout: float) -> None:
         """Cut inject and hold short, and give recovery and undo `timeout` seconds; undo comes first and has `LEAST` anyway."""
         now = anyio.current_time()
         self._recovering.deadline = now + timeout
         self._undoing.deadline = now + max(timeout, LEAST)
+        self._cut.cancel()
+
+    def cut(self, why: str = "") -> None:
+        """Cut inject and hold short; everything after that takes the time that it takes. `why`: that was not as planned."""
+        self._cause = self._cause or why
         self._cut.cancel()
 
     async def live(self) -> None:
@@ -83,7 +100,7 @@ class Episode:
             with self._cut:
                 await self._disturb()
         finally:
-            self._truncated = self._cut_short()
+            self._truncated = self._cause or self._cut_short()
             try:
                 await self._undo()
                 await self._recover()
@@ -116,7 +133,9 @@ class Episode:
                 await journal.commit(self.intent)
         except (JournalError, TimeoutError) as error:
             self.undone = self.closed = True
-            reason = f"its intent could not be journalled: {describe(error)}"
+            self.lost = reason = f"its intent could not be journalled: {describe(error)}"
+            self.placed.set()
+            self.settled.set()
             if isinstance(error, TimeoutError):
                 # It may come to stand there yet, and nobody shall believe it open.
                 journal.emit(FaultUndone(episode=episode, attempts=0))
@@ -132,6 +151,8 @@ class Episode:
                 group.start_soon(self._expect, math.inf, over)
             if injected := await self._inject():
                 self._left = self._look()
+                self.stage = "holding"
+                self.placed.set()
                 if self._fault.hold:
                     group.start_soon(self._expect, 0.0, over)
                 await anyio.sleep(self._fault.hold)
@@ -148,7 +169,7 @@ class Episode:
         expectations, intent = self._scene.expectations, self.intent
         if expectations is None:
             return ()
-        return await expectations.meet(intent.fault, intent.episode, when, patience, over)
+        return await expectations.meet(intent.written, intent.episode, when, patience, over)
 
     async def _inject(self) -> bool:
         """Inject, and say whether that succeeded. What a kind raises is recorded, whatever it is: what it did by then is undone."""
@@ -161,6 +182,7 @@ class Episode:
         except Exception as error:  # noqa: BLE001  # it is journalled and undone, and the verdict hears of it
             failure = describe(error)
         if failure:
+            self.failed = failure
             journal.emit(FaultFailed(episode=self.intent.episode, error=failure))
         else:
             journal.emit(FaultInjected(episode=self.intent.episode, took=time.monotonic() - began))
@@ -184,10 +206,14 @@ class Episode:
         )
 
     async def _undo(self) -> None:
+        self.stage = "undoing"
+        self.placed.set()
         with self._undoing:
             failure = await undo_episode(self._fault, self._scene.world, self.intent, self._scene.journal)
             self.undone = not failure
         self._scene.disturbances.leave(self.intent.episode)
+        self.stage = "recovering"
+        self.settled.set()
 
     async def _recover(self) -> None:
         """Wait for the steady state. It is only meant where no fault is in place: while another one is, the time does not count."""

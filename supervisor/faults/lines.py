@@ -26,6 +26,8 @@ class Line:
         self.waiting = anyio.CancelScope()
         self.episode: Episode | None = None
         """The one that is open, or the last one."""
+        self.due: float | None = None
+        """Monotonic seconds at which the draw that is waited for is due; None: that is not known, or nothing is waited for."""
         self.busy = False
         """A draw of it is waited for or lived."""
         self.closes, self.seen = 0, 0
@@ -38,7 +40,7 @@ class Line:
     @property
     def broken(self) -> bool:
         """The last episode was closed, but something of it may still be in place."""
-        return self.episode is not None and self.episode.closed and not self.episode.undone
+        return self.episode is not None and self.episode.broken
 
     def next(self, seed: int) -> Draw | None:
         """Return the next draw, None if the schedule is over."""
@@ -55,7 +57,9 @@ class Line:
                     return False
                 await leader.news.wait()
             self.seen, since = leader.closes, leader.closed
-        await anyio.sleep(max(0.0, max(since + drawn.delay, self.earliest) - time.monotonic()))
+        self.due = max(since + drawn.delay, self.earliest)
+        await anyio.sleep(max(0.0, self.due - time.monotonic()))
+        self.due = None
         return True
 
     def skip(self, drawn: Draw) -> None:

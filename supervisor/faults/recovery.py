@@ -14,6 +14,7 @@ import anyio
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from supervisor.faults.base import Fault, UndoError, World
+from supervisor.faults.hold import HOLD
 from supervisor.journal.base import Journal, JournalError
 from supervisor.journal.events import EpisodeClosed, Event, FaultIntent, FaultUndone, UndoFailed
 from supervisor.values import format_duration
@@ -102,7 +103,8 @@ async def undo_open(
     world = replace(world, recovering=True)
 
     async def undo_one(intent: FaultIntent) -> None:
-        lines[intent.episode] = await _undo_and_say(intent, faults.get(intent.fault), world, journal, by)
+        fault = HOLD if intent.type == HOLD.key else faults.get(intent.written)
+        lines[intent.episode] = await _undo_and_say(intent, fault, world, journal, by)
 
     async with anyio.create_task_group() as group:
         for intent in intents.values():
@@ -115,7 +117,7 @@ async def _undo_and_say(
 ) -> str:
     episode = intent.episode
     if fault is None or fault.key != intent.type:
-        failure = f"the soak file has no {intent.type} fault named {intent.fault}, so nothing here knows how to undo it"
+        failure = f"the soak file has no {intent.type} fault named {intent.written}, so nothing here knows how to undo it"
         await record(
             journal,
             UndoFailed(episode=episode, attempt=1, error=failure, broken=still_broken(intent)),

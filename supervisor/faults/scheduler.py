@@ -23,6 +23,7 @@ from supervisor.faults.base import Aim, CannotAim, Expectations, Fault, Steady, 
 from supervisor.faults.claims import Claims
 from supervisor.faults.draws import Choice, Draw, choices
 from supervisor.faults.episode import LEAST, Episode, IntentLost, Scene
+from supervisor.faults.gate import Gate
 from supervisor.faults.limits import Bounds, Limits
 from supervisor.faults.lines import SKIP_PAUSE, Line
 from supervisor.faults.nemesis import Nemesis
@@ -56,59 +57,93 @@ class Scheduler:
         expectations: Expectations | None = None,
     ) -> None:
         """`start` is the soak's start in monotonic seconds; nothing is injected while `guardian_alive` says False."""
-        self._bounds = bounds or Bounds(Limits())
-        claims = Claims(self._bounds, partial(_down, world.fleet))
-        self._scene = Scene(world, journal, steady, claims, expectations)
-        self._seed, self._guardian_alive = seed, guardian_alive
-        self._lines = {name: Line(name, fault, start) for name, fault in faults.items()}
+        self.bounds = bounds or Bounds(Limits())
+        claims = Claims(self.bounds, partial(_down, world.fleet))
+        self.scene = Scene(world, journal, steady, claims, expectations)
+        self.seed, self.guardian_alive = seed, guardian_alive
+        self.gate = Gate()
+        """Closed while an operator has paused the faults: nothing is drawn then."""
+        self.by_hand: dict[str, Episode] = {}
+        """Episodes that an operator began, by id; those that are over and undone are forgotten."""
+        self.finishing = False
+        self.lines = {name: Line(name, fault, start) for name, fault in faults.items()}
         self._nemesis, self._start, self._played = nemesis, start, start
         self._choices: Iterator[Choice] = choices(seed, nemesis) if nemesis else iter(())
         self._resting = anyio.CancelScope()
-        self._finishing = False
-        self._over: anyio.Event | None = None
+        self._stop, self._over = anyio.Event(), anyio.Event()
+        self._over.set()
+        self._group: TaskGroup | None = None
 
     async def run(self) -> None:
-        """Draw and live all episodes until every schedule is over or `finish` is called. May be run again if it raised."""
+        """Draw and live all episodes until `finish` is called. May be run again if it raised."""
         self._over = anyio.Event()
         try:
-            async with anyio.create_task_group() as group:
+            async with anyio.create_task_group() as self._group:
                 if self._nemesis:
-                    group.start_soon(self._play, self._nemesis, group, name="nemesis")
-                for line in self._lines.values():
+                    self._group.start_soon(self._play, self._nemesis, self._group, name="nemesis")
+                for line in self.lines.values():
                     if line.fault.scheduled:
-                        group.start_soon(self._follow, line, name=f"fault {line.name}")
+                        self._group.start_soon(self._follow, line, name=f"fault {line.name}")
+                await self._stop.wait()  # also when nothing is drawn any more, somebody may inject by hand
         finally:
+            self._group = None
             self._over.set()
+
+    def begin(self, fault: Fault, intent: FaultIntent) -> Episode | None:
+        """Begin an episode by hand, beside the lines; its units are claimed already. None: the scheduler does not run just now."""
+        if self._group is None or self.finishing:
+            return None
+        self.by_hand[intent.episode] = episode = Episode(fault, intent, self.scene)
+        self._group.start_soon(self._live_by_hand, episode, name=f"by hand {intent.episode}")
+        return episode
+
+    async def _live_by_hand(self, episode: Episode) -> None:
+        try:
+            await episode.live()
+        except IntentLost:
+            pass  # who began it is told
+        finally:
+            self.scene.claims.drop(episode.intent.episode)
+            self.forget(episode)
+
+    def forget(self, episode: Episode) -> None:
+        """Forget an episode by hand that is over, unless something of it may still be in place."""
+        if episode.undone:
+            self.by_hand.pop(episode.intent.episode, None)
+
+    def episodes(self) -> list[Episode]:
+        """Return the last episode of each fault, and all by hand: those that are open, and those that could not be undone."""
+        last = [line.episode for line in self.lines.values() if line.episode]
+        return [*last, *self.by_hand.values()]
 
     async def finish(self, timeout: float) -> tuple[str, ...]:
         """Draw nothing more; within `timeout` seconds undo what is open, see it recover and close it.
 
         What an earlier attempt could not undo is tried once more. Returns the episodes that are still not undone.
         """
-        self._finishing = True
-        lines = list(self._lines.values())
-        broken = [line.episode for line in lines if line.episode and line.broken]
+        self.finishing = True
+        self._stop.set()
+        episodes = self.episodes()
+        broken = [episode for episode in episodes if episode.broken]
         self._resting.cancel()
-        for line in lines:
+        for line in self.lines.values():
             line.waiting.cancel()
-            if line.episode:
-                line.episode.finish(timeout)
+        for episode in episodes:
+            episode.finish(timeout)
         with anyio.move_on_after(max(timeout, LEAST) + FINISH_MARGIN):
             async with anyio.create_task_group() as group:
                 for episode in broken:
                     group.start_soon(episode.mend, timeout)
-                if self._over:
-                    await self._over.wait()
-        last = [line.episode for line in lines if line.episode]
-        return tuple(episode.intent.episode for episode in last if not episode.undone)
+                await self._over.wait()
+        return tuple(episode.intent.episode for episode in episodes if not episode.undone)
 
     # --- when it comes -----------------------------------------------------------------------------------------------
 
     async def _follow(self, line: Line) -> None:
         """Live one fault's episodes by its own schedule, one after the other."""
-        leader = self._lines.get(line.fault.after) if line.fault.after else None
+        leader = self.lines.get(line.fault.after) if line.fault.after else None
         try:
-            while not self._finishing and (drawn := line.next(self._seed)):
+            while not self.finishing and (drawn := line.next(self.seed)):
                 if not await self._turn(line, drawn, partial(line.wait, drawn, leader)):
                     return
         finally:
@@ -117,7 +152,7 @@ class Scheduler:
     async def _play(self, nemesis: Nemesis, group: TaskGroup) -> None:
         """Live what the nemesis draws."""
         for choice in self._choices:
-            line = self._lines[choice.draw.fault] if choice.draw else None
+            line = self.lines[choice.draw.fault] if choice.draw else None
             since = self._start if choice.from_start else self._played
             with anyio.CancelScope() as self._resting:
                 await anyio.sleep(max(0.0, since + choice.delay - time.monotonic()))
@@ -125,7 +160,7 @@ class Scheduler:
                     await self._steady()
                 if line is None:
                     await anyio.sleep(0 if choice.delay else SKIP_PAUSE)
-            if self._finishing:
+            if self.finishing:
                 return
             if line and choice.draw and nemesis.overlap:
                 if line.busy:
@@ -151,15 +186,15 @@ class Scheduler:
                 if not await due():
                     return False
                 aim = await self._aim(line, drawn)
-            if aim and not self._finishing:
+            if aim and not self.finishing:
                 await self._live(line, drawn, aim)
         finally:
             line.busy = False
-            self._scene.claims.drop(drawn.episode)
+            self.scene.claims.drop(drawn.episode)
         return True
 
     async def _steady(self) -> None:
-        while not (await self._scene.steady.wait(STEADY_ROUND))[0]:
+        while not (await self.scene.steady.wait(STEADY_ROUND))[0]:
             pass
 
     # --- whom it meets -----------------------------------------------------------------------------------------------
@@ -167,35 +202,44 @@ class Scheduler:
     async def _aim(self, line: Line, drawn: Draw) -> Aim | None:
         """Choose the targets and have them for this episode alone; None: the draw was skipped."""
         try:
-            aim = await self._claim(line.fault, drawn)
-            await self._expect(drawn)
+            aim = await self._ready(line.fault, drawn)
         except CannotAim as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001  # whatever a kind raises: nothing was done yet, and the journal tells
             reason = f"cannot choose its targets: {describe(error)}"
         else:
-            if self._guardian_alive():
+            if self.guardian_alive():
                 return aim
             reason = "the guardian is gone: nobody would undo it if soakd died"
         self._skip(line, drawn, reason)
         return None
 
-    async def _expect(self, drawn: Draw) -> None:
+    async def _ready(self, fault: Fault, drawn: Draw) -> Aim:
+        """Aim and look what is expected before, once the gate is open; again if somebody closed it meanwhile."""
+        while True:
+            await self.gate.opened()
+            aim = await self._claim(fault, drawn)
+            await self.expect_before(drawn.fault, drawn.episode)
+            if not self.gate.left:
+                return aim
+            self.scene.claims.drop(drawn.episode)
+
+    async def expect_before(self, fault: str, episode: str) -> None:
         """Raise CannotAim if what is expected before an episode does not hold: it would show nothing."""
-        expectations = self._scene.expectations
-        failing = await expectations.meet(drawn.fault, drawn.episode, "before") if expectations else ()
+        expectations = self.scene.expectations
+        failing = await expectations.meet(fault, episode, "before") if expectations else ()
         if failing:
             raise CannotAim(f"expected before it, and not seen: {', '.join(failing)}")
 
     async def _claim(self, fault: Fault, drawn: Draw) -> Aim:
         """Aim when the system is as it should be and there is room; again after each wait, since it has changed meanwhile."""
-        claims = self._scene.claims
+        claims = self.scene.claims
         if fault.only_when:
             await self._steady()
-        aim = await self._choose(fault, drawn)
-        while await claims.take(drawn.episode, self._bounds.demand(fault, aim)):
-            steady = not fault.only_when or (await self._scene.steady.wait(STEADY_ROUND))[0]
-            before, aim = aim, await self._choose(fault, drawn)
+        aim = await self.choose(fault, drawn)
+        while await claims.take(drawn.episode, self.bounds.demand(fault, aim)):
+            steady = not fault.only_when or (await self.scene.steady.wait(STEADY_ROUND))[0]
+            before, aim = aim, await self.choose(fault, drawn)
             if steady and aim.units == before.units:
                 break
             claims.drop(drawn.episode)
@@ -203,23 +247,16 @@ class Scheduler:
                 await self._steady()
         return aim
 
-    async def _choose(self, fault: Fault, drawn: Draw) -> Aim:
+    async def choose(self, fault: Fault, drawn: Draw) -> Aim:
+        """Have a fault choose its targets; CannotAim if there are none, or they would be too much even alone."""
         with anyio.fail_after(AIM_TIMEOUT):
-            aim = await fault.aim(self._scene.world, drawn.rng())
-        if why := self._bounds.never(self._bounds.demand(fault, aim)):
+            aim = await fault.aim(self.scene.world, drawn.rng())
+        if why := self.bounds.never(self.bounds.demand(fault, aim)):
             raise CannotAim(why)
         return aim
 
     async def _live(self, line: Line, drawn: Draw, aim: Aim) -> None:
-        intent = FaultIntent(
-            episode=drawn.episode,
-            fault=line.name,
-            type=line.fault.key,
-            n=drawn.n,
-            targets=aim.targets,
-            undo=aim.undo,
-        )
-        line.episode = Episode(line.fault, intent, self._scene)
+        line.episode = Episode(line.fault, intent_of(line.fault, drawn, aim), self.scene)
         line.drawn, line.episodes, lived = drawn.n, line.episodes + 1, True
         try:
             await line.episode.live()
@@ -231,7 +268,19 @@ class Scheduler:
 
     def _skip(self, line: Line, drawn: Draw, reason: str) -> None:
         line.skip(drawn)
-        self._scene.journal.emit(DrawSkipped(fault=line.name, n=drawn.n, reason=reason))
+        self.scene.journal.emit(DrawSkipped(fault=line.name, n=drawn.n, reason=reason))
+
+
+def intent_of(fault: Fault, drawn: Draw, aim: Aim) -> FaultIntent:
+    """Return what is about to be done, as the journal has it."""
+    return FaultIntent(
+        episode=drawn.episode,
+        fault=drawn.fault,
+        type=fault.key,
+        n=drawn.n,
+        targets=aim.targets,
+        undo=aim.undo,
+    )
 
 
 async def _now() -> bool:

@@ -10,7 +10,7 @@ from supervisor.judge.tally import Tally
 
 def notes(tally: Tally) -> tuple[str, ...]:
     """Return sentences, what no episode explains first."""
-    return (*_unexplained(tally), *_faults(tally), *_ourselves(tally))
+    return (*_unexplained(tally), *_by_hand(tally), *_faults(tally), *_ourselves(tally))
 
 
 def _unexplained(tally: Tally) -> Iterator[str]:
@@ -38,6 +38,11 @@ def _faults(tally: Tally) -> Iterator[str]:
             yield f"{fault.name}: {plural(fault.skipped.count, 'draw')} skipped: {fault.skipped}"
         if fault.unseen:
             yield f"{fault.name}: the recovery of {plural(fault.unseen, 'episode')} was not looked at"
+
+
+def _by_hand(tally: Tally) -> Iterator[str]:
+    for action, some in tally.by_hand.items():
+        yield f"by hand: {action} {times(some.count)}: {some}"
 
 
 def _ourselves(tally: Tally) -> Iterator[str]:

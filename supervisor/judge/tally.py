@@ -18,6 +18,7 @@ from supervisor.journal.events import (
     LoadStopped,
     LoadWindow,
     Observation,
+    OperatorActed,
     Phase,
     PhaseEntered,
     ProbeChanged,
@@ -39,6 +40,7 @@ from supervisor.judge.counting import Moment, Some, slot
 from supervisor.judge.episodes import Episodes
 from supervisor.judge.operations import LoadTotals
 from supervisor.judge.units import UnitTotals, how_it_ended
+from supervisor.values import format_duration
 
 NAMES: Final = 1000
 """Units, loads, probes: a soak names far fewer; whatever else a journal contains, memory stays bounded."""
@@ -99,6 +101,8 @@ class Tally:
     lag: float = 0.0
     """The worst lag of soakd's own event loop, in seconds."""
     cleanups_failed: Some = field(default_factory=Some)
+    by_hand: dict[str, Some] = field(default_factory=dict)
+    """What an operator did, by action, each case with its time into the soak."""
     firsts: dict[str, First] = field(default_factory=dict)
     """By what went wrong: the first crash, and the first crash that is unexplained, which may be the same."""
 
@@ -146,6 +150,12 @@ class Tally:
                 self.over = self.alive if event.reason is EndReason.DIED else moment
             case JournalTrouble():
                 self.trouble.setdefault(event.what, Some()).add(event.detail)
+            case OperatorActed():
+                when = format_duration(round(moment.since(self.soaking or moment)))
+                lasting = f" for {format_duration(event.seconds)}" if event.seconds is not None else ""
+                what = f"{event.what}{lasting}".strip()
+                done = self.by_hand.setdefault(event.action, Some())
+                done.add(f"{what} after {when}" if what else f"after {when}")
             case TaskCrashed():
                 crashed = self.tasks_gave_up if event.gave_up else self.tasks_crashed
                 crashed.add(f"{event.task} ({event.error})")

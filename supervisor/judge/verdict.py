@@ -160,7 +160,10 @@ def _faults(tally: Tally) -> Iterator[Finding]:
             )
             yield _fail("unmet", f"{text}: {fault.unmet}", "evidence.csv")
         if fault.injected < wanted.get(fault.name, 0):
-            yield _doubt("never-fired", _missing(fault, wanted[fault.name]), JOURNAL)
+            paused = tally.by_hand.get("pause")
+            text = _missing(fault, wanted[fault.name])
+            text += f"; an operator paused the faults {times(paused.count)}: {paused}" if paused else ""
+            yield _doubt("never-fired", text, JOURNAL)
         elif fault.unseen and not fault.recovered and not fault.not_recovered:
             text = f"{fault.name}: nobody saw whether the system recovers from it: the run ended first"
             yield _doubt("recovery-unseen", text, "evidence.csv")

@@ -52,6 +52,8 @@ def _run(run: RunPicture) -> Text:
         line.append(f"  {age(run.soaking_for)} soaked")
     if run.time_left is not None:
         line.append(f"  {age(run.time_left)} left", "bold")
+    if run.paused:
+        line.append("  faults paused", "yellow")
     if run.steady is not None:
         line.append("  steady" if run.steady else "  not steady", "green" if run.steady else "yellow")
         if run.failing:

@@ -166,6 +166,7 @@ class RunPicture(_Frozen):
     time_left: float | None = None
     verdict: str | None = None
     steady: bool | None = None
+    paused: bool = False
     failing: tuple[str, ...] = ()
     units: dict[str, UnitPicture]
     episodes: EpisodesPicture = EpisodesPicture()

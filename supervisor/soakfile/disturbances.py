@@ -8,6 +8,7 @@ from typing import Final
 
 from supervisor.broker.control import META
 from supervisor.faults.base import Fault, Layout
+from supervisor.journal.events import OPERATOR
 from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.wording import Finding, did_you_mean, either
 
@@ -35,6 +36,12 @@ def _comes(parts: Parts) -> Iterator[Finding]:
             if getattr(fault, key) is not None:
                 what = f"the nemesis draws {name}: leave {key} out, or the fault out of nemesis: of"
                 yield Finding(("faults", name, key), what, key=True)
+
+
+def _named(parts: Parts) -> Iterator[Finding]:
+    if OPERATOR in parts.faults:
+        what = "that is whose episodes are made by hand (`soakd unit hold`): choose another name"
+        yield Finding(("faults", OPERATOR), what, key=True)
 
 
 def _drawn(parts: Parts) -> Iterator[Finding]:
@@ -106,4 +113,11 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     return f'there is no fault "{name}"{hint}'
 
 
-_RULES: Final[Sequence[Callable[[Parts], Iterator[Finding]]]] = (_comes, _drawn, _after, _leading, _room)
+_RULES: Final[Sequence[Callable[[Parts], Iterator[Finding]]]] = (
+    _comes,
+    _named,
+    _drawn,
+    _after,
+    _leading,
+    _room,
+)

@@ -111,6 +111,8 @@ def _clock(status: Status, now: float, width: int) -> RenderableType:
         words.append("  until stopped")
     elif status.phase is Phase.SOAKING:
         words.append(f"  {_age(left)} left", "bold")
+    if status.paused_until > now:
+        words.append("  faults paused", "yellow")
     if status.steady is not None:
         words.append(
             "  steady" if status.steady.holds else "  not steady",

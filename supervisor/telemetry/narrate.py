@@ -156,6 +156,11 @@ def _(event: ev.DrawSkipped) -> Line:
 
 
 @line.register
+def _(event: ev.OperatorActed) -> Line:
+    return "warning", f"by hand: {event.action}", {"what": event.what, "lasting": _seconds(event.seconds)}
+
+
+@line.register
 def _(event: ev.SteadyChanged) -> Line:
     if event.holds:
         return "info", "steady state holds", {}

@@ -6,6 +6,7 @@ agree with each other and with the report.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -38,6 +39,8 @@ class Status:
         self.closed: deque[EpisodePicture] = deque(maxlen=CLOSED_EPISODES)
         self.loads: dict[str, LoadPicture] = {}
         self.last_crash: Crash | None = None
+        self.paused_until = 0.0
+        """Monotonic seconds until which an operator has paused the faults."""
         self.steady: ev.SteadyChanged | None = None
         self.probes: dict[str, ev.Reading] = {}
         self.connections: dict[str, ev.BrokerChanged] = {}
@@ -145,6 +148,13 @@ class Status:
         self.open[event.episode] = EpisodePicture(event.episode, event.fault, targets, self._mono)
 
     @_take.register
+    def _(self, event: ev.OperatorActed) -> None:
+        if event.action == "pause":
+            self.paused_until = self._mono + (math.inf if event.seconds is None else event.seconds)
+        elif event.action == "resume":
+            self.paused_until = 0.0
+
+    @_take.register
     def _(self, event: ev.FaultInjected) -> None:
         self._stage(event.episode, "hold")
 
@@ -243,6 +253,7 @@ def as_json(status: Status) -> dict[str, Any]:
             }
             for name, unit in status.units.items()
         },
+        "paused": status.paused_until > now,
         "episodes": {
             "open": [
                 {

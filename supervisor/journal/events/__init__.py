@@ -19,12 +19,15 @@ from supervisor.journal.events.broker import (
     ViewChanged,
 )
 from supervisor.journal.events.faults import (
+    BY_HAND,
+    OPERATOR,
     DrawSkipped,
     EpisodeClosed,
     FaultFailed,
     FaultInjected,
     FaultIntent,
     FaultUndone,
+    OperatorActed,
     Target,
     UndoFailed,
 )
@@ -60,7 +63,9 @@ from supervisor.journal.events.units import (
 )
 
 __all__ = [
+    "BY_HAND",
     "KINDS",
+    "OPERATOR",
     "PART",
     "BrokerChanged",
     "Cause",
@@ -85,6 +90,7 @@ __all__ = [
     "LoadWindow",
     "Observation",
     "OpenEvent",
+    "OperatorActed",
     "Phase",
     "PhaseEntered",
     "ProbeChanged",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field
 
 from supervisor.journal.events.base import PART, Event
+
+OPERATOR: Final = "operator"
+"""Whoever works on a run by hand: the fault of episodes `operator#n`, in which units are held."""
+BY_HAND: Final = "@operator"
+"""What the name of a fault has behind it in an episode that was injected by hand: `restart-nats@operator#1`."""
 
 
 class Target(BaseModel):
@@ -29,6 +34,11 @@ class FaultIntent(Event, kind="fault.intent", durable=True):
     n: int
     targets: tuple[Target, ...] = ()
     undo: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def written(self) -> str:
+        """The fault as the soak file names it, also where it was injected by hand."""
+        return self.fault.removesuffix(BY_HAND)
 
 
 class FaultInjected(Event, kind="fault.injected"):
@@ -85,3 +95,13 @@ class DrawSkipped(Event, kind="fault.skipped"):
     fault: str
     n: int
     reason: str
+
+
+class OperatorActed(Event, kind="operator.acted", durable=True):
+    """Somebody did something to the run by hand. What disturbs the system is an episode besides."""
+
+    action: Literal["pause", "resume", "inject", "abort", "hold", "release"]
+    what: str = ""
+    """What it was done to: a fault, a unit, episodes."""
+    seconds: float | None = None
+    """Of a pause: for how long; None: until it is resumed."""

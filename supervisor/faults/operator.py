@@ -1,0 +1,314 @@
+"""What an operator does while a soak runs: pause and resume the faults, inject one, undo what is open, hold and release units.
+
+All of it is journalled. What disturbs the system is an episode like any other, with an id of its own (`restart-nats@operator#1`,
+`operator#2`), so that it is undone whatever happens and the report tells it apart from what the soak file wanted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import time
+from collections.abc import Iterable
+from typing import Any, Final
+
+import anyio
+
+from supervisor.engines.base import EngineError, Observed
+from supervisor.engines.fleet import UnitStatus
+from supervisor.faults.base import Aim, CannotAim, Fault
+from supervisor.faults.draws import Draw
+from supervisor.faults.episode import Episode
+from supervisor.faults.hold import HOLD, As, terms
+from supervisor.faults.limits import Demand
+from supervisor.faults.recovery import describe, record
+from supervisor.faults.scheduler import Scheduler, intent_of
+from supervisor.journal.events import BY_HAND, OPERATOR, OperatorActed, Target
+from supervisor.values import format_duration
+
+PATIENCE: Final = 20.0
+"""Seconds after which whoever asked is told that something is still under way."""
+
+Answer = dict[str, Any]
+"""JSON; `said` is the answer in words."""
+
+
+class Refused(Exception):  # noqa: N818  # what happened is in the name
+    """What was asked for is not done; the text says why, and what to do."""
+
+
+class Operator:
+    """One run's scheduler in the hands of a person. Each method answers within `PATIENCE`, or raises Refused."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler, self._scene = scheduler, scheduler.scene
+        self._fleet, self._journal = scheduler.scene.world.fleet, scheduler.scene.journal
+        self._counts: dict[str, int] = {}
+        self._lock = anyio.Lock()
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def overview(self) -> Answer:
+        """Return the faults, what is open, and who holds which unit."""
+        scheduler = self._scheduler
+        status = {unit: self._fleet.status(unit) for unit in self._fleet.ids}
+        return {
+            "paused": _finite(scheduler.gate.left) if scheduler.gate.left else False,
+            "faults": [self._fault(name) for name in scheduler.lines],
+            "open": [_shown(episode) for episode in scheduler.episodes() if not episode.closed],
+            "broken": [_shown(episode) for episode in scheduler.episodes() if episode.broken],
+            "held": [_held(unit, one) for unit, one in status.items() if one.holder],
+        }
+
+    def _fault(self, name: str) -> Answer:
+        scheduler, line = self._scheduler, self._scheduler.lines[name]
+        state = "open" if line.episode and not line.episode.closed else "over" if line.over else "waiting"
+        return {
+            "fault": name,
+            "type": line.fault.key,
+            "state": "broken" if line.broken else state,
+            "episodes": line.episodes,
+            "drawn": line.drawn,
+            "due": None if line.due is None else round(max(line.due - time.monotonic(), 0.0), 1),
+            "scheduled": line.fault.scheduled,
+            "by_hand": self._counts.get(name, 0),
+            "paused": bool(scheduler.gate.left),
+        }
+
+    # --- all faults --------------------------------------------------------------------------------------------------
+
+    async def pause(self, seconds: float | None = None, *, finish: bool = False) -> Answer:
+        """Draw nothing until `resume`, or for some seconds. What is open is undone, or, with `finish`, ends as it would."""
+        self._must_run()
+        gate = self._scheduler.gate
+        gate.close(math.inf if seconds is None else seconds)
+        await self._acted("pause", "letting open episodes finish" if finish else "", seconds)
+        undone = [] if finish else await self._cut("an operator paused the faults")
+        left = f" for {format_duration(seconds)}" if seconds is not None else " until `soakd fault resume`"
+        return {"said": "; ".join([f"faults are paused{left}", *undone]), "undone": undone}
+
+    async def resume(self) -> Answer:
+        """Draw again. What was due meanwhile comes now."""
+        self._must_run()
+        if not self._scheduler.gate.left:
+            raise Refused("the faults are not paused")
+        self._scheduler.gate.open()
+        await self._acted("resume")
+        return {"said": "faults come again"}
+
+    async def abort(self) -> Answer:
+        """Undo every episode that is open now; units that are held stay so, and what comes next comes."""
+        self._must_run()
+        open_now = ", ".join(episode.intent.episode for episode in self._disturbing())
+        if not open_now:
+            raise Refused("no episode is open, so there is nothing to undo")
+        await self._acted("abort", open_now)
+        undone = await self._cut("an operator aborted it")
+        return {"said": "; ".join(undone), "undone": undone}
+
+    def _disturbing(self) -> list[Episode]:
+        """Return the episodes of faults whose undo is not over."""
+        found = [one for one in self._scheduler.episodes() if one.intent.type != HOLD.key]
+        return [one for one in found if not one.closed and not one.settled.is_set()]
+
+    async def _cut(self, why: str) -> list[str]:
+        episodes = self._disturbing()
+        for episode in episodes:
+            episode.cut(why)
+        return await self._settle(episodes)
+
+    async def _settle(self, episodes: Iterable[Episode]) -> list[str]:
+        """Wait until the undo of episodes is over, and say of each what became of it."""
+        episodes = list(episodes)
+        with anyio.move_on_after(PATIENCE):
+            for episode in episodes:
+                await episode.settled.wait()
+        return [_became(episode) for episode in episodes]
+
+    # --- one fault ---------------------------------------------------------------------------------------------------
+
+    async def inject(self, name: str) -> Answer:
+        """Inject a fault now, also while the faults are paused; it is undone after its `hold` like any other."""
+        self._must_run()
+        line = self._scheduler.lines.get(name)
+        if line is None:
+            raise Refused(f"there is no fault {name}{_near(name, self._scheduler.lines)}")
+        async with self._lock:
+            for last in self._scheduler.episodes():
+                if last.intent.written == name and last.broken:
+                    raise Refused(
+                        f"{last.intent.episode} could not be undone: mend that first (see the report)"
+                    )
+                if last.intent.written == name and not last.closed:
+                    raise Refused(
+                        f"{last.intent.episode} is still open ({last.stage}): wait, or `soakd fault abort`"
+                    )
+            n = self._counts.get(name, 0) + 1
+            drawn = Draw(self._scheduler.seed, f"{name}{BY_HAND}", n, 0.0, from_start=False)
+            aim = await self._aim(line.fault, name, drawn)
+            await self._acted("inject", name)
+            self._counts[name] = n
+            episode = await self._begin(line.fault, drawn, aim)
+        units = ", ".join(sorted(aim.units)) or "the system"
+        held = f", undone after {format_duration(line.fault.hold)}" if line.fault.hold else ""
+        return {
+            "said": f"{drawn.episode} on {units}: {episode.stage}{held}",
+            "episode": drawn.episode,
+            "targets": sorted(aim.units),
+        }
+
+    async def _aim(self, fault: Fault, name: str, drawn: Draw) -> Aim:
+        """Choose the targets and claim them; Refused if there are none, or somebody has them."""
+        claims, episode = self._scene.claims, drawn.episode
+        try:
+            aim = await self._scheduler.choose(fault, drawn)
+        except CannotAim as error:
+            raise Refused(f"cannot inject {name}: {error}") from error
+        except Exception as error:  # whatever a kind raises: nothing was done yet, and whoever asked is told
+            raise Refused(f"cannot inject {name}: its targets cannot be chosen: {describe(error)}") from error
+        self._claim(episode, self._scheduler.bounds.demand(fault, aim))
+        try:
+            await self._scheduler.expect_before(name, episode)
+        except BaseException as error:
+            claims.drop(episode)
+            if isinstance(error, CannotAim):
+                raise Refused(f"cannot inject {name}: {error}") from error
+            raise
+        return aim
+
+    def _claim(self, episode: str, demand: Demand) -> None:
+        ahead = self._scene.claims.take_now(episode, demand)
+        if ahead:
+            raise Refused(
+                f"{', '.join(ahead)} has the same units or waits for them: try again later, or `soakd fault abort`"
+            )
+        if ahead is not None:
+            raise Refused(
+                "it would be too much at once (`limits` of the soak file): try again later, or `soakd fault abort`"
+            )
+
+    async def _begin(self, fault: Fault, drawn: Draw, aim: Aim) -> Episode:
+        """Begin an episode whose units are claimed, and wait until its inject is over, or at least under way."""
+        if not self._scheduler.guardian_alive():
+            self._scene.claims.drop(drawn.episode)
+            raise Refused("the guardian is gone: nobody would undo it if soakd died")
+        episode = self._scheduler.begin(fault, intent_of(fault, drawn, aim))
+        if episode is None:
+            self._scene.claims.drop(drawn.episode)
+            raise Refused("the part of soakd that injects is being started again: try once more")
+        with anyio.move_on_after(PATIENCE / 2):
+            await episode.placed.wait()
+        if episode.lost:
+            raise Refused(f"nothing was done: {episode.lost}")
+        if episode.failed:
+            raise Refused(f"{drawn.episode} could not be injected, and is undone: {episode.failed}")
+        return episode
+
+    # --- one unit ----------------------------------------------------------------------------------------------------
+
+    async def hold(self, name: str, wanted: As | None = None) -> Answer:
+        """Take a unit over, as it is or brought up or down: it is not restarted and no fault chooses it until `release`."""
+        self._must_run()
+        unit, status = self._unit(name)
+        if held := self._held(unit):
+            raise Refused(
+                f"{unit} is held already, by {held.intent.episode}: `soakd unit release {unit}` first"
+            )
+        if status.holder:
+            raise Refused(f"{unit} is held {status.desired} by {status.holder}: wait, or `soakd fault abort`")
+        async with self._lock:
+            n = self._counts.get(OPERATOR, 0) + 1
+            drawn = Draw(self._scheduler.seed, OPERATOR, n, 0.0, from_start=False)
+            target = Target(unit=unit, incarnation=status.observed.incarnation)
+            aim = Aim((target,), terms(status.observed.state, wanted))
+            down = int(wanted == "down")
+            self._claim(drawn.episode, Demand(aim.units, down, down * (unit in self._scheduler.bounds.nodes)))
+            await self._acted("hold", f"{unit} {wanted or 'as it is'}")
+            self._counts[OPERATOR] = n
+            await self._begin(HOLD, drawn, aim)
+        now = self._fleet.status(unit)
+        return {
+            "said": f"{unit} is held {now.desired} ({now.observed.state}) as {drawn.episode}: "
+            f"`soakd unit release {unit}` gives it back",
+            "episode": drawn.episode,
+        }
+
+    async def release(self, name: str) -> Answer:
+        """Give a unit back to its watchdog and the faults; what `hold --down` took down is started."""
+        self._must_run()
+        unit, status = self._unit(name)
+        episode = self._held(unit)
+        if episode is None:
+            by = f"it is held {status.desired} by {status.holder}" if status.holder else "nobody holds it"
+            raise Refused(f"{unit} is not in an operator's hands: {by}")
+        await self._acted("release", unit)
+        episode.cut()
+        if not episode.closed:
+            await self._settle([episode])
+        else:  # an earlier attempt failed
+            await episode.mend(PATIENCE)
+            self._scheduler.forget(episode)
+        if not episode.undone:
+            raise Refused(_became(episode))
+        self._scene.claims.drop(
+            episode.intent.episode
+        )  # whoever waits for the unit need not wait for the steady state
+        state = self._fleet.status(unit).observed.state
+        return {"said": f"{unit} is given back ({state})", "episode": episode.intent.episode}
+
+    def _unit(self, name: str) -> tuple[str, UnitStatus]:
+        try:
+            unit = self._fleet.id_of(name)
+        except EngineError as error:
+            raise Refused(str(error)) from error
+        return unit, self._fleet.status(unit)
+
+    def _held(self, unit: str) -> Episode | None:
+        """Return the episode in which an operator holds a unit."""
+        for episode in self._scheduler.by_hand.values():
+            over = episode.settled.is_set() and episode.undone
+            if episode.intent.type == HOLD.key and episode.intent.targets[0].unit == unit and not over:
+                return episode
+        return None
+
+    # --- what all of them need ---------------------------------------------------------------------------------------
+
+    def _must_run(self) -> None:
+        if self._scheduler.finishing:
+            raise Refused("the soak is ending: everything that is open is being undone")
+
+    async def _acted(self, action: Any, what: str = "", seconds: float | None = None) -> None:
+        await record(self._journal, OperatorActed(action=action, what=what, seconds=seconds))
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f", did you mean {near[0]}?" if near else f": there are {', '.join(known) or 'none'}"
+
+
+def _finite(seconds: float) -> float | None:
+    return round(seconds, 1) if math.isfinite(seconds) else None
+
+
+def _shown(episode: Episode) -> Answer:
+    return {
+        "episode": episode.intent.episode,
+        "type": episode.intent.type,
+        "targets": [target.unit for target in episode.intent.targets],
+        "stage": episode.stage,
+        "for": round(time.monotonic() - episode.since, 1),
+    }
+
+
+def _held(unit: str, status: UnitStatus) -> Answer:
+    observed: Observed = status.observed
+    return {"unit": unit, "by": status.holder, "desired": status.desired, "state": observed.state}
+
+
+def _became(episode: Episode) -> str:
+    name = episode.intent.episode
+    if episode.undone:
+        return f"{name} is undone"
+    if episode.settled.is_set():
+        return f"{name} could not be undone and is tried again at the end of the run: its journal says what is broken"
+    return f"{name} is being undone, which takes longer than {PATIENCE:.0f}s: see `soakd fault list`"
