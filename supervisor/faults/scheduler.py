@@ -89,6 +89,12 @@ class Scheduler:
             self._group = None
             self._over.set()
 
+    async def drawn_out(self) -> None:
+        """Wait until no schedule of a fault has more to come, and its last episode is closed."""
+        for line in self.lines.values():
+            while line.fault.scheduled and not line.over:
+                await line.news.wait()
+
     def begin(self, fault: Fault, intent: FaultIntent) -> Episode | None:
         """Begin an episode by hand, beside the lines; its units are claimed already. None: the scheduler does not run just now."""
         if self._group is None or self.finishing:
@@ -142,12 +148,10 @@ class Scheduler:
     async def _follow(self, line: Line) -> None:
         """Live one fault's episodes by its own schedule, one after the other."""
         leader = self.lines.get(line.fault.after) if line.fault.after else None
-        try:
-            while not self.finishing and (drawn := line.next(self.seed)):
-                if not await self._turn(line, drawn, partial(line.wait, drawn, leader)):
-                    return
-        finally:
-            line.end()
+        more = True
+        while more and not self.finishing and (drawn := line.next(self.seed)):
+            more = await self._turn(line, drawn, partial(line.wait, drawn, leader))
+        line.end()  # not if it was cut off: a scheduler that crashed goes on
 
     async def _play(self, nemesis: Nemesis, group: TaskGroup) -> None:
         """Live what the nemesis draws."""

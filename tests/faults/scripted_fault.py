@@ -159,6 +159,16 @@ class Stage:
                 await scheduler.finish(finish)
 
 
+async def to_its_end(scheduler: Scheduler, timeout: float) -> tuple[str, ...]:
+    """Run a scheduler until its schedules are over, and finish it; return what it returns."""
+    async with anyio.create_task_group() as group:
+        group.start_soon(scheduler.run)
+        with anyio.fail_after(PATIENCE):
+            await scheduler.drawn_out()
+        return await scheduler.finish(timeout)
+    raise AssertionError
+
+
 def incarnations(fleet: Fleet) -> dict[str, str | None]:
     return {unit: fleet.status(unit).observed.incarnation for unit in fleet.ids}
 

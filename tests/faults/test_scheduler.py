@@ -5,7 +5,7 @@ import time
 
 import anyio
 import pytest
-from scripted_fault import PATIENCE, Script, Scripted, Stage
+from scripted_fault import PATIENCE, Script, Scripted, Stage, to_its_end
 
 from supervisor.engines.fleet import Fleet
 from supervisor.faults import episode as episodes
@@ -401,9 +401,7 @@ async def test_a_scheduler_that_crashed_goes_on_where_it_was(stage: Stage) -> No
     with pytest.raises(ExceptionGroup):
         await scheduler.run()
     stage.system.wait = wait  # type: ignore[method-assign]  # and is mended
-    with anyio.fail_after(PATIENCE):
-        await scheduler.run()
-        await scheduler.finish(1)
+    await to_its_end(scheduler, 1)
     assert script.asked == [f"{step} a#{n}" for n in (1, 2, 3) for step in ("inject", "undo")]
     assert [intent.n for intent in stage.watch.all(FaultIntent, fault="b")] == [1, 2]
     assert len(stage.watch.all(EpisodeClosed)) == 5

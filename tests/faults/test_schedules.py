@@ -69,7 +69,7 @@ async def test_who_comes_after_a_fault_that_is_over_is_over_too(stage: Stage) ->
     with anyio.fail_after(PATIENCE):
         async with stage.running(**faults) as scheduler:
             await stage.watch.until(EpisodeClosed, episode="first#2")
-            await until(lambda: scheduler._over and scheduler._over.is_set())
+            await scheduler.drawn_out()
     assert intents(stage)[-1].startswith("then#")
 
 
@@ -84,7 +84,7 @@ async def test_closes_that_it_was_too_busy_for_count_as_one(stage: Stage) -> Non
     ) as scheduler:
         await stage.watch.until(EpisodeClosed, episode="first#5")
         go.set()
-        await until(lambda: scheduler._over and scheduler._over.is_set())
+        await scheduler.drawn_out()
     assert [episode for episode in intents(stage) if episode.startswith("then")] == ["then#1", "then#2"]
 
 

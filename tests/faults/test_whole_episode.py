@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import anyio
 import pytest
-from scripted_fault import PATIENCE, Watch
+from scripted_fault import PATIENCE, Watch, to_its_end
 
 from supervisor.broker.connection import open_connections
 from supervisor.broker.options import Broker
@@ -65,9 +65,7 @@ async def test_a_broker_that_is_restarted_recovers_when_it_answers_again(
             scheduler = Scheduler(
                 {"restart-nats": fault}, World(fleet, connections), journal, steady, 7, 0.0, lambda: True
             )
-            with anyio.fail_after(PATIENCE):
-                await scheduler.run()
-                assert await scheduler.finish(PATIENCE) == ()
+            assert await to_its_end(scheduler, PATIENCE) == ()
         group.cancel_scope.cancel()
     closed: list[Record] = [record for record in watch.records if isinstance(record.event, EpisodeClosed)]
     assert [(e.episode, e.recovered, e.truncated) for e in watch.all(EpisodeClosed)] == [
