@@ -23,7 +23,10 @@ WITHIN = 3.0
 
 
 @pytest.fixture
-async def handle(broker: Broker, journal: JournalWriter) -> AsyncIterator[Handle]:
+async def handle(
+    broker: Broker, journal: JournalWriter, changes: list[BrokerChanged]
+) -> AsyncIterator[Handle]:
+    """A handle that is connected; `changes` heard of it from its beginning."""
     async with open_connections(broker, journal) as connections:
         handle = await connections.handle("default")
         await handle.wait_connected(5)
@@ -274,6 +277,7 @@ async def test_our_own_event_loop_that_stands_still(handle: Handle, changes: lis
     time.sleep(1.5)  # noqa: ASYNC251  # the disturbance
     await usable(handle)
     assert handle.nc is client
+    await until(lambda: bool(changes))
     assert states(changes) == ["connected"]
 
 

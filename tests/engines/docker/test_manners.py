@@ -132,6 +132,9 @@ async def test_a_policy_is_adopted(docker: Client, journal: JournalWriter) -> No
     docker.start(unit)
     async with soaking(journal, engine_of(docker, unit, own_policy="adopt")) as soak:
         for times in (1, 2):
+            wanted = 2 * times  # started is not yet printed
+            while (await soak.fleet.logs(unit, last=9)).count(b"\n") < wanted:
+                pass
             end(docker, unit)
             crash = await soak.crashed(unit, times)
             assert soak.last_words(crash) == ["begin", "up"] * times, "its log ends with its life"
