@@ -81,8 +81,8 @@ def between(low: float, high: float, chance: random.Random, since: float = 0.0) 
 
 
 def bursts(size: int, every: float, since: float = 0.0) -> Iterator[float]:
-    """Every so many seconds `size` operations are due at the same instant."""
-    return (due for n in count(math.ceil(since / every)) for due in repeat(n * every, size))
+    """`size` operations are due at the same instant, at `since` and then every so many seconds: the first one is never missed."""
+    return (due for n in count() for due in repeat(since + n * every, size))
 
 
 def crew(stages: Sequence[Crew], at: float) -> tuple[int, float]:

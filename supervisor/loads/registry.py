@@ -8,8 +8,9 @@ from supervisor.kinds import Registry
 from supervisor.loads.base import Load
 from supervisor.loads.command import CommandLoad
 from supervisor.loads.events import EventsLoad
+from supervisor.loads.http import HttpLoad
 from supervisor.loads.jetstream import JetStreamLoad
 from supervisor.loads.request import RequestLoad
 
-_KINDS: Final[list[type[Load]]] = [CommandLoad, RequestLoad, EventsLoad, JetStreamLoad]
+_KINDS: Final[list[type[Load]]] = [CommandLoad, RequestLoad, EventsLoad, JetStreamLoad, HttpLoad]
 LOADS: Final[Registry[Load]] = Registry("load", "soakd.loads", Load, _KINDS)

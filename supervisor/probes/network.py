@@ -3,55 +3,37 @@
 from __future__ import annotations
 
 import json
-import re
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar
 
 import aiohttp
 import anyio
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, SecretStr
-from yarl import URL
+from pydantic import BeforeValidator, Field, JsonValue, SecretStr
 
+from supervisor.answers import (
+    BODY,
+    Url,
+    Wanted,
+    WrongAnswerError,
+    beginning,
+    decoded,
+    differences,
+    in_words,
+    walk,
+)
 from supervisor.kinds import Strict
 from supervisor.probes.base import CannotSee, Probe, Seen, Timeout, View
-from supervisor.values import Comparison
-
-BODY: Final = 1_000_000
-"""Bytes of an answer that are read; what comes after them is not looked at."""
-
-
-def _http_url(text: str) -> str:
-    try:
-        url = URL(text)
-    except ValueError:
-        url = URL()
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ValueError("expected a URL such as http://127.0.0.1:8000/ready")
-    if url.user or url.password:
-        raise ValueError("leave user and password out of the URL: use headers, which are kept secret")
-    return text
-
-
-def _compares(wanted: JsonValue) -> bool:
-    return isinstance(wanted, str) and re.match(r"\s*(<|>|==|!=)", wanted) is not None
-
-
-def _wanted(value: JsonValue) -> JsonValue:
-    """Refuse a comparison that is none."""
-    if _compares(value):
-        Comparison.parse(value)
-    return value
 
 
 class Request(Strict):
     """An HTTP request, and what its answer is held against."""
 
-    url: Annotated[str, AfterValidator(_http_url)]
+    url: Url
     method: str = Field("GET", pattern=r"^[A-Z]+$")
     headers: dict[str, SecretStr] = Field(default_factory=dict)
     body: str | None = Field(None, description="What is sent.")
     status: int = Field(200, ge=100, le=599)
     contains: str | None = Field(None, description="A text that the answer contains.")
-    values: dict[str, Annotated[JsonValue, AfterValidator(_wanted)]] = Field(
+    values: dict[str, Wanted] = Field(
         default_factory=dict,
         alias="json",
         description='Values of a JSON answer by their path: `{orchestrator.state: running, lag: "< 5", nodes.0.up: true}`.',
@@ -82,7 +64,7 @@ class Http(Probe):
         parts = [f"http {method}{wanted.url} == {wanted.status}"]
         if wanted.contains is not None:
             parts.append(f"contains {wanted.contains!r}")
-        parts += [f"{path} {_in_words(value)}" for path, value in wanted.values.items()]
+        parts += [f"{path} {in_words(value)}" for path, value in wanted.values.items()]
         return ", ".join(parts)
 
     @property
@@ -95,9 +77,9 @@ class Http(Probe):
         status, body = await self._ask(view)
         wanted, text = self.http, body.decode(errors="replace")
         if status != wanted.status:
-            return Seen(False, status, f"it answered {status}: {_start(text)}")
+            return Seen(False, status, f"it answered {status}: {beginning(text)}")
         if wanted.contains is not None and wanted.contains not in text:
-            return Seen(False, status, f"the answer does not contain {wanted.contains!r}: {_start(text)}")
+            return Seen(False, status, f"the answer does not contain {wanted.contains!r}: {beginning(text)}")
         return self._see_values(status, text) if wanted.values else Seen(True, status)
 
     async def _ask(self, view: View) -> tuple[int, bytes]:
@@ -124,56 +106,20 @@ class Http(Probe):
             raise CannotSee(f"no answer: {error or type(error).__name__}") from error
 
     def _see_values(self, status: int, text: str) -> Seen:
+        wanted = self.http.values
         try:
-            answer = json.loads(text)
-        except ValueError as error:
-            raise CannotSee(f"the answer is no JSON: {_start(text)}") from error
-        found = {path: _walk(answer, path) for path in self.http.values}
-        wrong = [
-            f"{path} is {json.dumps(found[path])[:200]}"
-            for path, wanted in self.http.values.items()
-            if not _passes(wanted, found[path])
-        ]
-        value = next(iter(found.values())) if len(found) == 1 else status
-        return Seen(not wrong, _plain(value), "; ".join(wrong))
-
-
-def _in_words(wanted: JsonValue) -> str:
-    return (
-        str(wanted).strip()
-        if _compares(wanted)
-        else f"== {wanted if isinstance(wanted, str) else json.dumps(wanted)}"
-    )
-
-
-def _passes(wanted: JsonValue, found: JsonValue) -> bool:
-    if _compares(wanted):
-        return Comparison.parse(wanted).holds(found)
-    return isinstance(wanted, bool) == isinstance(found, bool) and found == wanted
-
-
-def _walk(answer: JsonValue, path: str) -> JsonValue:
-    """Return what a dotted path leads to; CannotSee if it leads nowhere."""
-    value = answer
-    for step in path.split("."):
-        if isinstance(value, dict) and step in value:
-            value = value[step]
-        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            raise CannotSee(f"there is no {path} in the answer: {_start(json.dumps(answer))}")
-    return value
+            answer = decoded(text)
+            wrong = differences(answer, wanted)
+        except WrongAnswerError as error:
+            raise CannotSee(str(error)) from error
+        value = walk(answer, next(iter(wanted))) if len(wanted) == 1 else status
+        return Seen(not wrong, _plain(value), wrong)
 
 
 def _plain(value: JsonValue) -> float | str:
     if isinstance(value, bool) or value is None or isinstance(value, list | dict):
         return json.dumps(value)
     return value
-
-
-def _start(text: str) -> str:
-    line = " ".join(text.split())
-    return f"{line[:200]}…" if len(line) > 200 else line or "(nothing)"
 
 
 class Address(Strict):

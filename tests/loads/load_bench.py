@@ -18,7 +18,7 @@ from supervisor.broker.embedded import expand, free_ports
 from supervisor.journal.events import CleanedUp, Event, LoadStopped, LoadWindow, Sample
 from supervisor.journal.timeline import Timeline
 from supervisor.journal.writer import JournalWriter
-from supervisor.loads.base import LoadContext
+from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.command import CommandLoad
 from supervisor.loads.recorder import Recorder
 
@@ -69,6 +69,26 @@ class Bench:
                 yield context
                 context.stop.set()
         await self.settle()
+
+    @asynccontextmanager
+    async def under(self, load: Load) -> AsyncIterator[LoadContext]:
+        """Run a load of any kind, and stop it on the way out."""
+        context = self.context("load")
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                group.start_soon(load.run, context)
+                yield context
+                context.stop.set()
+        await self.settle()
+
+    async def until_counted(self, context: LoadContext, name: str = "ok", count: int = 1) -> None:
+        """Wait until so much was counted under a name."""
+
+        def enough() -> bool:
+            context.recorder.flush()
+            return self.counts.get(name, 0) >= count
+
+        await until(enough, 20)
 
     async def settle(self) -> None:
         """Wait until all that was emitted is heard."""

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 import nats
 from load_bench import Bench, NatsServer, until
 from nats.aio.client import Client
@@ -31,22 +30,12 @@ class NatsBench:
     @asynccontextmanager
     async def running(self, load: Load) -> AsyncIterator[LoadContext]:
         """Run a load, and stop it on the way out."""
-        context = self.bench.context("load")
-        with anyio.fail_after(30):
-            async with anyio.create_task_group() as group:
-                group.start_soon(load.run, context)
-                yield context
-                context.stop.set()
-        await self.bench.settle()
+        async with self.bench.under(load) as context:
+            yield context
 
     async def until_ok(self, context: LoadContext, count: int = 1) -> None:
         """Wait until so many operations were ok."""
-
-        def enough() -> bool:
-            context.recorder.flush()
-            return self.counts.get("ok", 0) >= count
-
-        await until(enough, 20)
+        await self.bench.until_counted(context, "ok", count)
 
     @property
     def counts(self) -> dict[str, float]:
