@@ -54,6 +54,8 @@ class UnitStatus:
     desired: Desired
     holder: str | None
     observed: Observed
+    started_by: str = ""
+    """Who started it last."""
 
 
 class Fleet:
@@ -93,7 +95,8 @@ class Fleet:
     def status(self, unit: str) -> UnitStatus:
         """Return what is known of a unit, without looking."""
         member = self._find(unit)
-        return UnitStatus(member.desired, member.holder, member.observed or Observed(UnitState.ABSENT))
+        seen = member.observed or Observed(UnitState.ABSENT)
+        return UnitStatus(member.desired, member.holder, seen, member.started_by)
 
     def id_of(self, unit: str) -> str:
         """Return the id of a unit that is named in either way; EngineError if there is none."""
@@ -246,6 +249,7 @@ class Fleet:
         seen = member.observed
         if seen and seen.incarnation != member.was_started:
             member.was_started, incarnation = seen.incarnation, seen.incarnation or ""
+            member.started_by = by
             self._journal.emit(
                 UnitStarted(unit=member.id, incarnation=incarnation, pid=seen.pid, by=by, took=took)
             )

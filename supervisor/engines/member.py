@@ -72,6 +72,8 @@ class Member:
         """What was seen last; None: nobody has looked yet."""
         self.was_started: str | None = None
         """The incarnation whose start is on record: an engine may start it while a watchdog waits for that."""
+        self.started_by = ""
+        """Who started it, as it is on record."""
         self.was_ready: str | None = None
         """The incarnation whose readiness is on record: however many wait for it, it is told once."""
         self.may_end = False

@@ -14,8 +14,9 @@ from typing import Final, Self
 import anyio
 from pydantic import Field, model_validator
 
-from supervisor.engines.base import EngineError, UnitState
+from supervisor.engines.base import EngineError, Observed, UnitState
 from supervisor.engines.fleet import Departure, Fleet, Held
+from supervisor.engines.member import OUTSIDE
 from supervisor.engines.selectors import Selector
 from supervisor.journal.base import Journal, JournalError
 from supervisor.journal.events import Cause, UnitGivenUp, UnitRestarted
@@ -37,6 +38,8 @@ class _Due:
     """When the unit went down, monotonic seconds."""
     delay: float
     attempt: int = 1
+    crashed: bool = False
+    """It counts also if the engine itself makes it."""
 
 
 @dataclass(slots=True)
@@ -130,7 +133,7 @@ class _Keeper:
         memory.history, decision = self._policy.decide(memory.history, gone.mono, gone.uptime, self._rng)
         crash = await self._evidence.keep(gone, memory.history.consecutive, memory.files)
         self._say(f"crash: {describe(gone)}, {crash.consecutive} in a row, {crash.signature}, {crash.file}")
-        await self._act(decision.action, _Due(gone.mono, decision.delay))
+        await self._act(decision.action, _Due(gone.mono, decision.delay, crashed=True))
         await self._evidence.forget_middle(memory.files)
 
     async def _act(self, action: Action, due: _Due) -> None:
@@ -177,7 +180,7 @@ class _Keeper:
             await self._wait_free()
             await anyio.sleep(due.delay)
             if self._fleet.status(self._unit).observed.state in _UP:
-                self._say("up again already")
+                await self._up_already(due)
                 return
             begun = time.monotonic()
             try:
@@ -189,14 +192,24 @@ class _Keeper:
                 return
             break
         if observed.started is not None and observed.started < begun:
-            self._say("up again already")
-            return
+            await self._up_already(due)
+        else:
+            await self._restarted(due, observed, time.monotonic())
+
+    async def _up_already(self, due: _Due) -> None:
+        """Take note that somebody was quicker; after a crash that may have been the engine, whose restarts count as well."""
+        self._say("up again already")
+        status = self._fleet.status(self._unit)
+        if due.crashed and status.started_by == OUTSIDE:
+            await self._restarted(due, status.observed, status.observed.started or due.since)
+
+    async def _restarted(self, due: _Due, observed: Observed, at: float) -> None:
         restarted = UnitRestarted(
             unit=self._unit,
             incarnation=observed.incarnation or "",
             attempt=due.attempt,
             delay=due.delay,
-            downtime=time.monotonic() - due.since,
+            downtime=max(at - due.since, 0.0),
         )
         self._journal.emit(restarted)
         after = f"{format_duration(restarted.downtime)} after the exit"
@@ -213,7 +226,7 @@ class _Keeper:
         memory, now = self._memory, time.monotonic()
         self._say(f"start failed, attempt {due.attempt}: {error}")
         memory.history, decision = self._policy.decide(memory.history, now, None, self._rng)
-        await self._act(decision.action, _Due(due.since, decision.delay, due.attempt + 1))
+        await self._act(decision.action, _Due(due.since, decision.delay, due.attempt + 1, due.crashed))
 
     async def _see_ready(self) -> None:
         """Have it on record when the unit is ready; if it never is, that is for the steady state to say, not to be restarted for."""

@@ -24,6 +24,7 @@ from anyio import to_thread
 from supervisor.engines.base import EngineError
 
 SOCKET: Final = "unix:///var/run/docker.sock"
+SCHEMES: Final = ("unix://", "tcp://", "http://", "https://")
 CLOSE: Final = 2.0
 """Seconds that closing the connections may take."""
 AWAY: Final = 60.0
@@ -77,8 +78,8 @@ class Endpoint:
         """Return the place that is written, or else what the docker command would use: DOCKER_HOST, the local socket."""
         if host is None:
             host = environ.get("DOCKER_HOST") or SOCKET
-            folder = environ.get("DOCKER_CERT_PATH")
-            if tls is None and environ.get("DOCKER_TLS_VERIFY") and folder and not host.startswith("unix:"):
+            folder = environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker"
+            if tls is None and environ.get("DOCKER_TLS_VERIFY") and not host.startswith("unix:"):
                 tls = Tls(*(Path(folder) / name for name in ("ca.pem", "cert.pem", "key.pem")))
         if tls is not None:
             host = host.replace("tcp://", "https://", 1)
@@ -205,6 +206,11 @@ def connect(endpoint: Endpoint, deadline: float) -> AbstractAsyncContextManager[
 
 @asynccontextmanager
 async def _connect(endpoint: Endpoint, deadline: float) -> AsyncIterator[Api]:
+    if not endpoint.url.startswith(SCHEMES):
+        raise EngineError(
+            f"cannot use the Docker engine at {endpoint.url}: expected {', '.join(SCHEMES)}; bring one behind ssh here with "
+            "`ssh -N -L /run/user/1000/docker.sock:/var/run/docker.sock HOST`, and say host: unix:///run/user/1000/docker.sock"
+        )
     try:
         context = await to_thread.run_sync(endpoint.tls.context) if endpoint.tls else None
         docker = aiodocker.Docker(endpoint.url, ssl_context=context, timeout=aiohttp.ClientTimeout())

@@ -166,7 +166,14 @@ class Tracker:
                 elif not seen.running and (seen.begun, seen.id) == (life.begun, life.container):
                     self._ended(unit, seen.code, seen.finished, seen, live=False, note=BLIND)
                 elif seen.begun != life.begun:
-                    self._tell(unit.end(None, max(life.begun, unit.told), seen, live=False, note=BLIND))
+                    note = BLIND + _again(unit.last, seen)
+                    # When the life before this one ended; the log up to then has all the lives that nobody saw.
+                    at = (
+                        seen.finished
+                        if life.begun < seen.finished <= seen.begun
+                        else max(life.begun, seen.begun - 1)
+                    )
+                    self._tell(unit.end(None, at, seen, live=False, note=note))
                 else:
                     unit.last = seen
                     unit.paused(paused=seen.paused)
@@ -274,6 +281,12 @@ class Tracker:
         unit.forget(event.container)
         if not unit.containers:
             self._tell(Outside(unit.name, unit.observed()))
+
+
+def _again(before: Container | None, seen: Container) -> str:
+    """Say how often the engine itself has started a container again that ended unseen: of those ends this one stands for all."""
+    times = seen.restarts - before.restarts if before and before.id == seen.id else 0
+    return f", which has started it again {times} times meanwhile" if times > 1 else ""
 
 
 def _number(text: str) -> int:

@@ -10,6 +10,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +28,7 @@ import pytest
 LABEL = "soakd.test"
 SHELL = "soakd-test-shell"
 PATIENCE = 30.0
+LISTENS = re.compile(r"API listen on (127\.0\.0\.1:\d+)")
 APPLETS = (
     "sh",
     "sleep",
@@ -165,11 +167,14 @@ class Client:
 
 
 class PrivateEngine(Client):
-    """An engine of our own, which may be killed and started again."""
+    """An engine of our own, which may be killed and started again. It listens on a TCP port of 127.0.0.1 as well, with TLS."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *inside: str) -> None:
+        """`inside`: a command that runs others, such as `nsenter` with its arguments."""
         super().__init__(str(root / "docker.sock"))
-        self._root = root
+        self._root, self._inside = root, inside
+        self.certificates = root / "tls"
+        make_certificates(self.certificates)
         self._containerd: subprocess.Popen[bytes] | None = None
         self._dockerd: subprocess.Popen[bytes] | None = None
         self._environ = {"PATH": os.environ.get("PATH", os.defpath), "TMPDIR": str(root / "tmp")}
@@ -184,7 +189,7 @@ class PrivateEngine(Client):
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
         with (self._root / f"{command[0]}.log").open("ab") as log:
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environ
+                (*self._inside, *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environ
             )
 
     def up(self) -> None:
@@ -200,6 +205,7 @@ class PrivateEngine(Client):
             self._dockerd = self._spawn(
                 *("dockerd", "--config-file", str(root / "daemon.json"), "--host", self.url),
                 *("--containerd", str(root / "containerd.sock"), "--pidfile", str(root / "dockerd.pid")),
+                *("--host", "tcp://127.0.0.1:0", *self._tls()),
                 *("--data-root", str(root / "data"), "--exec-root", str(root / "exec")),
                 *(
                     "--bridge=none",
@@ -210,6 +216,15 @@ class PrivateEngine(Client):
                 ),
             )
         self.wait()
+
+    def _tls(self) -> tuple[str, ...]:
+        files = {"tlscacert": "ca.pem", "tlscert": "server.pem", "tlskey": "server-key.pem"}
+        return "--tlsverify", *(f"--{option}={self.certificates / file}" for option, file in files.items())
+
+    @property
+    def tcp(self) -> str:
+        """Where it listens with TLS."""
+        return f"tcp://{LISTENS.findall((self._root / 'dockerd.log').read_text())[-1]}"
 
     def down(self, number: int = signal.SIGTERM) -> None:
         """End dockerd alone. SIGKILL leaves its containers running, SIGTERM stops them."""
@@ -259,6 +274,43 @@ class PrivateEngine(Client):
         return found
 
 
+def make_certificates(folder: Path) -> None:
+    """Make an authority, and certificates of it for a server on 127.0.0.1 and a client: ca.pem, server.pem, cert.pem, and their keys."""
+    folder.mkdir()
+    new = (
+        "openssl",
+        "req",
+        "-x509",
+        "-nodes",
+        "-days",
+        "2",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+    )
+    authority = ("-CA", "ca.pem", "-CAkey", "ca-key.pem")
+    for name, subject, extra in (
+        ("ca", "authority", ()),
+        ("server", "server", (*authority, "-addext", "subjectAltName=IP:127.0.0.1")),
+        ("cert", "client", (*authority, "-addext", "extendedKeyUsage=clientAuth")),
+    ):
+        key = "key.pem" if name == "cert" else f"{name}-key.pem"
+        leaf = ("-addext", "basicConstraints=critical,CA:false") if extra else ()
+        command = (
+            *new,
+            "-subj",
+            f"/CN=soakd test {subject}",
+            "-keyout",
+            key,
+            "-out",
+            f"{name}.pem",
+            *extra,
+            *leaf,
+        )
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
 def _is_stopped(thread: Path) -> bool:
     try:
         stat = (thread / "stat").read_bytes()
@@ -279,15 +331,17 @@ def can_be_private() -> str:
     if os.geteuid() != 0:
         return "a private one needs root"
     missing = [
-        program for program in ("dockerd", "containerd", "runc", "busybox") if not shutil.which(program)
+        program
+        for program in ("dockerd", "containerd", "runc", "busybox", "openssl")
+        if not shutil.which(program)
     ]
     return f"{', '.join(missing)} missing; scripts/test installs them on Debian" if missing else ""
 
 
 @contextmanager
-def private_engine(root: Path) -> Iterator[PrivateEngine]:
+def private_engine(root: Path, *inside: str) -> Iterator[PrivateEngine]:
     """Run a private engine with the shell's image."""
-    engine = PrivateEngine(root)
+    engine = PrivateEngine(root, *inside)
     try:
         engine.up()
         engine.import_shell()

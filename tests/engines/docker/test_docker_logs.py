@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from docker_engine import Client, PrivateEngine
-from docker_soak import engine_of, new_name, soaking
+from docker_engine import Client, PrivateEngine, can_be_private
+from docker_journald import engine_with_journald, missing
+from docker_soak import IDLE, engine_of, new_name, soaking
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,6 +102,46 @@ async def test_a_crash_without_a_log_has_a_file_that_says_so(docker: Client, jou
         crash = await soak.crashed(unit)
         assert not crash.captured
         assert "note: cannot read the log: the log of" in soak.crash_file(crash)
+
+
+@pytest.mark.parametrize("readable", [True, False])
+async def test_a_log_that_goes_to_a_syslog_server(
+    docker: Client, journal: JournalWriter, readable: bool
+) -> None:
+    """An engine keeps a copy of what it sends away, unless it was told not to."""
+    unit = new_name()
+    again = "if test -e /tmp/again; then exec sleep 1000; fi; touch /tmp/again; echo last words; exit 9"
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(10)
+        address = f"udp://127.0.0.1:{server.getsockname()[1]}"
+        settings = {"syslog-address": address, "cache-disabled": "false" if readable else "true"}
+        docker.create(unit, again, host={"LogConfig": {"Type": "syslog", "Config": settings}})
+        async with soaking(journal, engine_of(docker, unit, start=True, stop_timeout="1s")) as soak:
+            crash = await soak.crashed(unit)
+            assert b"last words" in server.recv(1000)
+    assert crash.captured is readable
+    if readable:
+        assert soak.last_words(crash) == ["last words"]
+    else:
+        assert "its logging driver syslog keeps nothing to read; use json-file" in soak.crash_file(crash)
+
+
+async def test_journald(journal: JournalWriter, tmp_path: Path) -> None:
+    if why := can_be_private() or missing():
+        pytest.skip(f"no journald of our own: {why}")
+    with engine_with_journald(tmp_path) as docker:
+        host = {"LogConfig": {"Type": "journald"}}
+        program = "for n in 1 2 3; do echo out $n; sleep 0.02; echo err $n >&2; sleep 0.02; done; printf end"
+        assert await written(docker, program, last=3, host=host) == b"out 3\nerr 3\nend\n"
+        unit = new_name()
+        docker.create(unit, f"echo begin; {IDLE}", host={**host, "RestartPolicy": {"Name": "always"}})
+        docker.start(unit)
+        async with soaking(journal, engine_of(docker, unit, own_policy="adopt")) as soak:
+            for times in (1, 2):
+                os.kill(docker.inspect(unit)["State"]["Pid"], signal.SIGKILL)
+                assert soak.last_words(await soak.crashed(unit, times)) == ["begin", "up"] * times
+        docker.remove(unit)
 
 
 async def test_lines_across_restarts_and_between_times(

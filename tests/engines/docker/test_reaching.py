@@ -1,0 +1,188 @@
+"""How an engine is reached, and what becomes of a run when it is not: TLS, a lost stream of events, one call that hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import anyio
+import pytest
+from docker_engine import SHELL, Client, PrivateEngine, make_certificates
+from docker_proxy import proxied
+from docker_soak import IDLE, engine_of, new_name, soaking
+
+from supervisor.engines.base import EngineError
+from supervisor.engines.dockerd import units
+from supervisor.engines.dockerd.api import Endpoint, connect
+from supervisor.journal.events import UnitCrashed, UnitExited, UnitRestarted, UnitStartFailed
+from supervisor.journal.writer import JournalWriter
+
+MEMORY = 256
+"""Events that an engine remembers."""
+
+
+def running(docker: Client, *names: str, **config: object) -> None:
+    for name in names:
+        docker.create(name, IDLE, **config)  # type: ignore[arg-type]  # the container's settings
+        docker.start(name)
+
+
+def end(docker: Client, name: str) -> None:
+    """SIGKILL a container's process, as a crash would: the engine is not asked."""
+    os.kill(docker.inspect(name)["State"]["Pid"], signal.SIGKILL)
+
+
+@pytest.fixture
+def secured(docker: Client) -> PrivateEngine:
+    """An engine that listens behind TLS."""
+    if not isinstance(docker, PrivateEngine):
+        pytest.skip("the engine here is somebody's: it does not listen behind TLS for a test")
+    return docker
+
+
+async def test_a_soak_through_tls(secured: PrivateEngine, journal: JournalWriter) -> None:
+    unit = new_name()
+    running(secured, unit, host={"LogConfig": {"Type": "local"}})
+    files = {name: str(secured.certificates / f"{name}.pem") for name in ("ca", "cert", "key")}
+    async with soaking(journal, engine_of(secured, unit, host=secured.tcp, tls=files)) as soak:
+        end(secured, unit)
+        assert soak.last_words(await soak.crashed(unit)) == ["up"]
+
+
+async def test_tls_by_the_variables_of_docker(
+    secured: PrivateEngine, journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = new_name()
+    running(secured, unit)
+    monkeypatch.setenv("DOCKER_HOST", secured.tcp)
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(secured.certificates))
+    assert (await engine_of(secured, unit, host=None).discover(journal.run_dir)).problems(Path()) == []
+    monkeypatch.delenv("DOCKER_CERT_PATH")
+    monkeypatch.setenv("HOME", str(journal.run_dir))
+    (journal.run_dir / ".docker").symlink_to(secured.certificates)
+    assert (await engine_of(secured, unit, host=None).discover(journal.run_dir)).problems(Path()) == []
+
+
+async def test_who_cannot_be_trusted(secured: PrivateEngine, tmp_path: Path) -> None:
+    make_certificates(tmp_path / "others")
+    ours, others = secured.certificates, tmp_path / "others"
+    for tls, why in (
+        ({"ca": ours}, "certificate required|broke off|bad certificate"),
+        ({"ca": others, "cert": ours, "key": ours}, "certificate verify failed"),
+        ({"ca": ours, "cert": others, "key": others}, "certificate|broke off"),
+        ({"ca": tmp_path}, "No such file"),
+    ):
+        files = {name: str(folder / f"{name}.pem") for name, folder in tls.items()}
+        with pytest.raises(EngineError, match=why):
+            await engine_of(secured, "any", host=secured.tcp, tls=files).discover(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("ssh://me@somewhere", "expected unix://, tcp://.*ssh -N -L"),
+        ("unix:///no/such/socket", "start Docker, or say where it is"),
+        ("tcp://127.0.0.1:1", "start Docker, or say where it is"),
+    ],
+)
+async def test_an_engine_that_cannot_be_reached(url: str, why: str) -> None:
+    with pytest.raises(EngineError, match=why):
+        async with connect(Endpoint.of(None, None, {"DOCKER_HOST": url}), 5):
+            raise AssertionError
+
+
+async def test_the_stream_of_events_ends_and_the_engine_forgets_what_was_on_it(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    unit, adopted = new_name(), new_name()
+    running(docker, unit)
+    running(docker, adopted, host={"RestartPolicy": {"Name": "always"}})
+    async with proxied(docker.path, tmp_path) as proxy:
+        engine = engine_of(docker, unit, adopted, host=proxy.url, own_policy="adopt")
+        async with soaking(journal, engine) as soak:
+            proxy.refuse("/events")
+            begun = time.time()
+            end(docker, unit)
+            for times in (1, 2):
+                end(docker, adopted)
+                await soak.until(lambda n=times: again(docker, adopted, n))
+            await soak.until(lambda: docker.state(unit) == "exited")
+            await make_noise(docker)
+            assert "die" not in remembered(docker, unit, begun)
+            assert not soak.of(UnitExited)
+            proxy.go_on()
+            crash = await soak.crashed(unit)
+            assert (crash.signal, crash.facts["seen"]) == ("SIGKILL", "while the engine was away")
+            assert soak.last_words(crash) == ["up"]
+            crash = await soak.crashed(adopted)
+            assert crash.facts["seen"].endswith("which has started it again 2 times meanwhile")
+            assert soak.last_words(crash) == ["up"] * 2, "of the lives that ended unseen"
+            end(docker, unit)
+            await soak.crashed(unit, 2)
+
+
+def again(docker: Client, name: str, times: int) -> bool:
+    seen = docker.inspect(name)
+    return seen["RestartCount"] == times and bool(seen["State"]["Pid"])
+
+
+async def make_noise(docker: Client) -> None:
+    """Make more events than an engine remembers."""
+    name = new_name("noise")
+    for _ in range(MEMORY + 1):
+        docker.call("POST", f"images/{SHELL}/tag", repo=name)
+        await anyio.lowlevel.checkpoint()
+    docker.call("DELETE", f"images/{name}")
+
+
+def remembered(docker: Client, name: str, since: float) -> str:
+    only = json.dumps({"container": [name]})
+    found = docker.call("GET", "events", since=f"{since:.9f}", until=f"{time.time():.9f}", filters=only)
+    return str(found)
+
+
+@pytest.mark.parametrize("call", ["/start", "/logs", "/json"])
+async def test_one_call_hangs(
+    docker: Client, journal: JournalWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """It is given up in its time, and made again where that may be; what happens to other units meanwhile is not held up."""
+    monkeypatch.setattr(units, "START", 1.0)
+    unit, other = new_name(), new_name()
+    running(docker, unit, other, host={"LogConfig": {"Type": "local"}})
+    async with proxied(docker.path, tmp_path) as proxy:
+        async with soaking(journal, engine_of(docker, unit, other, host=proxy.url, timeout="1s")) as soak:
+            proxy.hold(f"{docker.inspect(unit)['Id']}{call}")
+            end(docker, unit)
+            with anyio.fail_after(10):
+                await proxy.holds.wait()
+            end(docker, other)
+            assert soak.last_words(await soak.crashed(other)) == ["up"]
+            crash = await soak.crashed(unit)
+            assert crash.captured is (call != "/logs")
+            assert not soak.of(UnitStartFailed)
+            proxy.go_on()
+        assert len(soak.of(UnitCrashed)) == len(soak.of(UnitRestarted)) == 2
+
+
+async def test_the_socket_vanishes_and_comes_back(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    unit = new_name()
+    running(docker, unit)
+    async with (
+        proxied(docker.path, tmp_path) as proxy,
+        soaking(journal, engine_of(docker, unit, host=proxy.url)) as soak,
+    ):
+        for times in (1, 2):
+            proxy.vanish()
+            end(docker, unit)
+            await soak.until(lambda: docker.state(unit) == "exited")
+            await anyio.sleep(0.5)
+            assert len(soak.of(UnitExited)) == times - 1
+            await proxy.appear()
+            assert soak.last_words(await soak.crashed(unit, times)) == ["up"] * times
+        assert not soak.of(UnitStartFailed)
