@@ -85,9 +85,30 @@ def parse_rate(text: object) -> float:
     raise ValueError("expected a rate such as 50/s, 10/m or 3/10s")
 
 
+_BYTES: Final[Mapping[str, int]] = {
+    "B": 1,
+    **{f"{prefix}B": 1000**n for n, prefix in enumerate("kMGT", 1)},
+    **{f"{prefix}iB": 1024**n for n, prefix in enumerate("KMGT", 1)},
+}
+
+
+def parse_size(text: object) -> int:
+    """Return the bytes of `64MB` (1000 x 1000) or `1GiB` (1024 x 1024 x 1024); ValueError for anything else, bare numbers included."""
+    if isinstance(text, str) and (match := re.fullmatch(SIZE, text)):
+        return int(Decimal(match[1]) * _BYTES[match[3]])
+    raise ValueError("expected a size such as 64MB or 1GiB")
+
+
+def format_size(size: int) -> str:
+    """Write bytes the way `parse_size` reads them, exactly: in the largest unit of which they are a whole number."""
+    unit = max((unit for unit in _BYTES if size % _BYTES[unit] == 0), key=lambda unit: _BYTES[unit])
+    return f"{size // _BYTES[unit]}{unit}" if size else "0B"
+
+
 DURATION: Final = r"^ *(\d+(\.\d+)? *(ms|s|m|h|d) *)+$|^0$"
 RATE: Final = r"^\s*\d+(\.\d+)?\s*/\s*(\d\S*|ms|s|m|h|d)\s*$"
 SHARE: Final = r"^\s*\d+(\.\d+)?\s*%\s*$"
+SIZE: Final = r"^\s*(\d+(\.\d+)?)\s*(B|[kMGT]B|[KMGT]iB)\s*$"
 """How they are written, for the JSON schema; each pattern stands for its type there."""
 
 
@@ -120,6 +141,9 @@ Rate = Annotated[
 
 Share = Annotated[float, BeforeValidator(parse_share), _schema(SHARE, "A share in percent.", "95%", "0.5%")]
 """A fraction from 0 to 1."""
+
+Size = Annotated[int, BeforeValidator(parse_size), _schema(SIZE, "A number of bytes.", "64MB", "1GiB")]
+"""Bytes."""
 
 
 @dataclass(frozen=True, slots=True)

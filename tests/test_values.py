@@ -17,9 +17,11 @@ from supervisor.values import (
     Rate,
     Share,
     format_duration,
+    format_size,
     parse_duration,
     parse_rate,
     parse_share,
+    parse_size,
 )
 
 # --- as a person would say them --------------------------------------------------------------------------------------
@@ -329,3 +331,17 @@ def test_memory_does_not_grow_with_the_number_of_samples() -> None:
         histogram.record(n * 0.05)
     assert histogram.count == 200_000
     assert len(histogram.buckets) <= Histogram.BUCKETS
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0B", 0), ("64MB", 64_000_000), ("1GiB", 2**30), ("1.5 kB", 1500), ("2KiB", 2048)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+    assert parse_size(format_size(size)) == size
+
+
+@pytest.mark.parametrize("text", [64, "64", "64M", "1gb", "-1MB", "", None, True])
+def test_what_is_no_size(text: object) -> None:
+    with pytest.raises(ValueError, match="expected a size such as 64MB or 1GiB"):
+        parse_size(text)

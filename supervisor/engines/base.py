@@ -217,7 +217,15 @@ class CanLimit(Protocol):
         """Return the limits as they are, in the engine's own words; `limit` with the same takes a change back."""
 
     async def limit(self, unit: str, limits: Mapping[str, int]) -> None:
-        """Set some of the limits."""
+        """Set some of the limits. A unit that uses more memory loses what the kernel can take back, or is killed, or this is refused."""
+
+    async def tightened(
+        self, unit: str, *, cpus: float | None = None, memory: int | None = None
+    ) -> Mapping[str, int]:
+        """Return what to give `limit` to leave the unit so many processors' time, or so many bytes of memory and no swap.
+
+        EngineError if it has no more than that already.
+        """
 
 
 @runtime_checkable
@@ -253,6 +261,10 @@ class Engine(Kind):
     async def tidy(self, base: Path) -> list[str]:  # noqa: ARG002  # for engines whose units outlive runs
         """Put units back as they were that dead runs have left behind, also runs of other hosts; return what was done, in words."""
         return []
+
+    def offers(self, power: type) -> bool:
+        """Whether it has a capability, as far as the soak file tells; True if only the run can tell."""
+        return self.running is None or issubclass(self.running, power)
 
     def lacks(self, power: type, unit: str) -> str:  # noqa: ARG002  # for engines that need something for their capabilities
         """Say what keeps a capability from being used on a unit just now: a program, a permission. Empty: nothing that is known.

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream
 
+from supervisor.engines import cgroups
 from supervisor.engines.base import EngineContext, EngineError, Exit, Observed, UnitState
 from supervisor.engines.output import GENERATIONS, MAX_BYTES, Awaited, Generations, Output
 from supervisor.engines.problems import explain, how
@@ -61,8 +63,11 @@ class _Life:
 class _Unit:
     """A unit, over all its lives."""
 
-    def __init__(self, name: str, spec: ProcessUnit, context: EngineContext) -> None:
+    def __init__(
+        self, name: str, spec: ProcessUnit, context: EngineContext, groups: cgroups.Place | None
+    ) -> None:
         self.name, self.spec = name, spec
+        self.group = cgroups.Group(groups, context.run, name) if groups else None
         place = f"units/{name}/{OUTPUT}"
         self.directory = context.directory / "units" / name
         self.log = context.directory / place
@@ -82,11 +87,17 @@ class _Unit:
 
 
 class LocalUnits:
-    """Implements `Units` and `CanPause` with processes of this machine."""
+    """Implements `Units` and `CanPause` with processes of this machine, and `CanLimit` where they have control groups."""
 
-    def __init__(self, specs: Mapping[str, ProcessUnit], context: EngineContext, group: TaskGroup) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, ProcessUnit],
+        context: EngineContext,
+        group: TaskGroup,
+        groups: cgroups.Place | None = None,
+    ) -> None:
         self._context, self._group = context, group
-        self._units = {name: _Unit(name, spec, context) for name, spec in specs.items()}
+        self._units = {name: _Unit(name, spec, context, groups) for name, spec in specs.items()}
         self._send, self._receive = anyio.create_memory_object_stream[Exit](EXITS)
         self._oom_kills = 0
 
@@ -115,7 +126,7 @@ class LocalUnits:
         if known.life is None:
             try:
                 await self._prepare(known)
-                child = await to_thread.run_sync(spawn, known.spec.command, known.cwd, known.env)
+                child = await to_thread.run_sync(_spawn, known)
             except (OSError, ValueError, JournalError) as error:
                 raise EngineError(
                     f"cannot start {unit}: {explain(error, known.spec.command[0], known.cwd)}"
@@ -130,6 +141,8 @@ class LocalUnits:
             await self._context.journal.call(lambda: known.directory.mkdir(parents=True, exist_ok=True))
             for name, content in known.spec.files.items():
                 await self._context.journal.write_file(f"units/{known.name}/{name}", content.encode())
+            if known.group:
+                await to_thread.run_sync(known.group.make)
             known.prepared = True
 
     async def ready(self, unit: str) -> None:
@@ -185,7 +198,7 @@ class LocalUnits:
                         await life.drained.wait()
                     reading.cancel_scope.cancel()
                 known.output.end()
-                oom = name == "SIGKILL" and not child.killed and await self._out_of_memory(child)
+                oom = name == "SIGKILL" and not child.killed and await self._out_of_memory(known, child)
                 known.last = Exit(
                     known.name, child.incarnation, code, name, oom, noticed, noticed - child.started
                 )
@@ -215,8 +228,10 @@ class LocalUnits:
                 taken, since = 0, time.monotonic()
         life.drained.set()
 
-    async def _out_of_memory(self, child: Child) -> bool:
+    async def _out_of_memory(self, known: _Unit, child: Child) -> bool:
         """Say whether the kernel counted a kill for want of memory in this life, and none of them was told of before."""
+        if known.group:
+            return await to_thread.run_sync(known.group.oom_kills) > child.oom_kills
         before = max(child.oom_kills, self._oom_kills)
         self._oom_kills = await to_thread.run_sync(oom_kills)
         return self._oom_kills > before
@@ -268,6 +283,29 @@ class LocalUnits:
         life.child.send_group(signal.SIGCONT)
         life.paused = False
 
+    # --- limits ------------------------------------------------------------------------------------------------------
+
+    async def limits(self, unit: str) -> Mapping[str, int]:
+        """Return the limits of the unit's control group: microseconds of each period, bytes; -1 is none."""
+        return await to_thread.run_sync(self._limitable(unit).limits)
+
+    async def limit(self, unit: str, limits: Mapping[str, int]) -> None:
+        """Set some of them. Version 1 of control groups refuses a limit below what is in use and cannot be taken back."""
+        await to_thread.run_sync(self._limitable(unit).limit, limits)
+
+    async def tightened(
+        self, unit: str, *, cpus: float | None = None, memory: int | None = None
+    ) -> Mapping[str, int]:
+        """Return what to write for so many processors, or bytes of memory; EngineError if it has no more already."""
+        return await to_thread.run_sync(partial(self._limitable(unit).tightened, cpus=cpus, memory=memory))
+
+    def _limitable(self, unit: str) -> cgroups.Group:
+        if group := self._units[unit].group:
+            return group
+        raise EngineError(
+            f"cannot limit {unit}: set cgroups: true at its engine, so that it has a control group"
+        )
+
     def _running(self, unit: str, what: str) -> _Life:
         life = self._units[unit].life
         if life is None or life.over:
@@ -287,6 +325,9 @@ class LocalUnits:
         self._send.close()
         self._receive.close()
         await to_thread.run_sync(end_survivors, self._context.run, set(self._units))
+        for unit in self._units.values():
+            if unit.group:
+                await to_thread.run_sync(unit.group.remove)
 
     # --- output ------------------------------------------------------------------------------------------------------
 
@@ -305,6 +346,22 @@ class LocalUnits:
 
 
 _SIGKILL: Final = signal.SIGKILL
+
+
+def _spawn(known: _Unit) -> Child:
+    """Start a unit's process, and put it where it belongs before it has done much."""
+    child = spawn(known.spec.command, known.cwd, known.env)
+    if known.group is None:
+        return child
+    try:
+        known.group.add(child.pid)
+        child.oom_kills = known.group.oom_kills()
+    except BaseException:
+        child.send_group(_SIGKILL)
+        child.reap()
+        child.close()
+        raise
+    return child
 
 
 def _nothing() -> None:

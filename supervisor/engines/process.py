@@ -14,7 +14,8 @@ import anyio
 from anyio import to_thread
 from pydantic import BeforeValidator, Field, field_validator
 
-from supervisor.engines.base import Engine, EngineContext, Units
+from supervisor.engines import cgroups
+from supervisor.engines.base import CanLimit, Engine, EngineContext, EngineError, Units
 from supervisor.engines.local import OUTPUT, LocalUnits
 from supervisor.engines.problems import listening_ports, problems
 from supervisor.engines.readiness import Ready
@@ -99,6 +100,10 @@ class Processes(Strict):
     """The units of a process engine."""
 
     units: dict[Name, ProcessUnit] = Field(min_length=1)
+    cgroups: bool = Field(
+        False,
+        description="Give each unit a control group of its own, which faults that squeeze it need; it takes root, as a rule.",
+    )
 
 
 class ProcessEngine(Engine):
@@ -112,6 +117,10 @@ class ProcessEngine(Engine):
     def unit_names(self) -> tuple[str, ...]:
         """All of them."""
         return tuple(self.process.units)
+
+    def offers(self, power: type) -> bool:
+        """Limits take control groups."""
+        return super().offers(power) and (power is not CanLimit or self.process.cgroups)
 
     def labels(self) -> Mapping[str, Mapping[str, str]]:
         """What the units say."""
@@ -128,11 +137,17 @@ class ProcessEngine(Engine):
     def problems(self, base: Path) -> list[str]:
         """Commands and working directories that are not there, ports that somebody else listens on."""
         listening = listening_ports()
-        return [
+        found = [
             f"{name}: {what}"
             for name, unit in self.process.units.items()
             for what in problems(unit, base, listening)
         ]
+        try:
+            if self.process.cgroups:
+                cgroups.find()
+        except (EngineError, OSError) as error:
+            found.append(str(error))
+        return found
 
     def open(self, context: EngineContext) -> AbstractAsyncContextManager[Units]:
         """Run the units' side; on the way out all of them are killed, those that left their group too."""
@@ -142,7 +157,8 @@ class ProcessEngine(Engine):
     async def _open(self, context: EngineContext) -> AsyncIterator[Units]:
         failure: Exception | None = None
         async with anyio.create_task_group() as group:
-            units = LocalUnits(self.process.units, context, group)
+            place = await to_thread.run_sync(cgroups.find) if self.process.cgroups else None
+            units = LocalUnits(self.process.units, context, group, place)
             try:
                 yield units
             except Exception as error:  # noqa: BLE001  # raised below, as it is: this group is nobody else's business
@@ -156,6 +172,8 @@ class ProcessEngine(Engine):
     async def recover(self, context: EngineContext) -> list[str]:
         """End every process that carries the run's id in its environment, and its group."""
         ended = await to_thread.run_sync(end_survivors, context.run)
+        if self.process.cgroups:
+            await to_thread.run_sync(cgroups.remove_all, context.run)
         counts = Counter(survivor.unit or "no unit" for survivor in ended)
         return [
             f"ended {count} process{'es' if count > 1 else ''} of {unit}" for unit, count in counts.items()

@@ -15,6 +15,7 @@ from supervisor.faults.purge import Purge
 from supervisor.faults.restart import Restart
 from supervisor.faults.rolling import RollingRestart
 from supervisor.faults.rolling_lame_duck import RollingLameDuck
+from supervisor.faults.squeeze import CpuSqueeze, MemorySqueeze
 from supervisor.faults.stepdown import Stepdown
 from supervisor.faults.stop import Stop
 from supervisor.kinds import Registry
@@ -25,7 +26,7 @@ FAULTS: Registry[Fault] = Registry(
     Fault,
     [
         *(Restart, RollingRestart, Stop, Kill, CrashLoop, Pause),
-        *(Partition, Disconnect),
+        *(Partition, Disconnect, CpuSqueeze, MemorySqueeze),
         *(RollingLameDuck, LameDuck, Stepdown, Kick, Purge, DeleteConsumer),
         Command,
     ],

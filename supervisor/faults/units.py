@@ -61,7 +61,7 @@ class UnitFault(Fault, ABC):
         """Yield which units of a selector, written at a key, have an engine that lacks what this needs."""
         for unit in layout.selected(selector) if self.needs else ():
             engine = layout.engine_of(unit)
-            if self.needs and engine.running and not issubclass(engine.running, self.needs):
+            if self.needs and not engine.offers(self.needs):
                 why = self.instead or f"its engine, {engine.key}, has no {self.key}"
                 yield Problem((key,), f"cannot {self.key} {unit}: {why}")
 

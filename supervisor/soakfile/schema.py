@@ -18,7 +18,7 @@ from pydantic_core import core_schema
 
 from supervisor.broker.embedded import Embedded
 from supervisor.soak import Soak
-from supervisor.values import DURATION, RATE, SHARE, Intensity, format_duration
+from supervisor.values import DURATION, RATE, SHARE, SIZE, Intensity, format_duration, format_size
 
 Schema = dict[str, Any]
 
@@ -33,6 +33,7 @@ _WRITTEN: Final[Mapping[str, Callable[[float], str]]] = {
     DURATION: lambda seconds: format_duration(seconds) if seconds else "0s",
     RATE: lambda rate: f"{rate:g}/s",
     SHARE: lambda share: f"{share * 100:g}%",
+    SIZE: lambda size: format_size(int(size)),
 }
 _NOTES: Final = ("description", "default", "examples")
 _OF_MANY: Final = ("properties", "patternProperties", "$defs")

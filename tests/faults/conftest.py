@@ -32,12 +32,14 @@ def opened(stage: Stage, journal: JournalWriter, tmp_path: Path) -> Open:
     """Open a fleet of local processes, by their shell scripts or their whole settings."""
 
     @asynccontextmanager
-    async def open_fleet(start: bool = True, **scripts: str | dict[str, Any]) -> AsyncIterator[Fleet]:
+    async def open_fleet(
+        start: bool = True, cgroups: bool = False, **scripts: str | dict[str, Any]
+    ) -> AsyncIterator[Fleet]:
         units = {
             name: {"command": ["sh", "-c", script]} if isinstance(script, str) else script
             for name, script in scripts.items()
         }
-        engine = ProcessEngine.model_validate({"process": {"units": units}})
+        engine = ProcessEngine.model_validate({"process": {"units": units, "cgroups": cgroups}})
         context = EngineContext("local", f"test-{uuid.uuid4().hex}", journal.run_dir, tmp_path, journal)
         async with engine.open(context) as local, anyio.create_task_group() as group:
             stage.fleet = Fleet(journal, {"local": local}, {name: ("local", name) for name in units})

@@ -8,6 +8,7 @@ from typing import Any, Final
 import anyio
 
 from supervisor.engines.base import EngineError, Reach
+from supervisor.engines.cgroups import tightened_cpu
 from supervisor.engines.dockerd import packets
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.life import Life, Unit
@@ -20,14 +21,16 @@ UNLIMITED: Final = {
     "CpuQuota": -1,
     "CpuPeriod": 100_000,
     "CpuShares": 1024,
-    "Memory": 2**63 - 4096,
-    "MemorySwap": -1,
+    "Memory": 2**62,
+    "MemorySwap": 2**63 - 4096,
     "PidsLimit": -1,
 }
-"""What to write for `no limit`: the engine takes a zero for `leave it`. The values are the kernel's own defaults."""
+"""What to write for `no limit`: the engine takes a zero for `leave it`, refuses -1 for memory, and forgets it on the way to the kernel
+for swap. MemorySwap is both together: more than memory alone, or there would be no swap."""
 _ENDPOINT: Final = ("IPAMConfig", "Links", "Aliases", "DriverOpts")
 """What of a network's endpoint is a setting; the rest is what came of it."""
 _NOT_FOUND: Final = 404
+_NANO: Final = 1_000_000_000
 
 
 class Powers:
@@ -119,11 +122,27 @@ class Powers:
     async def limits(self, unit: str) -> Mapping[str, int]:
         """Return the container's limits; none is written as what the engine takes for none."""
         host = (await self._inspected(unit, "see its limits"))["HostConfig"]
-        found = {key: host.get(key) or unlimited for key, unlimited in UNLIMITED.items()}
+        found = {
+            key: unlimited if (host.get(key) or 0) <= 0 else host[key] for key, unlimited in UNLIMITED.items()
+        }
         if host.get("NanoCpus"):  # the engine takes one of both
             found = {key: value for key, value in found.items() if not key.startswith("Cpu")}
             found["NanoCpus"] = host["NanoCpus"]
         return found
+
+    async def tightened(
+        self, unit: str, *, cpus: float | None = None, memory: int | None = None
+    ) -> Mapping[str, int]:
+        """Return what to write for so many processors, or bytes of memory; EngineError if it has no more already."""
+        now = await self.limits(unit)
+        if memory is not None:
+            if now["Memory"] <= memory:
+                raise EngineError(f"{unit} has no more than {now['Memory']} bytes of memory as it is")
+            return {"Memory": memory, "MemorySwap": memory}
+        if "NanoCpus" not in now:
+            return tightened_cpu(unit, cpus or 0, now["CpuQuota"], now["CpuPeriod"])
+        tightened_cpu(unit, cpus or 0, now["NanoCpus"], _NANO)
+        return {"NanoCpus": round((cpus or 0) * _NANO)}
 
     async def limit(self, unit: str, limits: Mapping[str, int]) -> None:
         """Set limits, by the engine's own names: Memory in bytes, CpuQuota in microseconds of each CpuPeriod."""
