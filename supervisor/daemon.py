@@ -5,7 +5,7 @@
 3. Preflight: units that only their engines know, commands, ports, locks, the run directory (exit 2).
 4. Open the journal: from here on everything that happens is on record.
 5. Start telemetry, units, watchdogs, broker, probes, each inside the one before; the system reaches its steady state.
-6. Soak: loads, then faults, until `duration`, a signal, or the end of what soakd can answer for.
+6. Soak: loads, a baseline if one is wanted, then faults, until `duration`, a signal, or the end of what soakd can answer for.
 7. Unwind: undo faults, stop loads, settle, look once more, stop units.
 8. Judge from the journal alone, write the reports, run the `on:` commands.
 """
@@ -17,7 +17,7 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -204,6 +204,9 @@ async def begin(this: Run) -> None:
                 boot=boot_id(),
                 file=str(this.file),
                 duration=soak.duration,
+                baseline=soak.baseline,
+                counters={name: load.counters for name, load in soak.loads.items() if load.counters},
+                settled={name: load.settled for name, load in soak.loads.items() if load.settled},
                 units=tuple(soak.units()),
                 loads=tuple(soak.loads),
                 faults=tuple(soak.faults),
@@ -230,6 +233,7 @@ async def soak_it(this: Run, output: Output, hidden: frozenset[str]) -> None:
         async with AsyncExitStack() as lifetime:
             enter = lifetime.enter_async_context
             await enter(lifetimes.telemetry(this, output, hidden))
+            lifetime.enter_context(lifetimes.thresholds(this))
             await begin(this)
             phase(PhaseEntered(phase=Phase.STARTING))
             fleet = await enter(lifetimes.units(this))
@@ -238,16 +242,28 @@ async def soak_it(this: Run, output: Output, hidden: frozenset[str]) -> None:
             steady = await enter(lifetimes.probes(this, fleet, connections))
             lifetime.callback(phase, PhaseEntered(phase=Phase.SETTLING))
             this.start = time.monotonic()
-            phase(PhaseEntered(phase=Phase.SOAKING))
+            phase(PhaseEntered(phase=Phase.BASELINE if this.soak.baseline else Phase.SOAKING))
             systemd.notify(f"READY=1\nSTATUS=soaking {this.soak.soak}")
-            await enter(lifetimes.loads(this, connections))
-            await enter(lifetimes.faults(this, fleet, connections, steady))
+            flush = await enter(lifetimes.loads(this, connections))
+            if this.soak.baseline is None or await undisturbed(this, this.soak.baseline, flush):
+                await enter(lifetimes.faults(this, fleet, connections, steady))
             await over(this)
     except Interrupted:
         await over(this)
     except CannotStart as error:
         await ended(this, EndReason.FAILED_TO_START, str(error))
         raise
+
+
+async def undisturbed(this: Run, seconds: float, flush: Callable[[], None]) -> bool:
+    """Let the baseline pass, and begin the soak; False if the end came first."""
+    with anyio.move_on_after(this.start + seconds - time.monotonic()):
+        await this.end.wait()
+    if this.end.reason is not None:
+        return False
+    flush()  # what was counted so far belongs to the baseline
+    this.journal.emit(PhaseEntered(phase=Phase.SOAKING))
+    return True
 
 
 async def over(this: Run) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import platform
 import socket
 import time
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.base import Journal
 from supervisor.journal.events import EndReason
 from supervisor.journal.timeline import Timeline
+from supervisor.judge.abort import Abort
 from supervisor.live.board import Board
 from supervisor.live.picture import Wish
 from supervisor.live.target import ENDPOINT
@@ -279,16 +280,31 @@ def _seen(steady: SteadyState, title: str) -> str:
     return (reading.detail or str(reading.value)) if reading else "it could not be looked at in time"
 
 
+@contextmanager
+def thresholds(run: Run) -> Generator[None]:
+    """End the run as soon as a threshold with `abort` can no longer be kept."""
+    watched = [threshold for threshold in run.soak.thresholds if threshold.abort]
+    forget = (
+        run.journal.subscribe(Abort(watched, partial(run.end, EndReason.ABORT)).apply) if watched else None
+    )
+    yield
+    if forget:
+        forget()
+
+
 @asynccontextmanager
-async def loads(run: Run, connections: Connections | None) -> AsyncGenerator[None]:
-    """Put the system under load; on the way out let every load finish what it is doing, and count it."""
+async def loads(run: Run, connections: Connections | None) -> AsyncGenerator[Callable[[], None]]:
+    """Put the system under load; on the way out let every load finish what it is doing, and count it.
+
+    What is yielded emits all that was counted up to now.
+    """
     stop = anyio.Event()
     async with AsyncExitStack() as stack:
         recorders: list[Recorder] = []
         async with run.leaves() as counting, run.leaves() as supervisor:
             running: dict[str, anyio.Event] = {}
             for name, load in run.soak.loads.items():
-                recorder = Recorder(name, run.journal, run.timeline)
+                recorder = Recorder(name, run.journal, run.timeline, every=run.soak.step)
                 stack.callback(recorder.flush)
                 recorders.append(recorder)
                 counting.keep(f"windows {name}", recorder.run)
@@ -308,7 +324,12 @@ async def loads(run: Run, connections: Connections | None) -> AsyncGenerator[Non
                 )
                 running[name] = anyio.Event()
                 supervisor.keep(f"load {name}", partial(_run_load, load, context, running[name]))
-            yield
+
+            def flush() -> None:
+                for recorder in recorders:
+                    recorder.flush()
+
+            yield flush
             stop.set()
             with anyio.move_on_after(run.end.budget(STOP_LOADS, keep=LOOK), shield=True):
                 for ended in running.values():
@@ -342,7 +363,7 @@ async def faults(
         run.journal,
         steady,
         run.seed,
-        run.start,
+        time.monotonic(),
         run.guardian.alive,
         nemesis=run.soak.nemesis,
         bounds=Bounds(run.soak.limits, run.soak.nodes()),

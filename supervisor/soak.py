@@ -17,7 +17,7 @@ from supervisor.faults.base import Fault
 from supervisor.faults.limits import Limits
 from supervisor.faults.nemesis import Nemesis
 from supervisor.faults.registry import FAULTS
-from supervisor.judge.thresholds import Threshold
+from supervisor.judge.thresholds import STEPS, Threshold
 from supervisor.kinds import Name, Strict
 from supervisor.loads.base import Load
 from supervisor.loads.registry import LOADS
@@ -108,6 +108,11 @@ class Soak(Strict):
 
     soak: Name = Field(description="The soak's name; its runs go to runs/<name>/.")
     duration: Duration | None = Field(None, gt=0, description="How long it runs; left out: until stopped.")
+    baseline: Duration | None = Field(
+        None,
+        gt=0,
+        description="How long loads run before the soak while faults wait, for thresholds to compare with; left out: not at all.",
+    )
     seed: int | None = Field(
         None, ge=0, description="What all draws come from; left out: a new one for each run."
     )
@@ -176,6 +181,11 @@ class Soak(Strict):
             for name, expect in written.items()
             if expect
         }
+
+    @property
+    def step(self) -> float:
+        """Seconds of a window of the journal: as long as thresholds on sliding windows can do with."""
+        return min((threshold.step for threshold in self.thresholds), default=STEPS[0])
 
     def watched(self) -> Iterator[tuple[Watchdog, str]]:
         """Yield every watchdog with every unit that it keeps up."""

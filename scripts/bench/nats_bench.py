@@ -48,6 +48,8 @@ class Done:
     late: int = 0
     dropped: int = 0
     response: Histogram = field(default_factory=Histogram)
+    lag: Histogram = field(default_factory=Histogram)
+    """By how much operations began late."""
 
 
 @dataclass
@@ -61,6 +63,7 @@ class Windows:
             return
         self.done.late += event.late
         self.done.dropped += event.dropped
+        self.done.lag.merge(Histogram.unpack(event.lag))
         for piece in event.slices:
             self.done.ok += piece.ok
             self.done.failures += piece.failed + piece.indeterminate

@@ -14,8 +14,10 @@ from typing import Any, Final, TypeVar
 from supervisor.journal.events import (
     Event,
     LoadWindow,
+    LoopLag,
     Observation,
     OpenEvent,
+    Phase,
     PhaseEntered,
     Record,
     Sample,
@@ -26,7 +28,7 @@ from supervisor.journal.lines import Head, LineError, encode, line_of, parse
 from supervisor.values import Histogram
 
 SAMPLES: Final = 10
-"""Samples of failures that a folded window keeps, the first ones: the beginning of a trouble tells most."""
+"""Samples of failures that a folded window keeps, the first ones of those that episodes explain, and of the others."""
 ERRORS: Final = 32
 """Error classes that a folded slice keeps, the most frequent ones; the rest is counted under `other`."""
 
@@ -47,11 +49,12 @@ class _Member:
 def fold(lines: Iterable[bytes], span: float, until: float = float("inf")) -> bytes:
     """Return the lines of a segment with foldable records of the same source merged over at most `span` seconds.
 
-    Nothing is merged across the beginning of a phase. A folded record takes the place, clocks and sequence of the last one it
+    Nothing is merged across the beginning of a phase, nor in the baseline, which the verdict looks at closely and which is short. A folded record takes the place, clocks and sequence of the last one it
     covers. Lines from the sequence `until` on stay as they are, because a later segment has the better copy; so do torn ones.
     """
     places: list[bytes] = []
     groups: dict[tuple[str, ...], list[_Member]] = {}
+    baseline = False
     for place, line in enumerate(lines):
         places.append(line)
         try:
@@ -62,7 +65,8 @@ def fold(lines: Iterable[bytes], span: float, until: float = float("inf")) -> by
             for group in groups.values():
                 _merge(group, places)
             groups.clear()
-        elif head.kind in FOLDERS and head.sequence < until:
+            baseline = decode(head.kind, head.version, head.data) == PhaseEntered(phase=Phase.BASELINE)
+        elif head.kind in FOLDERS and not baseline and head.sequence < until:
             event = decode(head.kind, head.version, head.data)
             group = groups.setdefault(_source(event), [])
             if group and head.mono // span != group[0].head.mono // span:
@@ -108,20 +112,33 @@ def fold_windows(windows: Sequence[LoadWindow]) -> list[Event]:
     for part in (part for window in windows for part in window.slices):
         slices.setdefault(part.episodes, []).append(part)
     samples: tuple[Sample, ...] = sum((window.samples for window in windows), ())
+    lag = Histogram()
+    for window in windows:
+        lag.merge(Histogram.unpack(window.lag))
     return [
         LoadWindow(
             load=windows[0].load,
             start=min(window.start for window in windows),
             end=max(window.end for window in windows),
+            windows=sum(window.windows for window in windows),
             scheduled=sum(window.scheduled for window in windows),
             started=sum(window.started for window in windows),
             late=sum(window.late for window in windows),
             dropped=sum(window.dropped for window in windows),
             slices=tuple(_fold_slices(parts) for parts in slices.values()),
-            samples=samples[:SAMPLES],
+            samples=_kept(samples),
+            lag=_packed(lag),
             counters=_added(window.counters for window in windows),
         )
     ]
+
+
+def _kept(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Return the first samples, and apart from them the first that no episode explains: those are looked at one by one."""
+    kept = Counter[bool]()
+    return tuple(
+        one for one in samples if kept.update([not one.episodes]) or kept[not one.episodes] <= SAMPLES
+    )
 
 
 def _fold_slices(parts: Sequence[Slice]) -> Slice:
@@ -135,6 +152,7 @@ def _fold_slices(parts: Sequence[Slice]) -> Slice:
         ok=sum(part.ok for part in parts),
         failed=sum(part.failed for part in parts),
         indeterminate=sum(part.indeterminate for part in parts),
+        dropped=sum(part.dropped for part in parts),
         errors=_capped(_added(part.errors for part in parts)),
         first_ok=_first(part.first_ok for part in parts),
         first_failure=_first(part.first_failure for part in parts),
@@ -153,7 +171,16 @@ def fold_observations(observations: Sequence[Observation]) -> list[Event]:
     return [Observation(values=lowest), Observation(values=highest)]
 
 
+def fold_lags(lags: Sequence[LoopLag]) -> list[Event]:
+    """Add up how late the event loop was."""
+    total = Histogram()
+    for lag in lags:
+        total.merge(Histogram.unpack(lag.times))
+    return [LoopLag(times=_packed(total))]
+
+
 FOLDERS: Final[Mapping[str, Folder]] = {
+    LoopLag.kind: fold_lags,
     LoadWindow.kind: fold_windows,
     Observation.kind: fold_observations,
 }

@@ -29,16 +29,18 @@ class PackedSum:
         for index, count in zip(accumulate(steps), flat[3::2], strict=True):
             counts[index] += count
 
-    def merge(self, other: PackedSum) -> None:
-        """Add another sum."""
+    def merge(self, other: PackedSum, sign: int = 1) -> None:
+        """Add another sum; or take one away, with the sign -1, which leaves `highest` too high."""
         self.highest = max(self.highest, other.highest)
         for index, count in other.counts.items():
-            self.counts[index] += count
+            self.counts[index] += sign * count
+            if not self.counts[index]:
+                del self.counts[index]
 
-    def histogram(self, more: PackedSum) -> Histogram:
-        """Return the sum of this one and another as a histogram. Its `total` is not known."""
+    def histogram(self, *more: PackedSum) -> Histogram:
+        """Return the sum of this one and others as a histogram. Its `total` is not known."""
         histogram = Histogram()
-        for one in (self, more):
+        for one in (self, *more):
             histogram.highest = max(histogram.highest, one.highest)
             for index, count in one.counts.items():
                 histogram.buckets[int(index)] = histogram.buckets.get(int(index), 0) + int(count)
@@ -63,10 +65,10 @@ class Latencies:
         else:
             self.both.add(response)
 
-    def merge(self, other: Latencies) -> None:
-        """Add those of another load."""
+    def merge(self, other: Latencies, sign: int = 1) -> None:
+        """Add those of another load; or take them away, with the sign -1."""
         for name in ("both", "only_response", "only_service"):
-            getattr(self, name).merge(getattr(other, name))
+            getattr(self, name).merge(getattr(other, name), sign)
 
     @property
     def response(self) -> Histogram:

@@ -1,4 +1,4 @@
-"""What the loads did, summed over the whole run."""
+"""What the loads did, summed over the whole run or a part of it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Final
 from supervisor.journal.events import LoadStopped, LoadWindow, Sample, Slice
 from supervisor.judge.counting import add
 from supervisor.judge.episodes import STAGES, split_mark
-from supervisor.judge.latencies import Latencies
+from supervisor.judge.latencies import Latencies, PackedSum
 
 SAMPLES: Final = 10
-"""Failed operations that are shown for a load: its first ones."""
+"""Failed operations that are shown for a load: its first ones, and apart from them the first that no episode explains."""
+_COUNTS: Final = ("scheduled", "started", "late", "dropped", "ok", "failed", "indeterminate", "unexplained")
 
 
 @dataclass(slots=True)
-class LoadTotals:
-    """One load over the whole run, or several together."""
+class Amounts:
+    """Counts of operations. All of it can be added up, and but for the longest latency taken away again."""
 
-    name: str
     scheduled: int = 0
     started: int = 0
     late: int = 0
@@ -27,19 +27,14 @@ class LoadTotals:
     ok: int = 0
     failed: int = 0
     indeterminate: int = 0
-    cut_off: int = 0
-    """Operations that were open when the load stopped. They are indeterminate, and explained by the end of the run."""
     unexplained: int = 0
     """Failed and indeterminate operations that no episode overlapped."""
-    stages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
-    """Failures that episodes overlapped, each once, in the earliest stage of any."""
-    errors: dict[str, int] = field(default_factory=dict)
-    unexplained_errors: dict[str, int] = field(default_factory=dict)
     latencies: Latencies = field(default_factory=Latencies)
+    lag: PackedSum = field(default_factory=PackedSum)
+    """By how much operations began after their intended time, by our own doing."""
+    counters: dict[str, float] = field(default_factory=dict)
     unreadable: int = 0
     """Slices whose latencies could not be read: a load of somebody's own may write anything."""
-    counters: dict[str, float] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
 
     @property
     def finished(self) -> int:
@@ -56,55 +51,86 @@ class LoadTotals:
         """Failed and indeterminate operations: a timeout is no success."""
         return self.failed + self.indeterminate
 
-    def window(self, window: LoadWindow) -> None:
-        """Add what the load did between two instants."""
+    def whole(self, window: LoadWindow) -> None:
+        """Add all that a load did between two instants."""
         self.scheduled += window.scheduled
         self.started += window.started
         self.late += window.late
         self.dropped += window.dropped
-        self.samples += window.samples[: max(SAMPLES - len(self.samples), 0)]
         for name, amount in window.counters.items():
             self.counters[name] = self.counters.get(name, 0.0) + amount
+        try:
+            self.lag.add(window.lag)
+        except ValueError:
+            self.unreadable += 1
         for piece in window.slices:
-            self._slice(piece)
+            self.piece(piece)
+
+    def ended(self, window: LoadWindow) -> None:
+        """Add what ended between two instants; what was merely scheduled then ends elsewhere."""
+        scheduled = self.scheduled
+        self.whole(window)
+        self.scheduled = scheduled
+
+    def piece(self, piece: Slice) -> None:
+        """Add operations that overlapped the same episodes."""
+        self.ok += piece.ok
+        self.failed += piece.failed
+        self.indeterminate += piece.indeterminate
+        if not piece.episodes:
+            self.unexplained += piece.failed + piece.indeterminate
+        try:
+            self.latencies.add(piece.response, piece.service)
+        except ValueError:
+            self.unreadable += 1
+
+    def merge(self, other: Amounts, sign: int = 1) -> None:
+        """Add others, or with the sign -1 take away what was added before."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + sign * getattr(other, name))
+        self.unreadable += sign * other.unreadable
+        self.latencies.merge(other.latencies, sign)
+        self.lag.merge(other.lag, sign)
+        for name, amount in other.counters.items():
+            self.counters[name] = self.counters.get(name, 0.0) + sign * amount
+
+
+@dataclass(slots=True)
+class LoadTotals(Amounts):
+    """One load over the whole run, or several together."""
+
+    name: str = ""
+    cut_off: int = 0
+    """Operations that were open when the load stopped. They are indeterminate, and explained by the end of the run."""
+    stages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    """Failures that episodes overlapped, each once, in the earliest stage of any."""
+    errors: dict[str, int] = field(default_factory=dict)
+    unexplained_errors: dict[str, int] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    unexplained_samples: list[Sample] = field(default_factory=list)
+    crashed: int = 0
+    """How often the load itself crashed and was begun anew: what it had not settled by then it never will."""
+
+    def window(self, window: LoadWindow) -> None:
+        """Add what the load did between two instants."""
+        self.whole(window)
+        for sample in window.samples:
+            if len(self.samples) < SAMPLES:
+                self.samples.append(sample)
+            if not sample.episodes and len(self.unexplained_samples) < SAMPLES:
+                self.unexplained_samples.append(sample)
+        for piece in window.slices:
+            if failures := piece.failed + piece.indeterminate:
+                add(self.errors, piece.errors)
+                if piece.episodes:
+                    self.stages[earliest(piece.episodes)] += failures
+                else:
+                    add(self.unexplained_errors, piece.errors)
 
     def stopped(self, event: LoadStopped) -> None:
         """Count the operations that were cut off, unless the load has reported them itself."""
         self.cut_off += (cut := min(event.open, max(self.started - self.finished, 0)))
         self.indeterminate += cut
-
-    def merge(self, other: LoadTotals) -> None:
-        """Add another load, for a threshold that is meant for all of them."""
-        for name in (
-            "scheduled",
-            "started",
-            "late",
-            "dropped",
-            "ok",
-            "failed",
-            "indeterminate",
-            "unexplained",
-        ):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.latencies.merge(other.latencies)
-        for name, amount in other.counters.items():
-            self.counters[name] = self.counters.get(name, 0.0) + amount
-
-    def _slice(self, piece: Slice) -> None:
-        self.ok += piece.ok
-        self.failed += piece.failed
-        self.indeterminate += piece.indeterminate
-        if failures := piece.failed + piece.indeterminate:
-            add(self.errors, piece.errors)
-            if piece.episodes:
-                self.stages[earliest(piece.episodes)] += failures
-            else:
-                self.unexplained += failures
-                add(self.unexplained_errors, piece.errors)
-        try:
-            self.latencies.add(piece.response, piece.service)
-        except ValueError:
-            self.unreadable += 1
 
 
 def earliest(marks: Iterable[str]) -> str:

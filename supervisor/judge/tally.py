@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -17,6 +18,7 @@ from supervisor.journal.events import (
     JournalTrouble,
     LoadStopped,
     LoadWindow,
+    LoopLag,
     Observation,
     OperatorActed,
     Phase,
@@ -36,9 +38,14 @@ from supervisor.journal.events import (
     UnitStartFailed,
     VerdictReached,
 )
+from supervisor.journal.timeline import Timeline
+from supervisor.judge.baseline import Baseline
 from supervisor.judge.counting import Moment, Some, slot
 from supervisor.judge.episodes import Episodes
+from supervisor.judge.latencies import PackedSum
+from supervisor.judge.measures import Meter, meter_of
 from supervisor.judge.operations import LoadTotals
+from supervisor.judge.thresholds import Threshold, ThresholdError
 from supervisor.judge.units import UnitTotals, how_it_ended
 from supervisor.values import format_duration
 
@@ -81,6 +88,8 @@ class Tally:
 
     started: RunStarted | None = None
     began: Moment | None = None
+    loaded: Moment | None = None
+    """When the loads began: with the baseline, or with the soak."""
     soaking: Moment | None = None
     ended: RunEnded | None = None
     over: Moment | None = None
@@ -100,6 +109,12 @@ class Tally:
     tasks_gave_up: Some = field(default_factory=Some)
     lag: float = 0.0
     """The worst lag of soakd's own event loop, in seconds."""
+    lags: PackedSum = field(default_factory=PackedSum)
+    """All of them, ten a second."""
+    baseline: Baseline | None = None
+    meters: dict[str, Meter] = field(default_factory=dict, compare=False)
+    """By the text of a threshold that is not about the whole run simply."""
+    _timeline: Timeline = field(default_factory=Timeline, compare=False)
     cleanups_failed: Some = field(default_factory=Some)
     by_hand: dict[str, Some] = field(default_factory=dict)
     """What an operator did, by action, each case with its time into the soak."""
@@ -111,12 +126,17 @@ class Tally:
         moment, event = Moment.of(record), record.event
         if not isinstance(event, _AFTERWARDS):
             self.alive = moment
+            for meter in self.meters.values():
+                meter.now(moment.mono)
         if isinstance(event, LoadWindow):  # nearly all records of a long run
             self.episodes.apply(event, moment)
             self._window(event, moment)
         elif isinstance(event, Observation):
             self.lag = max(self.lag, event.values.get(LAG, 0.0))
+        elif isinstance(event, LoopLag):
+            self._lagged(event)
         else:
+            self._timeline.apply(record)
             self.episodes.apply(event, moment)
             self._run(event, moment)
             self._unit(event, moment)
@@ -128,6 +148,11 @@ class Tally:
         return (self.over or self.alive).since(self.began) if self.began else 0.0
 
     @property
+    def measured(self) -> float:
+        """Seconds that the loads ran, the baseline included."""
+        return (self.over or self.alive).since(self.loaded) if self.loaded else 0.0
+
+    @property
     def soaked(self) -> float:
         """Seconds that the soak itself lasted."""
         return (self.over or self.alive).since(self.soaking) if self.soaking else 0.0
@@ -137,17 +162,18 @@ class Tally:
             case RunStarted() if self.started is None:
                 self.started, self.began = event, moment
                 self.units |= {name: UnitTotals(name) for name in event.units}
-                self.loads |= {name: LoadTotals(name) for name in event.loads}
+                self.loads |= {name: LoadTotals(name=name) for name in event.loads}
+                self.meters = dict(_meters(event.thresholds))
                 self.probes |= {title: ProbeTotals(title) for title in event.probes}
                 for fault in event.faults:
                     self.episodes.fault(fault)
             case PhaseEntered():
-                self.phase = event.phase
-                if event.phase is Phase.SOAKING:
-                    self.soaking = moment
+                self._enter(event.phase, moment)
             case RunEnded() if self.ended is None:
                 self.ended = event
                 self.over = self.alive if event.reason is EndReason.DIED else moment
+                for meter in self.meters.values():
+                    meter.end(self.over.mono)
             case JournalTrouble():
                 self.trouble.setdefault(event.what, Some()).add(event.detail)
             case OperatorActed():
@@ -157,23 +183,62 @@ class Tally:
                 done = self.by_hand.setdefault(event.action, Some())
                 done.add(f"{what} after {when}" if what else f"after {when}")
             case TaskCrashed():
+                if event.task.startswith("load ") and (load := self.loads.get(event.task[5:])):
+                    load.crashed += 1
                 crashed = self.tasks_gave_up if event.gave_up else self.tasks_crashed
                 crashed.add(f"{event.task} ({event.error})")
             case _:
                 pass
 
+    def _enter(self, phase: Phase, moment: Moment) -> None:
+        self.phase = phase
+        if phase is Phase.BASELINE and self.started:
+            self.baseline = Baseline(self.started.baseline or 0.0, moment.mono)
+        elif self.baseline and self.baseline.ended is None:
+            self.baseline.ended = moment.mono
+        if phase in (Phase.BASELINE, Phase.SOAKING):
+            self.loaded = self.loaded or moment
+            for meter in self.meters.values():
+                if phase is Phase.SOAKING or not meter.threshold.relative:
+                    meter.begin(moment.mono)
+        if phase is Phase.SOAKING:
+            self.soaking = moment
+
+    def _lagged(self, event: LoopLag) -> None:
+        try:
+            self.lags.add(event.times)
+        except ValueError:
+            self.trouble.setdefault("torn", Some()).add("a record of our own lag cannot be read")
+
+    def _disturbed(self, what: str) -> None:
+        if self.phase is Phase.BASELINE and self.baseline:
+            self.baseline.disturbances.add(what)
+
+    def _happened(self, what: str, unit: str, moment: Moment) -> None:
+        """Tell the thresholds what happened to a unit."""
+        marks = self._timeline.marks()
+        for meter in self.meters.values():
+            meter.unit(what, unit, marks, moment.mono)
+            if not marks:
+                meter.unit(f"unexplained {what}", unit, marks, moment.mono)
+
     def _unit(self, event: Event, moment: Moment) -> None:
         match event:
             case UnitExited():
-                self.unit(event.unit).exited(event, self.episodes.open())
+                if self.unit(event.unit).exited(event, self.episodes.open()):
+                    self._happened("crashes", event.unit, moment)
+                    self._disturbed(f"{event.unit} crashed in it")
             case UnitCrashed():
-                self.unit(event.unit).crashed(event, moment)
+                if self.unit(event.unit).crashed(event, moment):
+                    self._happened("crashes", event.unit, moment)
+                    self._disturbed(f"{event.unit} crashed in it")
                 self.episodes.crashed(event.unit, event.episodes)
                 how = event.signature or how_it_ended(event.code, event.signal, event.oom)
                 self._first("crash", First(moment, f"{event.unit}: {how}", event.episodes))
             case UnitRestarted():
                 unit = self.unit(event.unit)
                 unit.restarts += 1
+                self._happened("restarts", event.unit, moment)
                 unit.worst_downtime = max(unit.worst_downtime, event.downtime)
             case UnitGivenUp():
                 self.unit(event.unit).given_up = event.intensity
@@ -186,6 +251,8 @@ class Tally:
         match event:
             case SteadyChanged() if self.phase is not Phase.JUDGING:
                 self.steady = event
+                if not event.holds:
+                    self._disturbed("the steady state was lost in it")
             case ProbeChanged():
                 probe = self._probe(event.reading)
                 probe.losses += not event.reading.ok
@@ -206,6 +273,10 @@ class Tally:
 
     def _window(self, window: LoadWindow, moment: Moment) -> None:
         self._load(window.load).window(window)
+        if self.baseline and self.phase is Phase.BASELINE:
+            self.baseline.window(window)
+        for meter in self.meters.values():
+            meter.window(window)
         for piece in window.slices:
             if piece.first_failure is not None:
                 when = moment.at(piece.first_failure)
@@ -225,10 +296,20 @@ class Tally:
 
     def _load(self, name: str) -> LoadTotals:
         key = slot(self.loads, name, NAMES)
-        return self.loads.setdefault(key, LoadTotals(key))
+        return self.loads.setdefault(key, LoadTotals(name=key))
 
     def _probe(self, reading: Reading) -> ProbeTotals:
         key = slot(self.probes, reading.probe, NAMES)
         probe = self.probes.setdefault(key, ProbeTotals(key))
         probe.read(reading)
         return probe
+
+
+def _meters(thresholds: Iterable[str]) -> Iterator[tuple[str, Meter]]:
+    for text in thresholds:
+        try:
+            meter = meter_of(Threshold.parse(text))
+        except ThresholdError:  # of another version of soakd: said where it is held against what was seen
+            continue
+        if meter is not None:
+            yield text, meter

@@ -60,18 +60,20 @@ class UnitTotals:
     _exit: tuple[str, bool] | None = None
     """The last crash of which no `unit.crashed` is seen yet: its incarnation, and whether it counted as unexplained."""
 
-    def exited(self, event: UnitExited, open_episodes: Sequence[str]) -> None:
-        """Count an exit. A crash of a unit that has no watchdog is told by nothing else."""
+    def exited(self, event: UnitExited, open_episodes: Sequence[str]) -> bool:
+        """Count an exit and say whether it was a crash. A crash of a unit that has no watchdog is told by nothing else."""
         self.exits[event.cause] = self.exits.get(event.cause, 0) + 1
         if event.cause is Cause.CRASH:
             self.crashes += 1
             self.unexplained += not open_episodes
             self._exit = event.incarnation, not open_episodes
+        return event.cause is Cause.CRASH
 
-    def crashed(self, event: UnitCrashed, moment: Moment) -> None:
-        """Count a crash by its root cause; its exit, which comes first, has counted the crash itself."""
-        if self._exit and self._exit[0] == event.incarnation:
-            self.unexplained -= self._exit[1]  # what the watchdog says below is the better knowledge
+    def crashed(self, event: UnitCrashed, moment: Moment) -> bool:
+        """Count a crash by its root cause and say whether it is news; mostly its exit, which comes first, has counted the crash."""
+        incarnation, unexplained = self._exit or ("", False)
+        if told := incarnation == event.incarnation:
+            self.unexplained -= unexplained  # what the watchdog says below is the better knowledge
         else:
             self.crashes += 1
         self.unexplained += not event.episodes
@@ -86,6 +88,7 @@ class UnitTotals:
         group.add(event, moment)
         if not event.captured:
             self.uncaptured.add(event.file or how)
+        return not told
 
 
 def how_it_ended(code: int | None, signal: str | None, oom: bool) -> str:

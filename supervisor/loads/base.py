@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from supervisor.journal.base import Journal
 from supervisor.journal.events import LoadWindow
@@ -55,6 +55,11 @@ class LoadContext:
 class Load(Kind):
     """Something that uses the system continuously."""
 
+    counters: ClassVar[tuple[str, ...]] = ()
+    """What it counts besides operations, as it happens: thresholds know these names, and take silence of a load at work for 0."""
+    settled: ClassVar[tuple[str, ...]] = ()
+    """What it counts and only knows once it has looked: 0 is 0 only if the load has said so (`recorder.count(name, 0)`)."""
+
     @abstractmethod
     async def run(self, context: LoadContext) -> None:
         """Use the system until `context.stop` is set, then return within a few seconds.
@@ -62,6 +67,10 @@ class Load(Kind):
         Cancelled: end at once, leaving nothing behind. An exception restarts the load under `supervision`.
         """
         raise NotImplementedError
+
+    def reports(self, counter: str) -> bool:
+        """Whether it counts something of this name, so that a threshold on it means something."""
+        return counter in (*self.counters, *self.settled)
 
     def problems(self, base: Path) -> list[str]:  # noqa: ARG002  # for kinds that have something to look at
         """What would keep this load from starting, in words for the user. Touches nothing."""

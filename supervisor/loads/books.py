@@ -17,6 +17,9 @@ KNOWN: Final = 100_000
 OPS: Final = 16
 """Names of operations that have counters of their own."""
 MALFORMED: Final = "malformed_lines"
+LATE: Final = "late_outcomes"
+AGAIN: Final = "duplicates"
+LOST: Final = "lost"
 _SHOWN: Final = 200
 """Bytes of a malformed line in a sample."""
 _NO_NAME: Final = re.compile(r"[^\w.-]")
@@ -109,7 +112,7 @@ class Books:
         if not key or key in self._open:
             raise MalformedError("id: expected one that is not under way already, as it is announced")
         if not self._open:
-            self._recorder.count("lost", 0)  # a threshold on it needs to see that somebody looked
+            self._recorder.count(LOST, 0)  # a threshold on it needs to see that somebody looked
         self._ended.pop(key, None)
         self._open[key] = _Begun(f"{said.op} {said.id}", now)
         self._recorder.scheduled()
@@ -123,23 +126,23 @@ class Books:
             return False
         if key in self._given_up:
             del self._given_up[key]
-            self._recorder.count("late_outcomes")
+            self._recorder.count(LATE)
             return True
         if key in self._ended:
-            self._recorder.count("duplicates")
+            self._recorder.count(AGAIN)
             return True
         return False
 
     def _note_end(self, key: str) -> None:
         if not self._ended:
-            self._recorder.count("duplicates", 0)
+            self._recorder.count(AGAIN, 0)
         self._open.pop(key, None)
         _remember(self._ended, key)
 
     def _give_up(self, error: str) -> None:
         key, begun = self._open.popitem(last=False)
         _remember(self._given_up, key)
-        self._recorder.count("lost")
+        self._recorder.count(LOST)
         self._ended_badly(begun, error)
 
     def _ended_badly(self, begun: _Begun, error: str, detail: str = "") -> None:

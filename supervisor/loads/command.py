@@ -18,9 +18,10 @@ from pydantic import Field, field_validator, model_validator
 from supervisor.engines.process import Text
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.base import Load, LoadContext
+from supervisor.loads.books import AGAIN, LATE, LOST, MALFORMED
 from supervisor.loads.cleanup import LAST, Cleaner, Cleanup
-from supervisor.loads.iterations import Iterations, Task
-from supervisor.loads.rounds import Rounds
+from supervisor.loads.iterations import CUT_OFF, SKIPPED, Iterations, Task
+from supervisor.loads.rounds import CRASHES, ENDS, Rounds
 from supervisor.supervision import nursery
 from supervisor.values import Duration
 
@@ -49,6 +50,8 @@ class CommandLoad(Load):
     """
 
     key: ClassVar[str] = "command"
+    counters: ClassVar[tuple[str, ...]] = (CUT_OFF, CRASHES, ENDS, MALFORMED, LATE)
+    settled: ClassVar[tuple[str, ...]] = (SKIPPED, LOST, AGAIN)
 
     command: str | tuple[Text, ...] = Field(
         description="A program and its arguments, split as a shell would, or a list."
@@ -140,6 +143,10 @@ class CommandLoad(Load):
         if self.operations is not None:
             return False
         return self.junit if self.junit is not None else not self.shell and _is_pytest(self.argv)
+
+    def reports(self, counter: str) -> bool:
+        """A program that tells its operations counts what it likes."""
+        return self.operations is not None or super().reports(counter)
 
     def problems(self, base: Path) -> list[str]:
         """Say if the working directory or the program is not there."""

@@ -9,7 +9,9 @@ from typing import Final
 
 from supervisor.loads.checker import Arrival, Checker, Loss
 
-COUNTERS: Final = ("lost", "duplicates", "reordered", "unexpected", "late_arrivals")
+COUNTERS: Final = ("duplicates", "reordered", "unexpected", "late_arrivals")
+SETTLED: Final = ("lost", "lost_prefix", "lost_middle", "lost_postfix")
+"""What is only known when the last message has arrived or been given up."""
 _COUNTED: Final = {
     Arrival.REORDERED: "reordered",
     Arrival.LATE: "late_arrivals",
@@ -26,8 +28,6 @@ class Deliveries:
         self._settle, self._count, self._checker = settle, count, Checker()
         self._written: deque[tuple[float, int]] = deque()
         """What was the last number, and when: one entry for each `tick` within the settle time."""
-        for name in COUNTERS:
-            count(name, 0)  # a threshold on what never happened needs to see that somebody looked
 
     def arrived(self, n: int, written: int) -> Arrival:
         """Take a message of which `written` have been written so far."""
@@ -46,6 +46,8 @@ class Deliveries:
     def finish(self, written: int) -> None:
         """Give up all that has not arrived."""
         self._lost(self._checker.finish(written))
+        for name in SETTLED:
+            self._count(name, 0)  # 0 is only 0 once somebody has looked
 
     def complete(self, written: int) -> bool:
         """Say whether all that was written has arrived or been given up."""

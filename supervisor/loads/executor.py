@@ -3,10 +3,10 @@
 An open loop (`rate` and its like) starts every operation at its intended time, whether those before it have ended or not: response
 time is counted from the intended start, so that a system that stalls cannot hide behind the requests it kept from being sent. If all
 slots are taken an operation is dropped, and counted as that. What is started late is late by our own doing, since a slot was free:
-`late` counts it, and a latency verdict that may rest on it is inconclusive. A closed loop (`workers`) knows no intended start but
+`late` counts it, the recorder notes by how much, and a latency verdict that may rest on it is inconclusive. A closed loop (`workers`) knows no intended start but
 its own.
 
-Memory does not depend on how long it runs: at most `in_flight` operations, one histogram.
+Memory does not depend on how long it runs: at most `in_flight` operations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from supervisor.loads import arrivals
 from supervisor.loads.base import LoadContext
 from supervisor.loads.pace import Paced
 from supervisor.loads.recorder import Outcome
-from supervisor.values import Histogram
 
 LATE: Final = 0.01
 """Seconds after which a start counts as late: far above what timers need, far below what a latency threshold is about."""
@@ -67,8 +66,6 @@ class Executor:
         self._open = 0
         self._working: set[int] = set()
         self._wanted = 0
-        self.lag = Histogram()
-        """By how much the operations of an open loop started after their intended time."""
 
     async def run(self) -> int:
         """Run until the load is to stop; return how many operations had to be cut off."""
@@ -106,7 +103,7 @@ class Executor:
     async def _once(self, intended: float) -> None:
         start = time.monotonic()
         lag = start - intended
-        self.lag.record(lag)
+        self._recorder.lagged(lag)
         if lag > LATE:
             self._recorder.late()
         failure = await self._operate()

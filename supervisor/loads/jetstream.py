@@ -33,6 +33,8 @@ PATIENCE: Final = 2.0
 LAST_LOOK: Final = 2.0
 CONSUMER_LIVES: Final = 300.0
 """Seconds after which the server removes our consumer if soakd is gone."""
+LOST: Final = ("lost", "lost_in_stream", "lost_in_delivery", "lost_prefix", "lost_middle", "lost_postfix")
+"""What is only known when the last look at the end was complete."""
 _ACKS: Final = {"duplicates": "double_acks", "late_answers": "late_acks", "unexpected": "unexpected_acks"}
 
 
@@ -47,6 +49,11 @@ class JetStreamLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "jetstream"
+    counters: ClassVar[tuple[str, ...]] = (
+        *("attempts", "duplicates", "redelivered", "unexpected", "lost_to_retention"),
+        *_ACKS.values(),
+    )
+    settled: ClassVar[tuple[str, ...]] = LOST
 
     jetstream: Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")] = Field(
         description="The stream. One that does not exist is made, and removed at the end if nothing was lost."
@@ -168,8 +175,6 @@ class _Flow:
             min(load.attempt, load.timeout),
             lambda name, amount: context.recorder.count(_ACKS[name], amount),
         )
-        for name in ("duplicates", "unexpected"):
-            self._count(name, 0)
 
     async def publish(self) -> Failure | None:
         """Publish the next message, in as many attempts as its time allows."""
@@ -246,5 +251,6 @@ class _Flow:
         undecided = len(self.ledger.owed) + self.ledger.unchecked
         self._count("undecided", undecided)
         if not undecided:
-            self._count("lost", 0)
+            for name in LOST:
+                self._count(name, 0)
         return not undecided

@@ -1,6 +1,7 @@
 """Counts a load's operations into `load.window` events: exactly additive, bounded in memory, a few microseconds each.
 
-A window ends every `WINDOW` seconds and whenever the set of open episodes changes. Within it operations are divided by the set
+A window ends at every multiple of `WINDOW` seconds of the monotonic clock, so that those of all loads lie beside each other, and
+whenever the set of open episodes changes. Within it operations are divided by the set
 of episodes that their interval overlaps, so that summing slices over windows (and over worker processes, whose windows go through
 a pipe instead of straight into the journal) gives the same numbers as one count of the whole run.
 
@@ -53,10 +54,15 @@ class Recorder:
     """One load's counts since its last window. Belongs to one event loop; nothing in it waits but `run`."""
 
     def __init__(
-        self, load: str, sink: Sink, timeline: Timeline, clock: Callable[[], float] = time.monotonic
+        self,
+        load: str,
+        sink: Sink,
+        timeline: Timeline,
+        clock: Callable[[], float] = time.monotonic,
+        every: float = WINDOW,
     ) -> None:
-        """`clock` gives the monotonic seconds that all times passed to `record` are on."""
-        self._load, self._sink, self._timeline, self._clock = load, sink, timeline, clock
+        """`clock` gives the monotonic seconds that all times passed to `record` are on; `every` is the length of a window."""
+        self._load, self._sink, self._timeline, self._clock, self._every = load, sink, timeline, clock, every
         self._marks = timeline.marks()
         self._since = clock()
         """The marks have been the same since then, so an operation that began later overlaps just these."""
@@ -98,6 +104,7 @@ class Recorder:
                     error=error,
                     detail=detail[:DETAIL_LENGTH],
                     took=end - start,
+                    episodes=marks,
                 )
             )
 
@@ -115,25 +122,31 @@ class Recorder:
 
     def dropped(self, n: int = 1) -> None:
         """Count operations that were never started, because no slot was free."""
-        self._window.dropped += n
+        window, marks = self._window, self._marks
+        if n:
+            window.dropped += n
+            (window.tallies.get(marks) or window.admit(marks)).dropped += n
+
+    def lagged(self, seconds: float) -> None:
+        """Note by how much an operation began after its intended time, by our own doing."""
+        self._window.lag.record(seconds)
 
     def count(self, name: str, amount: float = 1) -> None:
         """Add to a counter of the load's own, such as `lost`, `duplicates` or `skipped`."""
         self._window.count(name, amount)
 
     def flush(self) -> None:
-        """Emit what was counted since the last window; nothing if nothing was, the window goes on then."""
-        if self._window.empty:
-            return
+        """Emit what was counted since the last window; nothing if nothing was."""
         now = self._clock()
-        self._sink.emit(self._window.event(self._load, now))
+        if not self._window.empty:
+            self._sink.emit(self._window.event(self._load, now))
         self._window = _Window(now)
 
     async def run(self) -> None:
-        """Emit a window every `WINDOW` seconds, and the last one on the way out. A leaf task."""
+        """Emit a window at every multiple of its length, and the last one on the way out. A leaf task."""
         try:
             while True:
-                await anyio.sleep(WINDOW)
+                await anyio.sleep(self._every - time.monotonic() % self._every)
                 self.flush()
         finally:
             self.flush()
@@ -153,6 +166,7 @@ class _Tally:
     """The operations of one slice."""
 
     __slots__ = (
+        "dropped",
         "errors",
         "failed",
         "first_failure",
@@ -164,7 +178,7 @@ class _Tally:
     )
 
     def __init__(self) -> None:
-        self.ok = self.failed = self.indeterminate = 0
+        self.ok = self.failed = self.indeterminate = self.dropped = 0
         self.errors: dict[str, int] = {}
         self.first_ok = self.first_failure = math.inf
         self.response = Histogram()
@@ -196,6 +210,7 @@ class _Tally:
             ok=self.ok,
             failed=self.failed,
             indeterminate=self.indeterminate,
+            dropped=self.dropped,
             errors=self.errors,
             first_ok=None if self.first_ok == math.inf else self.first_ok,
             first_failure=None if self.first_failure == math.inf else self.first_failure,
@@ -212,6 +227,7 @@ class _Window:
         "counters",
         "dropped",
         "folded",
+        "lag",
         "late",
         "rest",
         "samples",
@@ -233,6 +249,7 @@ class _Window:
         self.classes: dict[str, int] = {}
         """Samples kept of each error class that is counted under its own name."""
         self.samples: list[Sample] = []
+        self.lag = Histogram()
         self.counters: dict[str, float] = {}
 
     @property
@@ -283,6 +300,7 @@ class _Window:
             dropped=self.dropped,
             slices=tuple(slices),
             samples=tuple(self.samples),
+            lag=tuple(self.lag.pack()) if self.lag.count else (),
             counters=self.counters,
         )
 

@@ -19,7 +19,6 @@ from supervisor.loads.nats_load import NatsLoad, Subject
 from supervisor.loads.questions import NobodyError, Questions, UnansweredError
 from supervisor.supervision import nursery
 
-COUNTERS: Final = ("duplicates", "late_answers", "unexpected")
 SERVICE_ERROR: Final = "Nats-Service-Error-Code"
 """Header with which a NATS micro service says that it failed."""
 _SHOWN: Final = 60
@@ -35,6 +34,7 @@ class RequestLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "request"
+    counters: ClassVar[tuple[str, ...]] = ("duplicates", "late_answers", "unexpected")
 
     request: Subject = Field(description="The subject that requests go to.")
     payload: str | None = Field(
@@ -73,10 +73,6 @@ class RequestLoad(NatsLoad):
             group.start_soon(questions.run)
             if self.responder == "built_in":
                 await self._wait_heard(questions)
-            for name in COUNTERS:
-                context.recorder.count(
-                    name, 0
-                )  # a threshold on what never happened needs to see that somebody looked
             writer = Writer(Identity.new(context.run, context.name), self.size)
             open_ = await Executor(self, context, partial(self._ask, questions, writer)).run()
         context.recorder.flush()

@@ -12,23 +12,18 @@ from pydantic import BaseModel
 from supervisor.broker.options import DEFAULT
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import Layout
-from supervisor.judge.thresholds import Subject
 from supervisor.kinds import check_name
 from supervisor.probes.base import Probe
 from supervisor.probes.broker import BrokerAnswers
 from supervisor.probes.jetstream import JetStream
 from supervisor.soak import Expect, UnitNames
-from supervisor.soakfile import disturbances, traffic
+from supervisor.soakfile import disturbances, judging, traffic
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.shape import leaves, member
-from supervisor.soakfile.wording import Finding, did_you_mean, either
+from supervisor.soakfile.wording import SHOWN, Finding, either, unknown
 
 PROTECT: Final = "soakd.protect"
-SHOWN: Final = 12
-"""Names in one message."""
-NEAR: Final = 1000
-"""Names that are looked at for one that may be meant: each costs some microseconds."""
 _UNIT_FILES: Final = re.compile(r".*\.mon|.*\.crash\..*")
 """`x.mon.log` and `x.crash.<time>.log` are files of a unit x; the log of a load is `<load>.log`."""
 
@@ -72,7 +67,7 @@ class _Names(UnitNames):
         same = [unit for unit, (_, own) in self.ids.items() if own == name]
         if same:
             return f"more than one engine has a unit {name}: write {either(same)}"
-        return _unknown("unit", name, list(self.ids))
+        return unknown("unit", name, list(self.ids))
 
 
 def _unit_names(names: _Names, parts: Parts) -> Iterator[Finding]:
@@ -164,7 +159,7 @@ def _broker_needed(_: _Names, parts: Parts) -> Iterator[Finding]:
 def _connections(_: _Names, parts: Parts) -> Iterator[Finding]:
     for path, name in _canaries(parts) if parts.broker else ():
         if parts.broker and name not in parts.broker.names:
-            what = _unknown("connection", name, parts.broker.names)
+            what = unknown("connection", name, parts.broker.names)
             yield Finding(_locate(parts.data, path, name), what)
 
 
@@ -172,26 +167,6 @@ def _broker_nodes(names: _Names, parts: Parts) -> Iterator[Finding]:
     for node in parts.broker.nodes if parts.broker else ():
         if what := names.unknown(node):
             yield Finding(("broker", "nodes", node), what, key=True)
-
-
-def _judged(names: _Names, parts: Parts) -> Iterator[Finding]:
-    """Names in thresholds."""
-    for index, threshold in parts.thresholds.items():
-        path, text = ("thresholds", index), threshold.text
-        named = {"load": threshold.load}
-        if threshold.metric.subject is Subject.FAULT:
-            named["fault"] = threshold.of
-        for noun, name in named.items():
-            known = parts.names(f"{noun}s")
-            if name is not None and name not in known and (known or f"{noun}s" not in parts.bad):
-                yield Finding(path, _unknown(noun, name, known), offset=_offset(text, name))
-        if threshold.of is None:
-            continue
-        if threshold.metric.subject is Subject.UNIT and threshold.of not in names.ids:
-            unit = names.find(threshold.of)
-            what = f"this unit is called {unit} here" if unit else names.unknown(threshold.of)
-            if what:
-                yield Finding(path, what, offset=_offset(text, threshold.of))
 
 
 _RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (
@@ -207,20 +182,8 @@ _RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (
     _broker_needed,
     _connections,
     _broker_nodes,
-    _judged,
+    judging.check,
 )
-
-
-def _unknown(noun: str, name: str, known: Sequence[str]) -> str:
-    names = f": expected {either(known[:SHOWN])}" if known else f": there are no {noun}s"
-    hint = did_you_mean(name, known[:NEAR]) or names
-    return f'there is no {noun} "{name}"{hint}'
-
-
-def _offset(text: str, name: str) -> int:
-    """Return where a name stands as a word of its own in a threshold."""
-    match = re.search(rf"(?<![^\s:]){re.escape(name)}(?![^\s:<>=!])", text)
-    return match.start() if match else 0
 
 
 def _canaries(parts: Parts) -> Iterator[tuple[Path, str]]:

@@ -19,6 +19,11 @@ from supervisor.soakfile.document import Document, Scalar, describe
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.shape import Shape, child, has, member
 
+SHOWN: Final = 12
+"""Names in one message."""
+NEAR: Final = 1000
+"""Names that are looked at for one that may be meant: each costs some microseconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -36,6 +41,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `, did you mean x?` if something known is near, else nothing."""
     near = difflib.get_close_matches(word, list(known), 1, 0.6)
     return f", did you mean {near[0]}?" if near else ""
+
+
+def unknown(noun: str, name: str, known: Sequence[str]) -> str:
+    """Say that nothing of this name is known, and what may be meant."""
+    names = f": expected {either(known[:SHOWN])}" if known else f": there are no {noun}s"
+    return f'there is no {noun} "{name}"{did_you_mean(name, known[:NEAR]) or names}'
 
 
 def either(words: Sequence[str]) -> str:

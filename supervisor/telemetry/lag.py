@@ -9,7 +9,8 @@ from typing import Final
 import anyio
 
 from supervisor.journal.base import Journal
-from supervisor.journal.events import Observation
+from supervisor.journal.events import LoopLag, Observation
+from supervisor.values import Histogram
 
 TICK: Final = 0.1
 """Seconds between two measurements: ten a second notice every stall that an operation could notice."""
@@ -25,26 +26,40 @@ class Lag:
         self.ticks = 0
         """Measurements so far; a service manager's watchdog is pinged only while it grows."""
         self._worst = 0.0
+        self._times = Histogram()
 
     async def run(self) -> None:
         """Measure for ever: a leaf task."""
         while True:
             due = time.monotonic() + TICK
             await anyio.sleep(TICK)
-            self._worst = max(self._worst, time.monotonic() - due)
+            late = time.monotonic() - due
+            self._worst = max(self._worst, late)
+            self._times.record(late)
             self.ticks += 1
 
-    def take(self) -> float:
-        """Return the worst lag in seconds since the last call."""
-        worst, self._worst = self._worst, 0.0
-        return worst
+    def take(self) -> tuple[float, Histogram]:
+        """Return the worst lag in seconds since the last call, and all of them."""
+        worst, times = self._worst, self._times
+        self._worst, self._times = 0.0, Histogram()
+        return worst, times
 
 
 async def sample(journal: Journal, lag: Lag, *gauges: Callable[[], Mapping[str, float]]) -> None:
-    """Write an observation every 10 s: the worst lag in between, and whatever the given gauges say. A leaf task."""
-    while True:
-        await anyio.sleep(SAMPLE)
-        values = {LAG: round(lag.take(), 4)}
-        for gauge in gauges:
-            values.update(gauge())
-        journal.emit(Observation(values=values))
+    """Write an observation every 10 s and on the way out: our lag in between, and whatever the given gauges say. A leaf task."""
+    try:
+        while True:
+            await anyio.sleep(SAMPLE)
+            _observe(journal, lag, *gauges)
+    finally:
+        _observe(journal, lag, *gauges)
+
+
+def _observe(journal: Journal, lag: Lag, *gauges: Callable[[], Mapping[str, float]]) -> None:
+    worst, times = lag.take()
+    values = {LAG: round(worst, 4)}
+    for gauge in gauges:
+        values.update(gauge())
+    journal.emit(Observation(values=values))
+    if times.count:
+        journal.emit(LoopLag(times=tuple(times.pack())))

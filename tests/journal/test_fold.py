@@ -43,6 +43,7 @@ SLICES = st.builds(
     ok=st.integers(0, 99),
     failed=st.integers(0, 9),
     indeterminate=st.integers(0, 9),
+    dropped=st.integers(0, 9),
     errors=st.dictionaries(st.sampled_from(["a", "b", "other"]), st.integers(1, 9)),
     first_ok=st.none() | st.integers(0, 99).map(float),
     first_failure=st.none() | st.integers(0, 99).map(float),
@@ -62,6 +63,7 @@ WINDOWS = st.builds(
     samples=st.lists(
         st.builds(Sample, at=st.just(1.0), outcome=st.just("failed"), error=st.text()), max_size=9
     ).map(tuple),
+    lag=HISTOGRAMS,
     counters=st.dictionaries(st.sampled_from(["lost", "skipped"]), st.integers(0, 9).map(float)),
 )
 OBSERVATIONS = st.builds(
@@ -100,13 +102,14 @@ def totals(found: Sequence[LoadWindow]) -> dict[tuple[str, ...], object]:
     histograms: dict[tuple[str, ...], Histogram] = {}
     firsts: dict[tuple[str, ...], float] = {}
     for window in found:
-        for name in ("scheduled", "started", "late", "dropped"):
+        histograms.setdefault((window.load, "lag"), Histogram()).merge(Histogram.unpack(window.lag))
+        for name in ("scheduled", "started", "late", "dropped", "windows"):
             total[window.load, name] += getattr(window, name)
         for name, amount in window.counters.items():
             total[window.load, "counter", name] += int(amount)
         for part in window.slices:
             key = window.load, *part.episodes
-            for name in ("ok", "failed", "indeterminate"):
+            for name in ("ok", "failed", "indeterminate", "dropped"):
                 total[*key, name] += getattr(part, name)
             for name in ("first_ok", "first_failure"):
                 if (time := getattr(part, name)) is not None:
@@ -221,6 +224,7 @@ def test_no_field_of_a_window_is_unknown_to_folding() -> None:
         "ok",
         "failed",
         "indeterminate",
+        "dropped",
         "errors",
         "first_ok",
         "first_failure",
@@ -232,11 +236,13 @@ def test_no_field_of_a_window_is_unknown_to_folding() -> None:
         "load",
         "start",
         "end",
+        "windows",
         "scheduled",
         "started",
         "late",
         "dropped",
         "slices",
+        "lag",
         "samples",
         "counters",
     }

@@ -234,7 +234,7 @@ def test_nothing_is_emitted_for_nothing() -> None:
     world.recorder.dropped(2)
     world.recorder.flush()
     (window,) = world.windows
-    assert (window.late, window.dropped, window.start, window.end) == (1, 2, 1000.0, 1100.0)
+    assert (window.late, window.dropped, window.start, window.end) == (1, 2, 1100.0, 1100.0)
 
 
 def test_a_window_ends_where_the_open_episodes_change() -> None:
@@ -249,18 +249,41 @@ def test_a_window_ends_where_the_open_episodes_change() -> None:
     ]
 
 
-async def test_run_emits_a_window_every_so_often_and_the_last_one_at_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(recorder_module, "WINDOW", 0.01)
+async def test_run_emits_a_window_every_so_often_and_the_last_one_at_its_end() -> None:
     world = World()
+    world.recorder = Recorder("rpc", world, world.timeline, lambda: world.now, every=0.01)
     async with anyio.create_task_group() as group:
         group.start_soon(world.recorder.run)
         with anyio.fail_after(5):
             while len(world.windows) < 3:
                 world.record(0, 0, "ok", "")
                 await anyio.sleep(0.005)
-        monkeypatch.setattr(recorder_module, "WINDOW", 1000)
         world.record(0, 0, "ok", "")
         group.cancel_scope.cancel()
     assert sum(part.ok for window in world.windows for part in window.slices) == len(world.operations)
+
+
+def test_drops_belong_to_the_episodes_that_were_open() -> None:
+    world = World()
+    world.recorder.dropped(2)
+    world.open()
+    world.recorder.dropped(3)
+    world.recorder.flush()
+    assert [
+        (window.dropped, [(part.episodes, part.dropped) for part in window.slices])
+        for window in world.windows
+    ] == [
+        (2, [((), 2)]),
+        (3, [(("restart#1:direct",), 3)]),
+    ]
+
+
+def test_our_own_lag_and_the_episodes_of_a_failure_are_noted() -> None:
+    world = World()
+    world.open()
+    world.recorder.lagged(0.25)
+    world.record(0, 0, "failed", "refused")
+    world.recorder.flush()
+    (window,) = world.windows
+    assert Histogram.unpack(window.lag).highest == 0.25
+    assert [sample.episodes for sample in window.samples] == [("restart#1:direct",)]

@@ -32,7 +32,6 @@ async def test_an_honest_responder_passes(nats_bench: NatsBench) -> None:
     assert await seen(nats_bench, honest) == {}
     counts = nats_bench.counts
     assert counts["ok"] == counts["scheduled"] == counts["started"]
-    assert {"duplicates", "late_answers", "unexpected"} <= nats_bench.windows[0].counters.keys()
     assert nats_bench.cut_off == 0
 
 

@@ -22,6 +22,8 @@ class Sample(BaseModel):
     """Error class."""
     detail: str = ""
     took: float = 0.0
+    episodes: tuple[str, ...] = ()
+    """The marks of the episodes that it overlapped; empty: nothing explains it."""
 
 
 class Slice(BaseModel):
@@ -34,6 +36,8 @@ class Slice(BaseModel):
     ok: int = 0
     failed: int = 0
     indeterminate: int = 0
+    dropped: int = 0
+    """Never started, while just these episodes were open."""
     errors: dict[str, int] = Field(default_factory=dict)
     """Failed and indeterminate operations by error class, the number of classes capped, the rest under `other`."""
     first_ok: float | None = None
@@ -52,6 +56,8 @@ class LoadWindow(Event, kind="load.window", folds=True):
     load: str
     start: float
     end: float
+    windows: int = 1
+    """How many windows were folded into this one, above the byte budget."""
     scheduled: int = 0
     started: int = 0
     late: int = 0
@@ -60,6 +66,8 @@ class LoadWindow(Event, kind="load.window", folds=True):
     """Never started: no free slot."""
     slices: tuple[Slice, ...] = ()
     samples: tuple[Sample, ...] = ()
+    lag: tuple[int | float, ...] = ()
+    """`values.Histogram.pack` of our own lag: by how much operations of an open loop began after their intended time."""
     counters: dict[str, float] = Field(default_factory=dict)
     """What a kind counts besides operations: lost, duplicates, tests skipped."""
 

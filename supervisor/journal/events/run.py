@@ -15,6 +15,8 @@ class Phase(StrEnum):
 
     PREFLIGHT = "preflight"
     STARTING = "starting"
+    BASELINE = "baseline"
+    """Loads run and no fault does, for the soak to be compared with. Only where the soak file wants one."""
     SOAKING = "soaking"
     STOPPING = "stopping"
     SETTLING = "settling"
@@ -58,6 +60,12 @@ class RunStarted(Event, kind="run.started", durable=True):
     """Episodes that a whole run must have seen of a fault, where its schedule names their number (`at`); otherwise one."""
     probes: tuple[str, ...] = ()
     """Titles of the steady state's expectations: one of which no reading exists makes the verdict inconclusive."""
+    baseline: float | None = None
+    """Seconds before the soak in which faults wait."""
+    counters: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """By load: what it counts as it happens, so that its silence is a 0."""
+    settled: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """By load: what it counts and only knows once it has looked, so that its silence says nothing."""
     facts: dict[str, str] = Field(default_factory=dict)
     """Versions and settings that the report repeats."""
 
@@ -91,6 +99,13 @@ class TaskCrashed(Event, kind="supervision.crashed"):
     error: str
     traceback: str
     gave_up: bool = False
+
+
+class LoopLag(Event, kind="run.lag", folds=True):
+    """How late the timers of soakd's own event loop came, ten times a second."""
+
+    times: tuple[int | float, ...] = ()
+    """`values.Histogram.pack`, in seconds."""
 
 
 class HookRan(Event, kind="run.hook"):
