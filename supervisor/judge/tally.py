@@ -12,6 +12,7 @@ from supervisor.journal.events import (
     EpisodeClosed,
     Event,
     Evidence,
+    FaultIntent,
     FaultUndone,
     HookRan,
     InvariantViolated,
@@ -141,6 +142,8 @@ class Tally:
             self._run(event, moment)
             self._unit(event, moment)
             self._look(event, moment)
+            if isinstance(event, FaultIntent):  # which an operator can do
+                self._disturbed(f"{event.episode} was injected in it")
 
     @property
     def length(self) -> float:
