@@ -104,6 +104,11 @@ def parser() -> argparse.ArgumentParser:
     )
     watch.add_argument("--json", action="store_true", help="look once and print it as JSON")
     control.add_to(commands)
+    add(
+        "alive",
+        _alive,
+        "Ask whether the daemon answers: a container's health check. Exit 0 it does, 1 it does not.",
+    )
     add("schema", _schema, "Print the JSON schema of the soak file, for editors.")
     daemon = add("daemon", _daemon, None)  # the guardian's business
     daemon.add_argument("--guardian-fd", type=int)
@@ -350,6 +355,16 @@ def _watch(arguments: argparse.Namespace) -> int:
         for line in as_text(scene, console.width):
             console.print(line, no_wrap=True, overflow="crop", highlight=False)
     return OK if seen else FAIL
+
+
+def _alive(_: argparse.Namespace) -> int:
+    from supervisor.journal.runs import RunIndex, state_dir
+    from supervisor.live.alive import lifeless
+
+    if wrong := lifeless(RunIndex(state_dir())):
+        _complain(f"soakd: {wrong}")
+        return FAIL
+    return OK
 
 
 def _schema(_: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import sys
 from supervisor.demo import dispatcher, listener, prefill, transformer
 from supervisor.demo.check import check
 from supervisor.demo.system import connect, prepare
+from supervisor.values import parse_duration
 
 SERVICES = {
     "dispatcher": dispatcher.serve,
@@ -20,9 +21,9 @@ SERVICES = {
 }
 
 
-async def main(service: str, servers: list[str]) -> int:
+async def main(service: str, servers: list[str], wait: float) -> int:
     """Connect, make sure that the streams are there, and serve until something breaks."""
-    nc = await connect(servers, service)
+    nc = await connect(servers, service, wait)
     try:
         if service == "check":
             return 0 if await check(nc) else 1
@@ -41,8 +42,14 @@ if __name__ == "__main__":
         default=os.environ.get("SOAKD_NATS_URL", "nats://127.0.0.1:4222"),
         help="comma list of URLs; SOAKD_NATS_USER and SOAKD_NATS_PASSWORD say who we are",
     )
-    arguments = parser.parse_args()
-    logging.basicConfig(
-        stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    parser.add_argument(
+        "--wait",
+        type=parse_duration,
+        default=0.0,
+        metavar="TIME",
+        help="how long a broker that is not there yet is waited for, such as 30s",
     )
-    sys.exit(asyncio.run(main(arguments.service, arguments.servers.split(","))))
+    arguments = parser.parse_args()
+    # Where tracebacks go as well: of two streams nobody knows which was written first.
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    sys.exit(asyncio.run(main(arguments.service, arguments.servers.split(","), arguments.wait)))

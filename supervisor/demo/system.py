@@ -137,21 +137,30 @@ class System:
                 await message.ack()
 
 
-async def connect(servers: list[str], name: str) -> Client:
+async def connect(servers: list[str], name: str, wait: float = 0.0) -> Client:
     """Connect the way services often do: one that loses its connection gives up, and somebody else starts it again.
 
+    Only at the start is a broker waited for, up to `wait` seconds: containers of one project are started side by side.
     A client that reconnected would not be better off: its watch of the bucket stays blind for up to 17 seconds then (nats-py 2.16).
     """
-    return await nats.connect(
-        servers,
-        name=name,
-        user=os.environ.get("SOAKD_NATS_USER"),
-        password=os.environ.get("SOAKD_NATS_PASSWORD"),
-        connect_timeout=1,
-        max_reconnect_attempts=1,
-        reconnect_time_wait=0.1,
-        allow_reconnect=False,
-    )
+    deadline = asyncio.get_running_loop().time() + wait
+    while True:
+        try:
+            return await nats.connect(
+                servers,
+                name=name,
+                user=os.environ.get("SOAKD_NATS_USER"),
+                password=os.environ.get("SOAKD_NATS_PASSWORD"),
+                connect_timeout=1,
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0.1,
+                allow_reconnect=False,
+            )
+        except (nats.errors.Error, OSError) as error:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            log.warning("waiting for the broker: %s", error)
+            await asyncio.sleep(0.5)
 
 
 async def prepare(nc: Client) -> System:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from docker_fixtures import docker, docker_session  # noqa: F401  # fixtures
+from docker_fixtures import docker, docker_session, images  # noqa: F401  # fixtures
 from docker_harness import DockerHarness
 from harness import Harness, ProcessHarness
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
-from docker_engine import Client, any_engine
+from docker_engine import Client, PrivateEngine, any_engine
+from provisioning import build_images
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,14 @@ def docker(docker_session: Client) -> Iterator[Client]:
     yield docker_session
     left = docker_session.clean()
     assert not left, f"locks were left on the engine: {left}"
+
+
+@pytest.fixture(scope="session")
+def images(docker_session: Client) -> Iterator[str]:
+    """Build the images of deploy/ and return what their names begin with; that takes some 10 s."""
+    prefix = f"soakd-test-{uuid.uuid4().hex[:8]}"
+    build_images(docker_session, prefix)
+    yield prefix
+    if not isinstance(docker_session, PrivateEngine):
+        for name in (prefix, f"{prefix}-base", f"{prefix}-nats"):
+            docker_session.call("DELETE", f"images/{name}", force=1)

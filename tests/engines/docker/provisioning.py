@@ -1,0 +1,189 @@
+"""The provisioning system as a compose project, and its soak: what the tests and scripts/prove_provisioning do with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker_engine import Client, want
+
+from supervisor.broker.embedded import free_ports
+from supervisor.engines.dockerd.names import PROJECT
+from supervisor.journal.events import (
+    CleanedUp,
+    EntriesChanged,
+    EpisodeClosed,
+    Event,
+    UnitCrashed,
+    UnitRestarted,
+)
+from supervisor.journal.replay import replay
+
+ROOT = Path(__file__).parents[3]
+SOAK = ROOT / "config" / "provisioning.yaml"
+COMPOSE = ROOT / "deploy" / "provisioning" / "compose.yaml"
+SERVICES = {"dispatcher", "prefill", "udm-transformer", "udm-listener"}
+NODES = {"nats1", "nats2", "nats3"}
+UP = 120.0
+DONE = 60.0
+"""Seconds beyond its duration that a soak may take: its beginning, and its way to the steady state at the end."""
+
+
+def build_images(docker: Client, prefix: str) -> None:
+    """Build the images with scripts/images, as a person would."""
+    environment = os.environ | {"DOCKER_HOST": docker.url}
+    command = [sys.executable, ROOT / "scripts" / "images", prefix]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout, end="", flush=True)  # noqa: T201  # scripts/prove_provisioning shows it, and pytest if a test fails
+
+
+def compose_command() -> list[str]:
+    """Return Docker Compose as it is called here: v2, or v1, which Debian calls docker-compose."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        try:
+            if (
+                subprocess.run([*command, "version"], capture_output=True, timeout=30, check=False).returncode
+                == 0
+            ):
+                return command
+        except FileNotFoundError:
+            continue
+    want("Docker Compose is missing; scripts/test installs docker-compose on Debian")
+    raise AssertionError
+
+
+@dataclass(frozen=True)
+class System:
+    """The project while it is up."""
+
+    docker: Client
+    project: str
+    environment: Mapping[str, str]
+    """What says where it is; for compose, and for soakd."""
+
+    def containers(self) -> dict[str, dict[str, Any]]:
+        """Return what the engine says about each container, by its service."""
+        filters = json.dumps({"label": [f"{PROJECT}={self.project}"]})
+        found = [
+            self.docker.inspect(one["Id"])
+            for one in self.docker.call("GET", "containers/json", all=1, filters=filters)
+        ]
+        return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in found}
+
+    def as_found(self) -> dict[str, object]:
+        """Return what a soak may not change."""
+        return {
+            service: (
+                one["Id"],
+                one["State"]["Status"],
+                one["HostConfig"]["RestartPolicy"],
+                one["HostConfig"]["Memory"],
+            )
+            for service, one in self.containers().items()
+        }
+
+    def run(self, *arguments: str, cwd: Path, timeout: float) -> subprocess.CompletedProcess[str]:
+        """Run soakd, from the command line."""
+        return subprocess.run(
+            [sys.executable, "-m", "supervisor", *arguments],
+            cwd=cwd,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+@contextmanager
+def provisioning(docker: Client, images: str, **more: str) -> Iterator[System]:
+    """Bring the project up with free ports, and take it away again with all that belongs to it."""
+    ports, project = free_ports(), f"provisioning-{uuid.uuid4().hex[:8]}"
+    names = [f"NATS{number}_{what}" for number in (1, 2, 3) for what in ("PORT", "MONITOR")]
+    environment = {
+        **os.environ,
+        **{name: str(port) for name, port in zip(names, ports, strict=False)},
+        "SOAKD_PORT": "0",
+        "DOCKER_HOST": docker.url,
+        "COMPOSE_PROJECT_NAME": project,
+        "NATS_IMAGE": f"{images}-nats",
+        "SOAKD_IMAGE": images,
+        "SOAKD_PYTHON": sys.executable,
+        **more,
+    }
+    command = [*compose_command(), "-f", str(COMPOSE)]
+
+    def compose(*arguments: str) -> None:
+        done = subprocess.run(
+            [*command, *arguments], env=environment, capture_output=True, text=True, timeout=UP, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    try:
+        compose("up", "-d")
+        yield System(docker, project, environment)
+    finally:
+        compose("down", "--volumes", "--remove-orphans", "--timeout", "1")
+
+
+def soak_it(system: System, folder: Path, duration: int) -> str:
+    """Soak the project; see that it passed, for the right reasons, and that all is as it was. Return the counts in words."""
+    before = system.as_found()
+    assert set(before) == SERVICES | NODES
+    check = system.run("check", str(SOAK), cwd=folder, timeout=UP)
+    assert check.returncode == 0, check.stdout + check.stderr
+    done = system.run(
+        "run", str(SOAK), "--duration", f"{duration}s", cwd=folder, timeout=duration + DONE + UP
+    )
+    directory = (folder / "runs" / "provisioning" / "latest").resolve()
+    summary = directory / "summary.md"
+    assert done.returncode == 0, (
+        (summary.read_text() if summary.exists() else "") + done.stdout[-4000:] + done.stderr
+    )
+    assert json.loads((directory / "verdict.json").read_text())["verdict"] == "pass"
+    assert system.as_found() == before
+    assert not system.docker.call("GET", "volumes", filters=json.dumps({"label": ["soakd.lock"]}))["Volumes"]
+    return judged(directory, [record.event for record in replay(directory)])
+
+
+def judged(directory: Path, events: list[Event]) -> str:
+    """See that the soak did what the scripts did."""
+    episodes = [event for event in events if isinstance(event, EpisodeClosed)]
+    assert episodes, "no NATS node was restarted"
+    assert all(episode.recovered for episode in episodes)
+
+    crashes = [event for event in events if isinstance(event, UnitCrashed)]
+    assert {crash.unit for crash in crashes} == SERVICES, (
+        "they all lose their connection with every restart of the nodes"
+    )
+    for crash in crashes:
+        assert crash.file, f"no crash file of {crash.unit}"
+        text = (directory / crash.file).read_text()
+        assert "restart-nats#" in text
+        assert "Traceback (most recent call last)" in text
+        assert re.match(r"[\w.]+(Error|EOF): ", crash.signature), text
+        assert text.count("\n") <= 200 + 40
+    restarts = Counter(event.unit for event in events if isinstance(event, UnitRestarted))
+    assert restarts == Counter(crash.unit for crash in crashes)
+    for service in SERVICES:
+        assert (directory / f"{service}.mon.log").read_text().count(" restarted as ") == restarts[service]
+
+    assert "test_prefill_with_multiple_topics PASSED" in (directory / "e2e.log").read_text()
+    entries = [
+        event for event in events if isinstance(event, EntriesChanged) and event.bucket == "SUBSCRIPTIONS"
+    ]
+    assert sum(event.put for event in entries), "the monitor has seen no subscription"
+    cleaned = [event for event in events if isinstance(event, CleanedUp)]
+    assert sum(event.streams for event in cleaned) and sum(event.entries for event in cleaned)  # noqa: PT018  # both or none
+    return f"{len(episodes)} restarts of all nodes, {len(crashes)} crashes and restarts of services, {len(cleaned)} cleanups"

@@ -1,0 +1,15 @@
+"""The soak of the scripts that soakd replaces, on a compose project: config/provisioning.yaml, as it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from docker_engine import Client
+from provisioning import provisioning, soak_it
+
+
+@pytest.mark.timeout(240)
+def test_one_file_does_what_the_scripts_did(docker: Client, images: str, tmp_path: Path) -> None:
+    with provisioning(docker, images, NATS_RESTART_EVERY="4s") as system:
+        soak_it(system, tmp_path, 12)
