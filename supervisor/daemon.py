@@ -100,7 +100,7 @@ async def run(options: Options, output: Output) -> Outcome:
         await heal_abandoned(index)
         loaded = await discovered(await tidied(loaded))
         soak = loaded.soak
-        await preflight(loaded)
+        await preflight(loaded, options.root)
         async with claimed(index, options, loaded) as (run_id, directory), opened(directory) as journal:
             seed = soak.seed if soak.seed is not None else random.SystemRandom().randrange(2**31)
             file = loaded.path.absolute()  # recovery may have another working directory
@@ -109,9 +109,9 @@ async def run(options: Options, output: Output) -> Outcome:
             return await verdict(this, journal)
 
 
-async def preflight(loaded: Loaded) -> None:
+async def preflight(loaded: Loaded, runs: Path) -> None:
     """Refuse to start what cannot work: commands that are not there, ports in use."""
-    if problems := await anyio.to_thread.run_sync(warnings, loaded):
+    if problems := await anyio.to_thread.run_sync(warnings, loaded, runs):
         raise CannotStart(*problems)
 
 

@@ -357,6 +357,7 @@ async def faults(
             fleet,
             connections,
             base=run.base,
+            run_dir=run.directory,
             born=run.began,
             environment=run.environment,
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, SecretStr, model_validator
@@ -221,6 +222,11 @@ class UnitNames:
         """Say what keeps a unit's engine from a capability just now; empty if nothing does. Blocks."""
         engine, name = self.ids[unit]
         return self._engines[engine].lacks(power, name)
+
+    def volume(self, unit: str, path: str, base: Path) -> Path:
+        """Return where on this machine a unit's volume is; EngineError if it has none that can be reached. Blocks."""
+        engine, name = self.ids[unit]
+        return self._engines[engine].volume(name, path, base)
 
     def files_of(self, unit: str) -> Mapping[str, str]:
         """Return the files that the soak file gives a unit: path -> content."""

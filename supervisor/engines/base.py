@@ -229,6 +229,14 @@ class CanLimit(Protocol):
 
 
 @runtime_checkable
+class HasVolumes(Protocol):
+    """Capability: say where on this machine a unit keeps its files."""
+
+    async def volume(self, unit: str, path: str) -> Path:
+        """Return the top directory of the volume that has a path of the unit's; EngineError if there is none that can be reached."""
+
+
+@runtime_checkable
 class CanExecute(Protocol):
     """Capability: run a program inside a unit."""
 
@@ -272,6 +280,10 @@ class Engine(Kind):
         Touches nothing; blocks. Called at preflight; `soakd check` shows it as a warning.
         """
         return ""
+
+    def volume(self, unit: str, path: str, base: Path) -> Path:  # noqa: ARG002  # for engines that have any
+        """Return the same as `HasVolumes` would in a run, as far as it is known before; EngineError if there is none. Blocks."""
+        raise EngineError(f"the engine of {unit}, {self.key}, has no volumes")
 
     def resting(self) -> frozenset[str]:
         """Names of units that are down and are to stay down, since nobody has asked for their start."""

@@ -18,6 +18,7 @@ from supervisor.engines.dockerd.api import Api, Endpoint, Tls, connect
 from supervisor.engines.dockerd.container import NO_POLICY, Container
 from supervisor.engines.dockerd.life import Unit
 from supervisor.engines.dockerd.locks import Found, Locks, left_by, remove
+from supervisor.engines.dockerd.mounts import locate
 from supervisor.engines.dockerd.names import Listed, Which, after, by_unit, listed, refuse_clashes
 from supervisor.engines.dockerd.owners import ourselves
 from supervisor.engines.dockerd.restore import inspect, restore, set_policy
@@ -176,6 +177,12 @@ class DockerEngine(Engine):
         if not url.startswith("unix:"):
             return f"the engine at {url} is on another machine: run soakd there"
         return packets.lacks() or packets.unreachable(seen)
+
+    def volume(self, unit: str, path: str, base: Path) -> Path:  # noqa: ARG002  # its paths are the container's
+        """Return where the container's volume is."""
+        if (seen := self._looked.get(unit)) is None:
+            raise EngineError(f"{unit} has no container")
+        return locate(seen, path)
 
     async def discover(self, base: Path) -> Self:
         """List the containers, and look at their restart policies."""

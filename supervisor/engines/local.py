@@ -87,7 +87,7 @@ class _Unit:
 
 
 class LocalUnits:
-    """Implements `Units` and `CanPause` with processes of this machine, and `CanLimit` where they have control groups."""
+    """Implements `Units` and `CanPause` with processes of this machine, and `CanLimit` where they have control groups, `HasVolumes`."""
 
     def __init__(
         self,
@@ -283,7 +283,7 @@ class LocalUnits:
         life.child.send_group(signal.SIGCONT)
         life.paused = False
 
-    # --- limits ------------------------------------------------------------------------------------------------------
+    # --- limits, volumes ---------------------------------------------------------------------------------------------
 
     async def limits(self, unit: str) -> Mapping[str, int]:
         """Return the limits of the unit's control group: microseconds of each period, bytes; -1 is none."""
@@ -298,6 +298,10 @@ class LocalUnits:
     ) -> Mapping[str, int]:
         """Return what to write for so many processors, or bytes of memory; EngineError if it has no more already."""
         return await to_thread.run_sync(partial(self._limitable(unit).tightened, cpus=cpus, memory=memory))
+
+    async def volume(self, unit: str, path: str) -> Path:  # noqa: ARG002  # it is the same for all
+        """Return the directory, seen from the soak file's folder."""
+        return self._context.base / path
 
     def _limitable(self, unit: str) -> cgroups.Group:
         if group := self._units[unit].group:

@@ -134,6 +134,10 @@ class ProcessEngine(Engine):
         """What the units say."""
         return {name: unit.after for name, unit in self.process.units.items()}
 
+    def volume(self, unit: str, path: str, base: Path) -> Path:  # noqa: ARG002  # it is the same for all
+        """Return the directory itself."""
+        return base / path
+
     def problems(self, base: Path) -> list[str]:
         """Commands and working directories that are not there, ports that somebody else listens on."""
         listening = listening_ports()

@@ -72,6 +72,8 @@ class World:
     """True: the run is dead, so nobody holds a unit any more and no watchdog keeps one up."""
     base: Path = field(default_factory=Path)
     """The soak file's folder."""
+    run_dir: Path | None = None
+    """The run directory: its file system is never filled."""
     born: float = field(default_factory=time.monotonic)
     """Monotonic seconds at which the run began: what is older on the broker existed before it."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -97,8 +99,20 @@ class Layout(Protocol):
     def lacks(self, unit: str, power: type) -> str:
         """Say what keeps a unit's engine from a capability just now; empty if nothing does. Blocks."""
 
+    def volume(self, unit: str, path: str, base: Path) -> Path:
+        """Return where on this machine a unit's volume is; EngineError if it has none that can be reached. Blocks."""
+
     def files_of(self, unit: str) -> Mapping[str, str]:
         """Return the files that the soak file gives a unit: path -> content."""
+
+
+class Site(NamedTuple):
+    """Where a run would be."""
+
+    base: Path
+    """The soak file's folder."""
+    runs: Path
+    """Where run directories go."""
 
 
 class Problem(NamedTuple):
@@ -175,7 +189,7 @@ class Fault(Schedule, Kind):
         """Yield what of the soak file keeps this fault from working. Called by `soakd check` and before a run; touches nothing."""
         yield from ()
 
-    def missing(self, layout: Layout) -> Iterator[str]:  # noqa: ARG002  # for kinds that need more than the soak file has
+    def missing(self, layout: Layout, site: Site) -> Iterator[str]:  # noqa: ARG002  # for kinds that need more than the soak file has
         """Yield what of this machine and its engines keeps this fault from working just now, in words for the user.
 
         Called before a run; `soakd check` shows it as warnings. Touches nothing; blocks.

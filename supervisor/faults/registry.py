@@ -8,6 +8,7 @@ from supervisor.faults.command import Command
 from supervisor.faults.crash_loop import CrashLoop
 from supervisor.faults.delete_consumer import DeleteConsumer
 from supervisor.faults.disconnect import Disconnect
+from supervisor.faults.fill_disk import FillDisk
 from supervisor.faults.kill import Kill
 from supervisor.faults.partition import Partition
 from supervisor.faults.pause import Pause
@@ -26,7 +27,7 @@ FAULTS: Registry[Fault] = Registry(
     Fault,
     [
         *(Restart, RollingRestart, Stop, Kill, CrashLoop, Pause),
-        *(Partition, Disconnect, CpuSqueeze, MemorySqueeze),
+        *(Partition, Disconnect, CpuSqueeze, MemorySqueeze, FillDisk),
         *(RollingLameDuck, LameDuck, Stepdown, Kick, Purge, DeleteConsumer),
         Command,
     ],

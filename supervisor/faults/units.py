@@ -14,7 +14,7 @@ from pydantic import model_validator
 from supervisor.engines.base import EngineError, UnitState
 from supervisor.engines.fleet import Desired, Fleet, Held, Protected
 from supervisor.engines.selectors import Selector
-from supervisor.faults.base import Aim, CannotAim, Fault, Layout, Problem, UndoError, World
+from supervisor.faults.base import Aim, CannotAim, Fault, Layout, Problem, Site, UndoError, World
 from supervisor.journal.events import FaultIntent, Target
 
 HURRY: Final = 2.0
@@ -65,7 +65,7 @@ class UnitFault(Fault, ABC):
                 why = self.instead or f"its engine, {engine.key}, has no {self.key}"
                 yield Problem((key,), f"cannot {self.key} {unit}: {why}")
 
-    def missing(self, layout: Layout) -> Iterator[str]:
+    def missing(self, layout: Layout, site: Site) -> Iterator[str]:  # noqa: ARG002  # for kinds that look at files
         """What the engines of its units lack for it."""
         for unit in layout.selected(self.selector) if self.needs else ():
             if self.needs and (why := layout.lacks(unit, self.needs)):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from graphlib import TopologicalSorter
+from pathlib import Path as FilePath
 from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from supervisor.faults.base import Site
 from supervisor.faults.draws import Preview, chosen, draws
 from supervisor.probes.base import Probe
 from supervisor.probes.steady import default_probes
@@ -73,13 +75,15 @@ def sections(loaded: Loaded) -> Iterator[Section]:
     yield from _some(WARNINGS, warnings(loaded))
 
 
-def warnings(loaded: Loaded) -> list[str]:
-    """Return what would keep the soak from starting just now, each with its place in the file."""
+def warnings(loaded: Loaded, runs: FilePath = FilePath("runs")) -> list[str]:
+    """Return what would keep the soak from starting just now, each with its place in the file; run directories go to `runs`."""
     soak, base = loaded.soak, loaded.base
     engines = [(loaded.where("engines", name), one.problems(base)) for name, one in soak.engines.items()]
     loads = [(loaded.where("loads", name), one.problems(base)) for name, one in soak.loads.items()]
-    layout = checks.layout(whole(soak, {}))
-    faults = [(loaded.where("faults", name), list(one.missing(layout))) for name, one in soak.faults.items()]
+    layout, site = checks.layout(whole(soak, {})), Site(base, runs)
+    faults = [
+        (loaded.where("faults", name), list(one.missing(layout, site))) for name, one in soak.faults.items()
+    ]
     return [f"{where}: {problem}" for where, problems in engines + loads + faults for problem in problems]
 
 

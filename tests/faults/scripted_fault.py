@@ -133,7 +133,7 @@ class Stage:
     @property
     def world(self) -> World:
         fleet = self.fleet or Fleet(self.journal, {}, {})
-        return World(fleet, self.connections, base=self.base, born=self.born)
+        return World(fleet, self.connections, base=self.base, born=self.born, run_dir=self.journal.run_dir)
 
     @asynccontextmanager
     async def running(self, finish: float = 5.0, **faults: Fault) -> AsyncIterator[Scheduler]:

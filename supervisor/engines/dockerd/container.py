@@ -73,6 +73,8 @@ class Container:
     stop_timeout: float | None
     network: str
     """Its network mode: the name of a network, or host, none, container:<id>."""
+    mounts: Mapping[str, str]
+    """Where its volumes are: path in the container -> directory of the engine's machine, empty for one in memory."""
     labels: Mapping[str, str] = field(repr=False)
 
     @property
@@ -137,6 +139,7 @@ def read(data: Mapping[str, Any]) -> Container:
         stop_signal=_signal(config.get("StopSignal")),
         stop_timeout=config.get("StopTimeout"),
         network=host.get("NetworkMode") or "",
+        mounts={one["Destination"]: one.get("Source") or "" for one in data.get("Mounts") or ()},
         labels=config.get("Labels") or {},
     )
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
+from anyio import to_thread
 
 from supervisor.engines.base import EngineError, Reach
 from supervisor.engines.cgroups import tightened_cpu
@@ -13,6 +15,7 @@ from supervisor.engines.dockerd import packets
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.life import Life, Unit
 from supervisor.engines.dockerd.logs import Records
+from supervisor.engines.dockerd.mounts import locate
 from supervisor.engines.dockerd.tracker import Tracker
 
 OUTPUT: Final = 100_000
@@ -34,7 +37,7 @@ _NANO: Final = 1_000_000_000
 
 
 class Powers:
-    """Implements `CanDisconnect`, `CanPartition`, `CanLimit` and `CanExecute`."""
+    """Implements `CanDisconnect`, `CanPartition`, `CanLimit`, `HasVolumes` and `CanExecute`."""
 
     def __init__(self, api: Api, tracker: Tracker) -> None:
         self._api, self._tracker = api, tracker
@@ -118,6 +121,13 @@ class Powers:
         except EngineError as error:
             if not life.gone.is_set():
                 raise EngineError(f"cannot let {unit} through again: {error}") from error
+
+    async def volume(self, unit: str, path: str) -> Path:
+        """Return where on this machine the container's volume is that has a path of its."""
+        known, _ = self._running(unit, f"find {path}")
+        if known.last is None:
+            raise EngineError(f"cannot find {path}: {unit} has no container")
+        return await to_thread.run_sync(locate, known.last, path)
 
     async def limits(self, unit: str) -> Mapping[str, int]:
         """Return the container's limits; none is written as what the engine takes for none."""
