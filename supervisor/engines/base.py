@@ -20,6 +20,10 @@ class EngineError(Exception):
     """An engine could not do what was asked; the text says what, to which unit, and what to do about it."""
 
 
+class GoneError(EngineError):
+    """The unit itself is not there any more: somebody took it away, so there is nothing that could be acted on, or healed."""
+
+
 class UnitState(StrEnum):
     """What an engine sees of a unit. There are no others: a unit that is being started is DOWN until its process runs."""
 
@@ -118,7 +122,7 @@ class Units(Protocol):
         """Look at all units."""
 
     async def start(self, unit: str) -> Observed:
-        """Start a unit that is down; return it once its process runs. EngineError if it cannot."""
+        """Start a unit that is down; return it once its process runs. EngineError if it cannot, GoneError if nothing is left of it."""
 
     async def ready(self, unit: str) -> None:
         """Wait until the unit's readiness check says yes; EngineError if it exits first or the check's time is up."""

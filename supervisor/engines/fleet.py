@@ -102,6 +102,13 @@ class Fleet:
         """Return the id of a unit that is named in either way; EngineError if there is none."""
         return self._find(unit).id
 
+    async def look(self, unit: str) -> UnitStatus:
+        """Look at a unit; return what is known of it now."""
+        member = self._find(unit)
+        async with member.lock:
+            await member.look()
+        return self.status(unit)
+
     def departures(self, unit: str) -> MemoryObjectReceiveStream[Departure]:
         """Return the exits of a unit from the first such call on, each once: for its watchdog alone, which closes the stream.
 
@@ -200,11 +207,15 @@ class Fleet:
                 member.entrust(by, desired)
 
     async def release(self, unit: str, *, by: str) -> None:
-        """Give a unit back: it is meant to be up again. Idempotent, and harmless for a unit that somebody else holds."""
+        """Give a unit back: it is meant to be up again, unless somebody outside has taken it away meanwhile.
+
+        Idempotent, and harmless for a unit that somebody else holds.
+        """
         member = self._find(unit)
         async with member.lock:
             if member.holder == by:
-                member.entrust(None, Desired.UP)
+                gone = member.observed is not None and member.observed.state is UnitState.ABSENT
+                member.entrust(OUTSIDE if gone else None, Desired.DOWN if gone else Desired.UP)
 
     async def wait_free(self, unit: str) -> None:
         """Wait until nobody holds the unit."""

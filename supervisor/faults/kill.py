@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal as signals
+from contextlib import suppress
 from typing import ClassVar, Final
 
 from pydantic import Field, field_validator
 
+from supervisor.engines.base import GoneError
 from supervisor.engines.process import Signal
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import World
@@ -56,7 +58,8 @@ async def start_unwatched(world: World, intent: FaultIntent) -> None:
 
     async def mend(unit: str) -> None:
         if fleet.status(unit).holder is None:
-            await fleet.start(unit, by=by)
+            with suppress(GoneError):  # somebody took it away: there is nothing to bring back
+                await fleet.start(unit, by=by)
 
     units = [target.unit for target in intent.targets if target.unit in fleet.ids]
     await together([unit for unit in units if world.recovering or not fleet.is_watched(unit)], mend)

@@ -13,6 +13,8 @@ from typing import Final, Literal
 import anyio
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from supervisor.engines.base import EngineError, UnitState
+from supervisor.engines.fleet import Fleet
 from supervisor.faults.base import Fault, UndoError, World
 from supervisor.faults.hold import HOLD
 from supervisor.journal.base import Journal, JournalError
@@ -122,9 +124,33 @@ async def _undo_and_say(
             journal,
             UndoFailed(episode=episode, attempt=1, error=failure, broken=still_broken(intent)),
         )
+        truncated = ""
     else:
+        truncated = await _cut_short(fault, world.fleet, intent)
         failure = await undo_episode(fault, world, intent, journal, by)
     if failure:
         return f"{episode}: cannot undo it: {failure}. {still_broken(intent)}"
-    await record(journal, EpisodeClosed(episode=episode, recovered=None))
-    return f"{episode}: undone ({intent.type} of {', '.join(t.unit for t in intent.targets) or 'the system'})"
+    await record(journal, EpisodeClosed(episode=episode, recovered=None, truncated=truncated))
+    of = ", ".join(target.unit for target in intent.targets) or "the system"
+    return f"{episode}: undone ({intent.type} of {of})" + (f"; {truncated}" if truncated else "")
+
+
+async def _cut_short(fault: Fault, fleet: Fleet, intent: FaultIntent) -> str:
+    """Say which targets somebody else took away or replaced before they could be healed; empty if none.
+
+    Only where the disturbance sits in the targets for a time: then no other life of theirs can be of the fault's own making.
+    """
+    if not (fault.in_targets and fault.hold):
+        return ""
+    found = []
+    for target in intent.targets:
+        if target.incarnation and target.unit in fleet.ids:
+            try:
+                seen = (await fleet.look(target.unit)).observed
+            except EngineError:
+                continue  # undo has more to say about that
+            if seen.state is UnitState.ABSENT:
+                found.append(f"{target.unit} vanished before undo")
+            elif seen.incarnation not in {None, target.incarnation}:
+                found.append(f"{target.unit} was replaced before undo")
+    return "; ".join(found)

@@ -11,7 +11,7 @@ from typing import ClassVar, Final, TypeVar
 import anyio
 from pydantic import model_validator
 
-from supervisor.engines.base import EngineError, UnitState
+from supervisor.engines.base import EngineError, GoneError, UnitState
 from supervisor.engines.fleet import Desired, Fleet, Held, Protected
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import Aim, CannotAim, Fault, Layout, Problem, Site, UndoError, World
@@ -72,13 +72,18 @@ class UnitFault(Fault, ABC):
                 yield f"cannot {self.key} {unit}: {why}"
 
     async def undo(self, world: World, intent: FaultIntent) -> None:
-        """Start what inject left down. What it has let go again is not its business any more."""
+        """Start what inject left down. What it has let go again is not its business any more, nor what others brought up or took away."""
         fleet, by = world.fleet, intent.episode
+        before = {target.unit: target.incarnation for target in intent.targets}
 
         async def mend(unit: str) -> None:
-            if fleet.status(unit).desired is Desired.DOWN:
+            status = fleet.status(unit)
+            if status.desired is Desired.DOWN and status.observed.incarnation in {None, before[unit]}:
                 await fleet.stop(unit, by=by, timeout=HURRY)
-            await bring_back(fleet, unit, by=by)
+            try:
+                await bring_back(fleet, unit, by=by)
+            except GoneError:
+                await fleet.release(unit, by=by)
 
         with still("down", "start them"):
             await together(ours(world, intent), mend)

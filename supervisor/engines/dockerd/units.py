@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from supervisor.engines.base import EngineError, Observed
+from supervisor.engines.base import EngineError, GoneError, Observed
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.container import Container
 from supervisor.engines.dockerd.life import Life, Unit
@@ -72,7 +72,7 @@ class DockerUnits(Powers):
             if known.life:
                 return known.observed()
             if (container := known.container) is None:
-                raise EngineError(
+                raise GoneError(
                     f"cannot start {unit}: its container was removed; create it again (`docker compose up -d`)"
                 )
             before = time.monotonic()
@@ -80,9 +80,14 @@ class DockerUnits(Powers):
                 await self._api.insist("POST", f"containers/{container}/start", deadline=START)
                 seen = await inspect(self._api, container)
             except ApiError as error:
-                raise EngineError(f"cannot start {unit}: {error}") from error
+                kind = (
+                    GoneError
+                    if error.status == _NOT_FOUND and not await inspect(self._api, container)
+                    else EngineError
+                )
+                raise kind(f"cannot start {unit}: {error}") from error
             if seen is None:
-                raise EngineError(f"cannot start {unit}: its container was removed in that moment")
+                raise GoneError(f"cannot start {unit}: its container was removed in that moment")
             if known.ended is None or known.ended.incarnation != seen.incarnation:
                 began = time.monotonic() - (time.time() - seen.begun / _NANO)
                 known.begin(seen, seen.begun, started=min(max(began, before), time.monotonic()))

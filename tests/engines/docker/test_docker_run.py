@@ -1,4 +1,4 @@
-"""A whole run on containers, from the command line: it ends in order, and it dies in the middle of a fault."""
+"""A whole run on containers, from the command line, that ends in order; how it dies is in test_docker_faults.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 from docker_engine import Client
 from docker_soak import IDLE, new_name
 
@@ -72,16 +71,4 @@ def test_a_run_ends_in_order(docker: Client, tmp_path: Path) -> None:
     wait(lambda: journal(tmp_path).count('"fault.undone"') >= 2, tmp_path)
     run.send_signal(signal.SIGTERM)
     assert run.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
-    as_found(docker, project)
-
-
-def test_a_run_that_is_killed_in_the_middle_of_a_fault_leaves_nothing_behind(
-    docker: Client, tmp_path: Path
-) -> None:
-    project, run = begun(docker, tmp_path)
-    wait(lambda: '"fault.intent"' in journal(tmp_path), tmp_path)
-    wait(lambda: docker.state(f"{project}-api-1") == "exited", tmp_path)
-    (daemon,) = psutil.Process(run.pid).children()
-    daemon.kill()
-    run.wait(PATIENCE)
     as_found(docker, project)
