@@ -180,6 +180,9 @@ def _own_lag(threshold: Threshold, baseline: float, amounts: Amounts, tally: Tal
         return _too_late(f"its event loop was {metric.name.rpartition(' ')[2]} {_time(loop)} late")
     if metric.name.startswith("service"):
         return ""
+    service = amounts.latencies.service.quantile(quantile)
+    if service is not None and threshold.upper and not threshold.holds(service, baseline):
+        return ""  # it took too long even from when it was begun
     start = amounts.lag.histogram().quantile(quantile)
     if start is None:  # nobody measured it: of what began late any part may be among what is seen
         late = amounts.late > 0 and amounts.late >= round((1 - quantile) * amounts.attempts, 6)

@@ -232,6 +232,14 @@ class Sliding:
         metric, limit = self.threshold.metric, self.threshold.limit
         if metric.quantile is None or metric.name.startswith("service"):
             return False
+        service = self._sum.latencies.service.quantile(metric.quantile)
+        if (
+            service is not None
+            and self.threshold.upper
+            and not self.threshold.relative
+            and service > limit.value
+        ):
+            return False  # it took too long even from when it was begun
         lag = self._sum.lag.histogram().quantile(metric.quantile)
         return lag is not None and lag > tolerated(value if self.threshold.relative else limit.value)
 

@@ -82,6 +82,8 @@ class HttpLoad(Paced):
     """
 
     key: ClassVar[str] = "http"
+    counters: ClassVar[tuple[str, ...]] = ("attempts", "replayed")
+    settled: ClassVar[tuple[str, ...]] = ("duplicates",)
 
     http: Annotated[HttpCall, BeforeValidator(_call, json_schema_input_type=str | HttpCall)] = Field(
         description="The request, or its URL alone."

@@ -1,0 +1,437 @@
+"""Known-bad systems are caught, each by the one threshold that should; their clean twins pass ten times in a row.
+
+Real loads on a real nats-server; what is bad is a responder, relay or program of ours. The verdict is read from the journal on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import nats
+import pytest
+from load_bench import Bench, until
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats_bench import Answer, NatsBench, honest
+
+from supervisor.journal.events import (
+    EndReason,
+    LoadStopped,
+    Phase,
+    PhaseEntered,
+    Record,
+    RunEnded,
+    RunStarted,
+)
+from supervisor.journal.replay import replay
+from supervisor.judge.verdict import Judgement, judge
+from supervisor.loads.base import Load
+from supervisor.loads.command import CommandLoad
+from supervisor.loads.events import EventsLoad
+from supervisor.loads.jetstream import JetStreamLoad
+from supervisor.loads.request import RequestLoad
+
+RARE = 1000
+"""One in so many operations is spoiled."""
+ENOUGH = 700
+"""Operations of a run; the first to be spoiled is the two hundredth."""
+LONG = 3.0
+"""Seconds: longer than any latency that is wanted."""
+TWINS = 10
+
+
+@asynccontextmanager
+async def judged(bench: Bench, load: Load, thresholds: Iterable[str]) -> AsyncIterator[list[Judgement]]:
+    """Put what happens in the body on record as a run, and judge that."""
+    began = RunStarted(
+        run="r",
+        soak="known",
+        seed=1,
+        soakd="0",
+        host="here",
+        pid=1,
+        boot="b",
+        duration=None,
+        loads=("load",),
+        thresholds=tuple(thresholds),
+        counters={"load": load.counters},
+        settled={"load": load.settled},
+    )
+    for event in (began, PhaseEntered(phase=Phase.SOAKING)):
+        bench.journal.emit(event)
+    result: list[Judgement] = []
+    yield result
+    await bench.journal.commit(RunEnded(reason=EndReason.SIGNAL))
+    directory = bench.journal.run_dir
+    result.append(await anyio.to_thread.run_sync(lambda: judge(filter(_ours, replay(directory)))))
+
+
+def _ours(record: Record) -> bool:
+    """The bench's own mark is no load."""
+    return record.event != LoadStopped(load="settled")
+
+
+def flagged(judgement: Judgement) -> dict[str, str]:
+    """Return the thresholds that were not kept, and why."""
+    return {one.text: f"{one.verdict}: {one.why}" for one in judgement.thresholds if one.verdict != "pass"}
+
+
+def broken(judgement: Judgement) -> set[str]:
+    """Return the thresholds that were broken; any other that was not kept is an error."""
+    told = flagged(judgement)
+    assert all(why.startswith("fail: ") for why in told.values()), told
+    return set(told)
+
+
+def now_and_then(bad: Answer, good: Answer) -> Answer:
+    """Do what is bad once in a thousand times, the first time early."""
+    numbers = itertools.count(RARE - 200)
+
+    async def answer(client: Client, msg: Msg) -> None:
+        await (good if next(numbers) % RARE else bad)(client, msg)
+
+    return answer
+
+
+def once(seconds: float, good: Answer) -> Answer:
+    """Stand still once."""
+    numbers = itertools.count(1)
+
+    async def answer(client: Client, msg: Msg) -> None:
+        if next(numbers) == 200:
+            await anyio.sleep(seconds)
+        await good(client, msg)
+
+    return answer
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+REQUEST = ("failed == 0", "indeterminate == 0", "duplicates == 0", "unexpected == 0", "p99 < 2s")
+
+
+async def nothing(_: Client, __: Msg) -> None:
+    """Forget it."""
+
+
+async def twice(client: Client, msg: Msg) -> None:
+    await honest(client, msg)
+    await honest(client, msg)
+
+
+def swapped() -> Answer:
+    """Give two callers each other's answer."""
+    waiting: list[Msg] = []
+
+    async def answer(client: Client, msg: Msg) -> None:
+        if waiting:
+            other = waiting.pop()
+            await client.publish(other.reply, msg.data)
+            await client.publish(msg.reply, other.data)
+        else:
+            waiting.append(msg)
+
+    pair = itertools.count(RARE - 200)
+
+    async def now_and_then_two(client: Client, msg: Msg) -> None:
+        if next(pair) % RARE < 2:
+            await answer(client, msg)
+        else:
+            await honest(client, msg)
+
+    return now_and_then_two
+
+
+async def to_nobody(client: Client, msg: Msg) -> None:
+    await honest(client, msg)
+    inbox, _, n = msg.reply.rpartition(".")
+    await client.publish(f"{inbox}.{int(n) + 1_000_000}", msg.data)
+
+
+def slow(good: Answer) -> Answer:
+    """Take a second for every twentieth, without keeping the others waiting."""
+    numbers = itertools.count(1)
+    group: set[Any] = set()
+
+    async def late(client: Client, msg: Msg) -> None:
+        await anyio.sleep(LONG)
+        await good(client, msg)
+
+    async def answer(client: Client, msg: Msg) -> None:
+        if next(numbers) % 20:
+            await good(client, msg)
+        else:
+            task = asyncio.create_task(late(client, msg))
+            group.add(task)
+            task.add_done_callback(group.discard)
+
+    return answer
+
+
+BAD_RESPONDERS: dict[str, tuple[Callable[[], Answer], str]] = {
+    "drops": (lambda: now_and_then(nothing, honest), "indeterminate == 0"),
+    "answers twice": (lambda: now_and_then(twice, honest), "duplicates == 0"),
+    "answers another's question": (swapped, "failed == 0"),
+    "answers what nobody asked": (lambda: now_and_then(to_nobody, honest), "unexpected == 0"),
+    "answers late": (lambda: slow(honest), "p99 < 2s"),
+    "stalls": (lambda: once(LONG, honest), "p99 < 2s"),
+}
+
+
+def request(**entry: Any) -> RequestLoad:
+    return RequestLoad.model_validate(
+        {"request": "echo", "rate": "400/s", "expect": "echo", "timeout": "6s"} | entry
+    )
+
+
+async def asked(bench: NatsBench, answer: Answer, load: Load, count: int = ENOUGH) -> Judgement:
+    async with (
+        judged(bench.bench, load, REQUEST) as result,
+        bench.responder("echo", answer),
+        bench.running(load) as context,
+    ):
+        before = bench.counts.get("ok", 0)
+        await bench.until_ok(context, int(before) + count)
+    return result[0]
+
+
+@pytest.mark.parametrize("bad", BAD_RESPONDERS)
+async def test_a_bad_responder_is_flagged_by_its_threshold_alone(nats_bench: NatsBench, bad: str) -> None:
+    answer, threshold = BAD_RESPONDERS[bad]
+
+    judgement = await asked(nats_bench, answer(), request())
+
+    assert broken(judgement) == {threshold}, flagged(judgement)
+    assert judgement.verdict == "fail"
+
+
+async def test_a_frozen_server_cannot_pass_for_no_failures(nats_bench: NatsBench) -> None:
+    load = request(rate="200/s", timeout="500ms")
+    thresholds = ("failures == 0", "ok >= 99%", "failed == 0")
+    async with (
+        judged(nats_bench.bench, load, thresholds) as result,
+        nats_bench.responder("echo", honest),
+        nats_bench.running(load) as context,
+    ):
+        await nats_bench.until_ok(context, 20)
+        async with nats_bench.frozen():
+            await until(lambda: context.recorder.flush() or nats_bench.counts.get("timeout", 0) >= 50)
+        await nats_bench.until_ok(context, int(nats_bench.counts["ok"]) + 20)
+
+    assert broken(result[0]) == {"failures == 0", "ok >= 99%"}, "timeouts are indeterminate, and no success"
+
+
+async def test_a_server_that_stays_frozen_to_the_end_cannot_either(nats_bench: NatsBench) -> None:
+    load = request(rate="200/s", timeout="30s", in_flight=100)
+    async with (
+        judged(nats_bench.bench, load, ("failures == 0", "failed == 0")) as result,
+        nats_bench.responder("echo", honest),
+        nats_bench.running(load) as context,
+    ):
+        await nats_bench.until_ok(context, 20)
+        async with nats_bench.frozen():
+            await until(
+                lambda: context.recorder.flush() or sum(one.dropped for one in nats_bench.windows) >= 50
+            )
+            context.stop.set()
+            await until(lambda: nats_bench.cut_off, 20)
+
+    assert broken(result[0]) == {"failures == 0"}
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+EVENTS = ("lost == 0", "duplicates == 0", "reordered == 0", "unexpected == 0", "p99 < 2s")
+
+
+async def on(client: Client, msg: Msg) -> None:
+    await client.publish("out", msg.data)
+
+
+async def on_twice(client: Client, msg: Msg) -> None:
+    await on(client, msg)
+    await on(client, msg)
+
+
+def reordering() -> Answer:
+    """Let one in a thousand be overtaken by the next."""
+    numbers, kept = itertools.count(RARE - 200), list[Msg]()
+
+    async def relay(client: Client, msg: Msg) -> None:
+        if next(numbers) % RARE:
+            await on(client, msg)
+            while kept:
+                await on(client, kept.pop())
+        else:
+            kept.append(msg)
+
+    return relay
+
+
+BAD_RELAYS: dict[str, tuple[Callable[[], Answer], str]] = {
+    "drops": (lambda: now_and_then(nothing, on), "lost == 0"),
+    "duplicates": (lambda: now_and_then(on_twice, on), "duplicates == 0"),
+    "reorders": (reordering, "reordered == 0"),
+    "stalls": (lambda: once(LONG, on), "p99 < 2s"),
+}
+
+
+def events(**entry: Any) -> EventsLoad:
+    return EventsLoad.model_validate(
+        {"events": "in", "receive": "out", "rate": "400/s", "settle": "4s", "timeout": "6s"} | entry
+    )
+
+
+async def relayed(bench: NatsBench, relay: Answer, load: Load, count: int = ENOUGH) -> Judgement:
+    async with (
+        judged(bench.bench, load, EVENTS) as result,
+        bench.responder("in", relay),
+        bench.running(load) as context,
+    ):
+        before = bench.counts.get("ok", 0)
+        await bench.until_ok(context, int(before) + count)
+    return result[0]
+
+
+@pytest.mark.parametrize("bad", BAD_RELAYS)
+async def test_a_bad_relay_is_flagged_by_its_threshold_alone(nats_bench: NatsBench, bad: str) -> None:
+    relay, threshold = BAD_RELAYS[bad]
+
+    judgement = await relayed(nats_bench, relay(), events())
+
+    assert broken(judgement) == {threshold}, flagged(judgement)
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+STREAM = ("failures == 0", "lost == 0", "duplicates == 0", "unexpected == 0", "p99 < 2s")
+
+
+async def store(client: Client, msg: Msg) -> None:
+    answer = await client.request("real", msg.data, headers=msg.headers)
+    await msg.respond(answer.data)
+
+
+async def lie(client: Client, msg: Msg) -> None:
+    """Acknowledge what was never stored."""
+    await msg.respond(json.dumps({"stream": "REAL", "seq": 1_000_000}).encode())
+
+
+async def store_twice(client: Client, msg: Msg) -> None:
+    await store(client, msg)
+    await client.request("real", msg.data)
+
+
+BAD_STREAMS: dict[str, tuple[Callable[[], Answer], str]] = {
+    "loses what it acknowledged": (lambda: now_and_then(lie, store), "lost == 0"),
+    "stores twice": (lambda: now_and_then(store_twice, store), "duplicates == 0"),
+    "stalls": (lambda: once(LONG, store), "p99 < 2s"),
+}
+
+
+async def stored(bench: NatsBench, relay: Answer, count: int = ENOUGH) -> Judgement:
+    load = JetStreamLoad.model_validate(
+        {
+            "jetstream": "REAL",
+            "subject": "in",
+            "rate": "400/s",
+            "settle": "5s",
+            "timeout": "200ms",
+            "attempt": "5s",
+        }
+        | {"timeout": "4s", "attempt": "4s"}
+    )
+    broker = bench.server.broker
+    client = await nats.connect(broker["servers"][0], user=broker["user"], password=broker["password"])
+    await client.jetstream().add_stream(name="REAL", subjects=["real"])
+    async with (
+        judged(bench.bench, load, STREAM) as result,
+        bench.responder("in", relay),
+        bench.running(load) as context,
+    ):
+        before = bench.counts.get("ok", 0)
+        await bench.until_ok(context, int(before) + count)
+    await client.close()
+    return result[0]
+
+
+@pytest.mark.parametrize("bad", BAD_STREAMS)
+async def test_a_bad_stream_is_flagged_by_its_threshold_alone(nats_bench: NatsBench, bad: str) -> None:
+    relay, threshold = BAD_STREAMS[bad]
+
+    judgement = await stored(nats_bench, relay(), ENOUGH)
+
+    assert broken(judgement) == {threshold}, flagged(judgement)
+
+
+# --- programs that tell their operations -----------------------------------------------------------------------------
+
+LINES = (
+    "failed == 0",
+    "indeterminate == 0",
+    "duplicates == 0",
+    "malformed_lines == 0",
+    "program_crashes == 0",
+)
+PROGRAM = """
+import json, sys, time
+def tell(**said): print(json.dumps({"op": "put"} | said), flush=n % 50 == 0)
+for n in range(3000):
+    tell(outcome="started", id=str(n))
+    bad = n == 1234
+    if bad: BAD
+    else: tell(outcome="ok", ms=1, id=str(n))
+sys.stdout.flush()
+time.sleep(9)
+"""
+BAD_PROGRAMS = {
+    'tell(outcome="failed", error="refused", ms=1, id=str(n))': "failed == 0",
+    '[tell(outcome="ok", ms=1, id=str(n)) for _ in range(2)]': "duplicates == 0",
+    'tell(outcome="indeterminate", ms=1, id=str(n))': "indeterminate == 0",
+}
+
+
+async def told(bench: Bench, bad: str) -> Judgement:
+    program = PROGRAM.replace("BAD", bad)
+    load = CommandLoad.model_validate({"command": [sys.executable, "-c", program], "operations": "stdout"})
+    context = bench.context("load")
+    async with judged(bench, load, LINES) as result:
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as group:
+                group.start_soon(load.run, context)
+                await until(lambda: context.recorder.flush() or bench.counts.get("ok", 0) >= 2999, 20)
+                context.stop.set()
+        await bench.settle()
+    return result[0]
+
+
+@pytest.mark.parametrize("bad", BAD_PROGRAMS)
+async def test_what_a_program_tells_is_flagged_by_its_threshold_alone(bench: Bench, bad: str) -> None:
+    judgement = await told(bench, bad)
+
+    assert broken(judgement) == {BAD_PROGRAMS[bad]}, flagged(judgement)
+
+
+# --- clean twins -----------------------------------------------------------------------------------------------------
+
+Twin = Callable[[NatsBench], Awaitable[Judgement]]
+CLEAN: dict[str, Twin] = {
+    "responder": lambda bench: asked(bench, honest, request(), 300),
+    "relay": lambda bench: relayed(bench, on, events(), 300),
+    "stream": lambda bench: stored(bench, store, 150),
+}
+
+
+@pytest.mark.parametrize("twin", CLEAN)
+async def test_the_clean_twin_passes_ten_times_in_a_row(nats_bench: NatsBench, twin: str) -> None:
+    for _ in range(TWINS):
+        judgement = await CLEAN[twin](nats_bench)
+        assert judgement.verdict == "pass", judgement.reasons

@@ -1,0 +1,75 @@
+"""Whole runs with a baseline, parts and windows, judged live and again from the journal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from test_run import Soakd, soakd  # noqa: F401  # a fixture
+
+from supervisor.journal import events as ev
+
+REPORTS = ("verdict.json", "summary.md", "junit.xml", "evidence.csv")
+
+
+def soak(**changes: Any) -> dict[str, Any]:
+    """A server that is frozen for a while under load, after a baseline."""
+    return {
+        "soak": "small",
+        "seed": 1,
+        "duration": "7s",
+        "baseline": "3s",
+        "broker": {"embedded": {"nodes": 1}},
+        "loads": {"rpc": {"request": "echo", "responder": "built_in", "rate": "100/s", "timeout": "300ms"}},
+        "faults": {"freeze": {"pause": "nats1", "hold": "1s", "at": ["500ms"]}},
+        "thresholds": [
+            "ok outside episodes >= 90%",
+            "failures during freeze >= 5",
+            "ok operations >= 50",
+            "ok rate <= 2x baseline",
+            "ok >= 1% in every 5s",
+            "load rpc: duplicates == 0",
+        ],
+        **changes,
+    }
+
+
+def test_report_gives_the_numbers_that_the_live_run_printed(soakd: Soakd) -> None:  # noqa: F811  # the fixture
+    soakd.start(soak())
+    assert soakd.end(60) == 0, soakd.output
+    phases = [event.phase for event in soakd.events(ev.PhaseEntered)]  # type: ignore[attr-defined]
+    assert phases[1:3] == [ev.Phase.BASELINE, ev.Phase.SOAKING]
+    assert [event.baseline for event in soakd.events(ev.RunStarted)] == [3.0]  # type: ignore[attr-defined]
+    first = {name: (soakd.run_dir / name).read_text() for name in REPORTS}
+    lines = [json.loads(line) for line in soakd.output.splitlines()]
+    printed = next(line for line in lines if str(line.get("event", "")).startswith("verdict: "))
+
+    for name in REPORTS:
+        (soakd.run_dir / name).unlink()
+    again = soakd.command("report", str(soakd.run_dir))
+
+    assert again.returncode == 0, again.stderr
+    for name in REPORTS:
+        assert (soakd.run_dir / name).read_text().replace(str(soakd.run_dir), "DIR") == first[name].replace(
+            str(soakd.run_dir.resolve()), "DIR"
+        )
+    verdict = soakd.verdict()
+    assert printed["event"] == f"verdict: {verdict['verdict']}"
+    told = soakd.events(ev.VerdictReached)
+    assert [event.verdict for event in told] == ["pass"]  # type: ignore[attr-defined]
+    assert verdict["episodes"][0]["failures_by_stage"]["during"] > 0
+    windows = [event for event in soakd.events(ev.LoadWindow) if isinstance(event, ev.LoadWindow)]
+    assert sum(part.ok for window in windows for part in window.slices) == verdict["loads"]["rpc"]["ok"]
+
+
+def test_a_lost_threshold_ends_the_run_at_once(soakd: Soakd, tmp_path: Path) -> None:  # noqa: F811  # the fixture
+    lost = {"that": "failures == 0 in every 5s", "abort": True}
+    soakd.start(soak(duration="10m", baseline="1s", thresholds=[lost, "ok >= 1%"]))
+    assert soakd.end(60) == 1, soakd.output
+    (ended,) = soakd.events(ev.RunEnded)
+    assert isinstance(ended, ev.RunEnded)
+    assert ended.reason is ev.EndReason.ABORT
+    assert ended.detail.startswith("failures == 0 in every 5s is lost: seen ")
+    rules = {reason["rule"] for reason in soakd.verdict()["reasons"]}
+    assert {"aborted", "threshold"} <= rules
