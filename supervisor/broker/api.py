@@ -20,6 +20,7 @@ AT_ONCE: Final = 64
 """Requests in flight: enough to hide the round trip, few enough not to be a load of their own."""
 
 STREAM_NOT_FOUND: Final = 10059
+CONSUMER_NOT_FOUND: Final = 10014
 MESSAGE_NOT_FOUND: Final = 10037
 NOT_AVAILABLE: Final = 10008
 """A server says that there is no meta leader at present."""
@@ -86,7 +87,12 @@ def decoded(handle: Handle, subject: str, raw: bytes) -> dict[str, Any]:
 
 
 async def pages(
-    handle: Handle, subject: str, body: Mapping[str, Any], names: Callable[[dict[str, Any]], Collection[str]]
+    handle: Handle,
+    subject: str,
+    body: Mapping[str, Any],
+    names: Callable[[dict[str, Any]], Collection[str]],
+    *,
+    deadline: float = CALL,
 ) -> set[str]:
     """Return the names on all pages of a list.
 
@@ -97,7 +103,7 @@ async def pages(
     for _ in range(PASSES):
         offset, totals = 0, set()
         while True:
-            answer = await call(handle, subject, {**body, "offset": offset})
+            answer = await call(handle, subject, {**body, "offset": offset}, deadline=deadline)
             page = names(answer)
             found.update(page)
             offset += len(page)

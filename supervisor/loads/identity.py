@@ -35,10 +35,10 @@ class Writer:
         self.n = 0
         """The number of the last message."""
 
-    def next(self) -> bytes:
-        """Return the next message."""
+    def next(self, more: bytes = b"") -> bytes:
+        """Return the next message; `more` follows its number."""
         self.n += 1
-        return (self._prefix + b"%d " % self.n).ljust(self._size, b".")
+        return (self._prefix + b"%d " % self.n + more).ljust(self._size, b".")
 
     @property
     def greeting(self) -> bytes:
@@ -56,3 +56,8 @@ class Writer:
             return None
         number = payload[len(self._prefix) :].split(b" ", 1)[0]
         return int(number) if number.isdigit() else -1
+
+    def read_more(self, payload: bytes) -> bytes:
+        """Return the word that follows the number of a message of ours; empty if there is none."""
+        words = payload[len(self._prefix) :].split(b" ", 2)
+        return words[1] if len(words) > 2 else b""

@@ -16,7 +16,7 @@ import anyio
 import nats.errors
 from nats.aio.msg import Msg
 
-from supervisor.broker.api import STREAM_NOT_FOUND, ApiError, call
+from supervisor.broker.api import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError, call
 from supervisor.broker.client import BrokerError
 from supervisor.broker.handle import Handle
 from supervisor.broker.monitor.streams import OURS
@@ -31,7 +31,6 @@ DELETE: Final = 1.0
 LEFT: Final = 32
 """Consumers that could not be deleted and are tried again; older ones have ended themselves."""
 
-_CONSUMER_NOT_FOUND: Final = 10014
 _NANO: Final = 1_000_000_000
 
 Deliver = Callable[[str, int, Mapping[str, str] | None], None]
@@ -150,7 +149,7 @@ class OrderedConsumers:
             try:
                 await call(self._handle, f"CONSUMER.DELETE.{stream}.{name}", deadline=DELETE)
             except ApiError as error:
-                if error.err_code not in (_CONSUMER_NOT_FOUND, STREAM_NOT_FOUND):
+                if error.err_code not in (CONSUMER_NOT_FOUND, STREAM_NOT_FOUND):
                     return
             except BrokerError:
                 return

@@ -1,0 +1,112 @@
+"""The consumers that a load makes and gives up, and those of them that stay although they should be gone."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from supervisor.broker import api
+from supervisor.broker.connection import Handle
+
+EPHEMERAL: Final = 5.0
+"""Seconds without a fetch after which the server removes an ephemeral consumer."""
+DURABLE: Final = 300.0
+"""The same for a durable one, should soakd be gone."""
+SLACK: Final = 10.0
+"""Seconds by which the server may be late with that: in a cluster the leaders of consumer and cluster have to agree."""
+ENDED: Final = 20_000
+"""Consumers of which is remembered that they are to be gone."""
+
+
+class Consumer:
+    """One consumer, from its first mention on."""
+
+    def __init__(self, name: str, *, durable: bool) -> None:
+        self.name, self.durable = name, durable
+        self.ended = False
+        """The server was asked to delete it; otherwise it is left to its inactivity."""
+
+    def config(self, subject: str) -> dict[str, Any]:
+        """Return what the server is told to make, for the events of one aggregate from the first on."""
+        config: dict[str, Any] = {"name": self.name, "filter_subject": subject, "deliver_policy": "all"}
+        if self.durable:
+            own = {"durable_name": self.name, "ack_policy": "all", "inactive_threshold": int(DURABLE * 1e9)}
+        else:
+            own = {
+                "ack_policy": "none",
+                "mem_storage": True,
+                "num_replicas": 1,
+                "inactive_threshold": int(EPHEMERAL * 1e9),
+            }
+        return config | own
+
+
+class Consumers:
+    """All of one life of a load; their names begin with `prefix`."""
+
+    def __init__(self, prefix: str, count: Callable[[str, float], None]) -> None:
+        """`count` takes `ephemerals` and `durables` (made), `stale_ephemerals` and `stale_durables`."""
+        self.prefix, self._count = prefix, count
+        self._made = 0
+        self._ended: OrderedDict[str, tuple[float, bool]] = OrderedDict()
+        """When each should be gone at the latest, in monotonic seconds, and whether it is durable."""
+        self._stale: set[str] = set()
+        for name in ("stale_ephemerals", "stale_durables"):
+            count(name, 0)
+
+    @contextmanager
+    def one(self, *, durable: bool) -> Iterator[Consumer]:
+        """Give a name to a consumer in use; afterwards it is to be gone, soon or when the server has noticed."""
+        self._made += 1
+        consumer = Consumer(f"{self.prefix}{self._made}", durable=durable)
+        self._count("durables" if durable else "ephemerals", 1)
+        try:
+            yield consumer
+        finally:
+            patience = 0.0 if consumer.ended else DURABLE if durable else EPHEMERAL
+            self._ended[consumer.name] = time.monotonic() + patience + SLACK, durable
+            if len(self._ended) > ENDED:
+                self._stale.discard(self._ended.popitem(last=False)[0])
+
+    async def look(self, handle: Handle, stream: str, deadline: float) -> None:
+        """Count those that should be gone and are there, once each, and forget those that are gone; BrokerError.
+
+        `deadline`: seconds for each page of the list.
+        """
+        asked = time.monotonic()
+        if not self._ended:
+            return
+        there = await self._there(handle, stream, deadline)
+        for name, (due, durable) in list(self._ended.items()):
+            if name in there:
+                if due < asked and name not in self._stale:
+                    self._stale.add(name)
+                    self._count("stale_durables" if durable else "stale_ephemerals", 1)
+            elif due < asked:
+                del self._ended[name]
+                self._stale.discard(name)
+
+    async def clear(self, handle: Handle, stream: str, deadline: float) -> None:
+        """Delete all that are left; BrokerError if that cannot be done."""
+
+        async def delete(name: str) -> None:
+            try:
+                await api.call(handle, f"CONSUMER.DELETE.{stream}.{name}", deadline=deadline)
+            except api.ApiError as error:
+                if error.err_code != api.CONSUMER_NOT_FOUND:
+                    raise
+
+        await api.each(await self._there(handle, stream, deadline), delete)
+
+    async def _there(self, handle: Handle, stream: str, deadline: float) -> set[str]:
+        names = await api.pages(
+            handle,
+            f"CONSUMER.NAMES.{stream}",
+            {},
+            lambda answer: answer.get("consumers") or (),
+            deadline=deadline,
+        )
+        return {name for name in names if name.startswith(self.prefix)}

@@ -1,0 +1,226 @@
+"""The load event_store on a real server: an honest store passes, and each way of lying is told by its own name."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import nats
+import pytest
+from load_bench import until
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats_bench import Answer, NatsBench
+
+from supervisor.loads import consumers, event_store
+from supervisor.loads.event_store import EventStoreLoad
+from supervisor.loads.store import EXPECTED
+
+WRONG = {
+    *("failed", "indeterminate", "lost", "duplicates", "forks", "gaps", "reordered", "unexpected"),
+    *("spurious_conflicts", "stale_ephemerals", "stale_durables", "lost_to_retention", "undecided"),
+}
+
+
+@pytest.fixture
+async def js(nats_bench: NatsBench) -> AsyncIterator[JetStreamContext]:
+    broker = nats_bench.server.broker
+    client = await nats.connect(broker["servers"][0], user=broker["user"], password=broker["password"])
+    yield client.jetstream()
+    await client.close()
+
+
+def load(**entry: Any) -> EventStoreLoad:
+    return EventStoreLoad.model_validate(
+        {"event_store": "EVENTS", "rate": "200/s", "aggregates": 10, "length": 20, **entry}
+    )
+
+
+def wrong(bench: NatsBench) -> dict[str, float]:
+    return {name: amount for name, amount in bench.counts.items() if name in WRONG}
+
+
+async def streams(js: JetStreamContext) -> set[str]:
+    return {str(info.config.name) for info in await js.streams_info()}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"client": "default", "rate": None, "workers": 20, "contention": "50%"},
+        {"client": "reconnect", "batch": 3, "fetch": 2},
+        {
+            "client": "make_before_break",
+            "rate": None,
+            "burst": {"size": 50, "every": "500ms"},
+            "aggregates": 1,
+        },
+    ],
+    ids=["default", "reconnect", "make_before_break"],
+)
+async def test_an_honest_store_passes_and_leaves_nothing(
+    nats_bench: NatsBench, js: JetStreamContext, entry: dict[str, Any]
+) -> None:
+    async with nats_bench.running(load(**entry)) as context:
+        await nats_bench.until_ok(context, 400)
+        assert await streams(js) == {"EVENTS"}
+    counts = nats_bench.counts
+    assert wrong(nats_bench) == {}
+    assert counts["ok"] == counts["scheduled"]
+    assert counts["conflicts"]
+    assert counts["ephemerals"]
+    assert counts["durables"]
+    for name in WRONG - {"failed", "indeterminate", "lost_to_retention"}:
+        assert any(name in window.counters for window in nats_bench.windows), f"{name} is said to be 0"
+    assert await streams(js) == set()
+    assert not nats_bench.violations
+
+
+async def test_a_stream_that_was_there_stays_without_our_consumers(
+    nats_bench: NatsBench, js: JetStreamContext
+) -> None:
+    await js.add_stream(name="EVENTS", subjects=["soak.EVENTS.>"])
+    async with nats_bench.running(load(abandon="100%")) as context:
+        await nats_bench.until_ok(context, 100)
+    assert await streams(js) == {"EVENTS"}
+    assert await js.consumers_info("EVENTS") == []
+    assert wrong(nats_bench) == {}
+
+
+async def relayed(bench: NatsBench, js: JetStreamContext, relay: Answer, **entry: Any) -> dict[str, float]:
+    """Return what is wrong with a system that takes appends to `in.>` and stores them as it likes.
+
+    What it stores as `real.>` is read back as `in.>`.
+    """
+    transform = {"src": "real.>", "dest": "in.>"}
+    config = {"name": "EVENTS", "subjects": ["real.>"], "subject_transform": transform}
+    await js._nc.request("$JS.API.STREAM.CREATE.EVENTS", json.dumps(config).encode())
+    async with bench.responder("in.>", relay), bench.running(load(subject="in", **entry)) as context:
+        await bench.until_ok(context, 400)
+    return wrong(bench)
+
+
+async def store(client: Client, msg: Msg, *, without: str = "") -> dict[str, Any]:
+    headers = {name: value for name, value in (msg.headers or {}).items() if name != without}
+    answer = await client.request(f"real{msg.subject.removeprefix('in')}", msg.data, headers=headers)
+    await msg.respond(answer.data)
+    return dict(json.loads(answer.data))
+
+
+class Now:
+    """True at every 40th question."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self._numbers = itertools.count(1)
+
+    def __call__(self) -> bool:
+        now = not next(self._numbers) % 40
+        self.times += now
+        return now
+
+
+async def test_an_honest_system_in_between_passes(nats_bench: NatsBench, js: JetStreamContext) -> None:
+    async def honest(client: Client, msg: Msg) -> None:
+        await store(client, msg)
+
+    assert await relayed(nats_bench, js, honest) == {}
+    assert nats_bench.counts["conflicts"]
+
+
+async def test_a_store_that_forgets_what_it_acknowledged(nats_bench: NatsBench, js: JetStreamContext) -> None:
+    now = Now()
+
+    async def forget(client: Client, msg: Msg) -> None:
+        ack = await store(client, msg)
+        if "seq" in ack and now():
+            await js.delete_msg("EVENTS", ack["seq"])
+
+    assert await relayed(nats_bench, js, forget) == {"lost": now.times}
+    violation = nats_bench.violations[0]
+    assert violation.invariant == "an acknowledged event is read back"
+    assert "the stream does not have it" in violation.detail
+    assert violation.data["server"].startswith("127.0.0.1:")
+
+
+async def test_a_store_that_does_not_look_at_the_condition(
+    nats_bench: NatsBench, js: JetStreamContext
+) -> None:
+    async def careless(client: Client, msg: Msg) -> None:
+        await store(client, msg, without=EXPECTED)
+
+    said = await relayed(nats_bench, js, careless, contention="20%")
+    assert said.keys() == {"forks"}
+    assert "conflicts" not in nats_bench.counts
+    assert nats_bench.violations[0].invariant == "of two appends on the same condition one wins"
+
+
+async def test_a_store_that_keeps_an_event_twice(nats_bench: NatsBench, js: JetStreamContext) -> None:
+    now = Now()
+
+    async def twice(client: Client, msg: Msg) -> None:
+        ack = await store(client, msg)
+        if "seq" in ack and now():
+            await client.request(f"real{msg.subject.removeprefix('in')}", msg.data)
+
+    said = await relayed(nats_bench, js, twice, contention="0%")
+    assert said == {"duplicates": now.times}
+
+
+async def test_a_store_that_refuses_without_reason(nats_bench: NatsBench, js: JetStreamContext) -> None:
+    now = Now()
+
+    async def refuse(client: Client, msg: Msg) -> None:
+        if now():
+            error = {"code": 400, "err_code": 10071, "description": "wrong last sequence: 7"}
+            await msg.respond(json.dumps({"error": error}).encode())
+        else:
+            await store(client, msg)
+
+    said = await relayed(nats_bench, js, refuse, aggregates=500, contention="0%")
+    assert said == {"spurious_conflicts": now.times, "failed": now.times}
+    assert nats_bench.counts["spurious conflict"] == now.times
+
+
+async def test_appends_by_somebody_else_are_unexpected(nats_bench: NatsBench, js: JetStreamContext) -> None:
+    now = Now()
+
+    async def meddle(client: Client, msg: Msg) -> None:
+        ack = await store(client, msg)
+        if "seq" in ack and now():
+            await client.request(f"real{msg.subject.removeprefix('in')}", b"not of ours")
+
+    said = await relayed(nats_bench, js, meddle, contention="0%")
+    assert said["unexpected"] == now.times
+
+
+async def test_ephemeral_consumers_that_stay_are_counted(
+    nats_bench: NatsBench, js: JetStreamContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "SLACK", -consumers.EPHEMERAL)  # what is left alone should be gone at once
+    monkeypatch.setattr(event_store, "LOOK", 0.2)
+    async with nats_bench.running(load(abandon="50%", durable="0%")) as context:
+        await nats_bench.until_ok(context, 50)
+        await until(lambda: context.recorder.flush() or nats_bench.counts.get("stale_ephemerals"))
+    assert wrong(nats_bench).keys() == {"stale_ephemerals"}
+
+
+async def test_a_broker_that_freezes_and_restarts_loses_nothing(nats_bench: NatsBench) -> None:
+    async with nats_bench.running(load(timeout="6s", attempt="500ms", contention="30%")) as context:
+        await nats_bench.until_ok(context, 100)
+        async with nats_bench.frozen():
+            await until(lambda: context.recorder.flush() or nats_bench.counts["attempts"] > 400)
+        nats_bench.server.stop()
+        before = nats_bench.counts["ok"]
+        await nats_bench.server.start()
+        await nats_bench.until_ok(context, int(before) + 300)
+    assert wrong(nats_bench).keys() <= {"indeterminate"}
+
+
+def test_what_a_soak_file_may_say() -> None:
+    with pytest.raises(ValueError, match="batch: expected at most length, 5, or no append fits"):
+        load(batch=6, length=5)
+    assert load(subject="shop.events").prefix == "shop.events"
