@@ -1,13 +1,17 @@
 """What is known of an event store's aggregates: which events were appended, and what is wrong with those read back. Pure, and bounded.
 
-An event says which it is (n) and which version of its aggregate it makes: its writer read the one before and appended on condition
-that this is still the last. So the versions of an aggregate are 1, 2, 3 ... in any store that keeps its word.
+An event says which it is (n) and which event its writer knew as the last one, on condition of which it was appended. So in a store that
+keeps its word each event names the one before it.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,8 @@ class Stored:
     """Its place in the stream."""
     n: int
     """Which it is; not above 0: nobody wrote it."""
-    version: int
+    after: int
+    """The place of the event that was to be the last one before it, 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +32,7 @@ class Appended:
 
     sequence: int
     n: int
-    version: int
+    after: int
     at: float
     """Monotonic seconds of the acknowledgement."""
     server: str
@@ -41,13 +46,13 @@ class Findings:
     duplicates: list[Stored] = field(default_factory=list)
     """An event at a second place."""
     forks: list[Stored] = field(default_factory=list)
-    """A second event of one version: two writers won with the same expectation."""
+    """Appended although the last event was another than its writer said: two writers can have won."""
     unexpected: list[Stored] = field(default_factory=list)
     """Nobody wrote it."""
     reordered: list[Stored] = field(default_factory=list)
     """Delivered after one that stands behind it in the stream."""
     gaps: list[int] = field(default_factory=list)
-    """Versions that are missing between others though they were there for their successor to be written; unless it is in `missing`."""
+    """Places whose event is gone though another was appended behind it; unless it is in `missing`."""
     missing: list[Appended] = field(default_factory=list)
     """Acknowledged before the reading began, and not read: it is lost, or the reading was not of now."""
 
@@ -91,8 +96,12 @@ class Aggregate:
         self.unsure = self.unsure or unsure
         if appended is not None:
             self._ended = now
-            self.changes += 1
-            self.events[appended.sequence] = appended
+            self.add(appended)
+
+    def add(self, appended: Appended) -> None:
+        """An event is known to be stored."""
+        self.changes += 1
+        self.events[appended.sequence] = appended
 
     def explains(self, expected: int, since: float) -> bool:
         """Say whether an append that began `since` then may have been refused, the last event being expected at that place.
@@ -104,34 +113,33 @@ class Aggregate:
     def forget(self, event: Appended) -> None:
         """An event is lost, and told as such."""
         self.events.pop(event.sequence, None)
-        self._tell("gap", event.version)
+        self._told.add(("gap", event.sequence))
 
     def check(self, read: Sequence[Stored], owed: Mapping[int, Appended], written: int) -> Findings:
         """Compare a whole reading with what was acknowledged when it began; `written` is the highest n so far."""
         found = Findings()
-        places, versions = dict[int, int](), dict[int, int]()
+        there, places = {event.sequence: event.n for event in read}, dict[int, int]()
+        found.missing = [event for event in owed.values() if there.get(event.sequence) != event.n]
+        known = there.keys() | {event.sequence for event in found.missing} | {0}
+        order = sorted(there)
         highest = 0
         for event in read:
-            if event.sequence <= highest:
+            before, highest = highest, max(highest, event.sequence)
+            if event.sequence <= before:
                 found.reordered.append(event)
-            highest = max(highest, event.sequence)
-            if not 0 < event.n <= written:
-                if self._tell("unexpected", event.sequence):
-                    found.unexpected.append(event)
+            elif not 0 < event.n <= written:
+                self._tell("unexpected", event.sequence, event, found.unexpected)
             elif places.setdefault(event.n, event.sequence) != event.sequence:
-                if self._tell("duplicate", event.sequence):
-                    found.duplicates.append(event)
-            elif versions.setdefault(event.version, event.n) != event.n and self._tell("fork", event.version):
-                found.forks.append(event)
-        found.missing = [event for event in owed.values() if event.n not in places]
-        known = versions.keys() | {event.version for event in found.missing}
-        between = range(min(versions, default=0), max(versions, default=0))
-        found.gaps = [version for version in between if version not in known and self._tell("gap", version)]
+                self._tell("duplicate", event.sequence, event, found.duplicates)
+            elif event.after not in known:
+                if event.after > order[0]:  # what is older may have been removed by age
+                    self._tell("gap", event.after, event.after, found.gaps)
+            elif bisect_left(order, event.sequence) > bisect_right(order, event.after):
+                self._tell("fork", event.sequence, event, found.forks)
         return found
 
-    def _tell(self, what: str, number: int) -> bool:
-        """Return True the first time."""
-        if (what, number) in self._told:
-            return False
-        self._told.add((what, number))
-        return True
+    def _tell(self, what: str, place: int, thing: T, told: list[T]) -> None:
+        """Tell something the first time."""
+        if (what, place) not in self._told:
+            self._told.add((what, place))
+            told.append(thing)

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from supervisor.broker import api
 from supervisor.broker.connection import Handle
@@ -14,9 +14,11 @@ from supervisor.broker.connection import Handle
 EPHEMERAL: Final = 5.0
 """Seconds without a fetch after which the server removes an ephemeral consumer."""
 DURABLE: Final = 300.0
-"""The same for a durable one, should soakd be gone."""
-SLACK: Final = 10.0
-"""Seconds by which the server may be late with that: in a cluster the leaders of consumer and cluster have to agree."""
+"""The same for a durable one, should soakd be gone; so long does it keep its place while nobody fetches."""
+SLACK: Final = 120.0
+"""Seconds by which the server may be late with that: if the leader of the cluster was away, nats-server tries again half a minute later,
+and after that a minute later (`consumer.deleteNotActive`); a node that was away begins to count anew.
+"""
 ENDED: Final = 20_000
 """Consumers of which is remembered that they are to be gone."""
 
@@ -27,7 +29,7 @@ class Consumer:
     def __init__(self, name: str, *, durable: bool) -> None:
         self.name, self.durable = name, durable
         self.ended = False
-        """The server was asked to delete it; otherwise it is left to its inactivity."""
+        """The server has said that it is deleted; otherwise it is left to its inactivity."""
 
     def config(self, subject: str) -> dict[str, Any]:
         """Return what the server is told to make, for the events of one aggregate from the first on."""
@@ -44,6 +46,17 @@ class Consumer:
         return config | own
 
 
+class _Ended(NamedTuple):
+    """A consumer that is no longer used."""
+
+    due: float
+    """When it should be gone at the latest, in monotonic seconds."""
+    again: bool = False
+    """It is to be deleted once more if it is seen: a durable one does not go by itself."""
+    durable: bool = False
+    told: bool = False
+
+
 class Consumers:
     """All of one life of a load; their names begin with `prefix`."""
 
@@ -51,9 +64,7 @@ class Consumers:
         """`count` takes `ephemerals` and `durables` (made), `stale_ephemerals` and `stale_durables`."""
         self.prefix, self._count = prefix, count
         self._made = 0
-        self._ended: OrderedDict[str, tuple[float, bool]] = OrderedDict()
-        """When each should be gone at the latest, in monotonic seconds, and whether it is durable."""
-        self._stale: set[str] = set()
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()
         for name in ("stale_ephemerals", "stale_durables"):
             count(name, 0)
 
@@ -66,10 +77,10 @@ class Consumers:
         try:
             yield consumer
         finally:
-            patience = 0.0 if consumer.ended else DURABLE if durable else EPHEMERAL
-            self._ended[consumer.name] = time.monotonic() + patience + SLACK, durable
+            patience = 0.0 if consumer.ended or durable else EPHEMERAL
+            self._ended[consumer.name] = _Ended(time.monotonic() + patience + SLACK, again=durable)
             if len(self._ended) > ENDED:
-                self._stale.discard(self._ended.popitem(last=False)[0])
+                self._ended.popitem(last=False)
 
     async def look(self, handle: Handle, stream: str, deadline: float) -> None:
         """Count those that should be gone and are there, once each, and forget those that are gone; BrokerError.
@@ -80,26 +91,31 @@ class Consumers:
         if not self._ended:
             return
         there = await self._there(handle, stream, deadline)
-        for name, (due, durable) in list(self._ended.items()):
-            if name in there:
-                if due < asked and name not in self._stale:
-                    self._stale.add(name)
-                    self._count("stale_durables" if durable else "stale_ephemerals", 1)
-            elif due < asked:
-                del self._ended[name]
-                self._stale.discard(name)
+        for name, ended in list(self._ended.items()):
+            if name not in there:
+                if ended.due < asked:
+                    del self._ended[name]
+            elif ended.again:  # nobody answered, or a request to make it that had gone unanswered came late
+                await self._delete(handle, stream, name, deadline)
+                self._ended[name] = _Ended(time.monotonic() + SLACK, durable=True)
+            elif ended.due < asked and not ended.told:
+                self._count("stale_durables" if ended.durable else "stale_ephemerals", 1)
+                self._ended[name] = ended._replace(told=True)
 
     async def clear(self, handle: Handle, stream: str, deadline: float) -> None:
         """Delete all that are left; BrokerError if that cannot be done."""
 
         async def delete(name: str) -> None:
-            try:
-                await api.call(handle, f"CONSUMER.DELETE.{stream}.{name}", deadline=deadline)
-            except api.ApiError as error:
-                if error.err_code != api.CONSUMER_NOT_FOUND:
-                    raise
+            await self._delete(handle, stream, name, deadline)
 
         await api.each(await self._there(handle, stream, deadline), delete)
+
+    async def _delete(self, handle: Handle, stream: str, name: str, deadline: float) -> None:
+        try:
+            await api.call(handle, f"CONSUMER.DELETE.{stream}.{name}", deadline=deadline)
+        except api.ApiError as error:
+            if error.err_code != api.CONSUMER_NOT_FOUND:
+                raise
 
     async def _there(self, handle: Handle, stream: str, deadline: float) -> set[str]:
         names = await api.pages(

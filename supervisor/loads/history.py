@@ -14,7 +14,7 @@ from supervisor.loads.aggregates import Aggregate, Appended, Findings, Stored
 from supervisor.loads.base import LoadContext
 from supervisor.loads.executor import Failure
 from supervisor.loads.identity import Writer
-from supervisor.loads.store import GaveUpError, Store
+from supervisor.loads.store import Append, GaveUpError, Store
 
 if TYPE_CHECKING:
     from supervisor.loads.event_store import EventStoreLoad
@@ -28,6 +28,7 @@ LAST_LOOK: Final = 3.0
 AT_ONCE: Final = 32
 COUNTERS: Final = (
     "conflicts",
+    "self_conflicts",
     "spurious_conflicts",
     "duplicates",
     "forks",
@@ -37,8 +38,8 @@ COUNTERS: Final = (
 )
 _INVARIANTS: Final = {
     "duplicates": "an event is stored once",
-    "forks": "of two appends on the same condition one wins",
-    "gaps": "the versions of an aggregate are without a gap",
+    "forks": "an event is appended only behind the one that its writer knew as the last",
+    "gaps": "an event stays as long as those that follow it",
     "reordered": "events are delivered in the order in which they are stored",
     "unexpected": "nobody but us writes to our aggregates",
 }
@@ -115,28 +116,40 @@ class History:
         self, aggregate: Aggregate, last: Stored | None, began: float, deadline: float
     ) -> Failure | None:
         """Append a batch behind `last`, each event on condition that it follows the one before."""
-        expected, version = (last.sequence, last.version) if last else (0, 0)
+        expected = last.sequence if last else 0
         for _ in range(self._load.batch):
-            version += 1
             aggregate.begin()
-            said = await self._store.append(aggregate.subject, expected, version, deadline)
+            said = await self._store.append(aggregate.subject, expected, deadline)
             explained = said.unsure or aggregate.explains(expected, began)
             aggregate.end(said.appended, time.monotonic(), unsure=said.unsure and not said.appended)
+            if said.failure is not None:
+                return said.failure
             if said.appended is None:
-                return said.failure or self._refused(aggregate, said.conflict, explained=explained)
+                self._count("conflicts", 1)
+                return None if explained else await self._refused(aggregate, said, expected, deadline)
             expected = said.appended.sequence
         return None
 
-    def _refused(self, aggregate: Aggregate, conflict: str, *, explained: bool) -> Failure | None:
-        self._count("conflicts", 1)
-        if explained:
+    async def _refused(
+        self, aggregate: Aggregate, said: Append, expected: int, deadline: float
+    ) -> Failure | None:
+        """Look for the reason of a refusal that we gave none for: it may be that very event, stored all the same."""
+        read = await self._read(aggregate, deadline, plain=True)
+        ours = next((event for event in read if event.n == said.n), None)
+        if ours is not None:
+            self._count("self_conflicts", 1)
+            aggregate.add(Appended(ours.sequence, ours.n, expected, time.monotonic(), ""))
             return None
+        if (read[-1].sequence if read else 0) != expected:
+            return None  # it is not the last one, for whatever reason: what is wrong with that was told by reading
         self._count("spurious_conflicts", 1)
-        return Failure("spurious conflict", f"{aggregate.subject}: {conflict}, though nobody else appended")
+        return Failure(
+            "spurious conflict", f"{aggregate.subject}: {said.conflict}, though nobody else appended"
+        )
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    async def _read(self, aggregate: Aggregate, deadline: float, *, plain: bool = False) -> None:
+    async def _read(self, aggregate: Aggregate, deadline: float, *, plain: bool = False) -> list[Stored]:
         """Read an aggregate back and compare; GaveUpError if that cannot be done whole. `plain`: no draws."""
         durable = not plain and self._chance.random() < self._load.durable
         abandon = not plain and self._chance.random() < self._load.abandon
@@ -146,13 +159,14 @@ class History:
         self._tell_all(aggregate, found)
         if all([await self._decide(aggregate, event, read, deadline) for event in found.missing]):
             aggregate.verified = max(aggregate.verified, changes)
+        return read
 
     def _tell_all(self, aggregate: Aggregate, found: Findings) -> None:
         for name in ("duplicates", "forks", "reordered", "unexpected"):
             for event in getattr(found, name):
                 self._tell(name, aggregate, asdict(event))
-        for version in found.gaps:
-            self._tell("gaps", aggregate, {"version": version})
+        for place in found.gaps:
+            self._tell("gaps", aggregate, {"sequence": place})
 
     async def _decide(
         self, aggregate: Aggregate, event: Appended, read: list[Stored], deadline: float

@@ -54,6 +54,8 @@ class RefusedError(Exception):
 class Append(NamedTuple):
     """One append, and what came of it."""
 
+    n: int
+    """Which event it was."""
     appended: Appended | None = None
     conflict: str = ""
     """What the store said when it refused because the last event was another."""
@@ -118,20 +120,20 @@ class Store:
         info = await self._call(f"STREAM.INFO.{self._stream}", None, deadline)
         return {**info["state"], "cluster": info.get("cluster", {})}
 
-    async def append(self, subject: str, expected: int, version: int, deadline: float) -> Append:
+    async def append(self, subject: str, expected: int, deadline: float) -> Append:
         """Append an event if the aggregate's last one stands at `expected`, 0 for none; in as many attempts as the time allows."""
-        payload = self._writer.next(b"%d " % version)
+        payload = self._writer.next(b"%d " % expected)
         identity, n = self._writer.identity, self._writer.n
         name = f"{identity.run}.{identity.load}.{identity.epoch}.{identity.writer}.{n}"
         headers = {"Nats-Msg-Id": name, EXPECTED: str(expected)}
         try:
             ack = await self._insist(subject, payload, deadline, CONFLICTS, headers)
         except RefusedError as error:
-            return Append(conflict=str(error), unsure=error.unsure)
+            return Append(n, conflict=str(error), unsure=error.unsure)
         except GaveUpError as error:
-            return Append(unsure=error.failure is TIMEOUT, failure=error.failure)
+            return Append(n, unsure=error.failure is TIMEOUT, failure=error.failure)
         now = time.monotonic()
-        return Append(Appended(int(ack["seq"]), n, version, now, self._client.server))
+        return Append(n, Appended(int(ack["seq"]), n, expected, now, self._client.server))
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -169,8 +171,7 @@ class Store:
                 if durable:
                     await self._commit(consumer.name, messages[-1], deadline)
             if not abandon or durable:
-                await self._end(consumer.name)
-                consumer.ended = True
+                consumer.ended = await self._end(consumer.name)
         return read
 
     async def _fetch_from(self, consumer: str, count: int) -> list[Msg]:
@@ -200,21 +201,24 @@ class Store:
                 raise GaveUpError(Failure("acknowledgement forgotten", f"{consumer} at {place_}"))
             await anyio.sleep(RETRY)
 
-    async def _end(self, consumer: str) -> None:
-        """Delete a consumer, once: if that is not answered it stays in the book of those that are to be gone."""
+    async def _end(self, consumer: str) -> bool:
+        """Delete a consumer, in one attempt; say whether it is gone."""
         try:
             await self._call(
                 f"CONSUMER.DELETE.{self._stream}.{consumer}", None, 0.0, {api.CONSUMER_NOT_FOUND}
             )
-        except (RefusedError, GaveUpError):
-            return
+        except RefusedError:
+            return True
+        except GaveUpError:
+            return False
+        return True
 
     def _stored(self, sequence: int, payload: bytes) -> Stored:
         n = self._writer.read(payload)
-        version = self._writer.read_more(payload) if n is not None else b""
-        if n is None or not version.isdigit():
+        after = self._writer.read_more(payload) if n is not None else b""
+        if n is None or not after.isdigit():
             return Stored(sequence, -1, 0)
-        return Stored(sequence, n, int(version))
+        return Stored(sequence, n, int(after))
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
