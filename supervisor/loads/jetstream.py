@@ -9,20 +9,20 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import anyio
 from pydantic import Field, StringConstraints, model_validator
-from pydantic_core import from_json
 
 from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.audit import Audit
 from supervisor.loads.base import LoadContext
-from supervisor.loads.clients import CONNECT, LoadClient, NotSentError, open_client
+from supervisor.loads.clients import CONNECT, LoadClient, open_client
 from supervisor.loads.executor import TIMEOUT, Executor, Failure
 from supervisor.loads.identity import Identity, Writer
 from supervisor.loads.ledger import Acked, Ledger
 from supervisor.loads.nats_load import NatsLoad, Subject
+from supervisor.loads.publishing import publish
 from supervisor.loads.pull import Pull
-from supervisor.loads.questions import NobodyError, Questions, UnansweredError
+from supervisor.loads.questions import Questions
 from supervisor.supervision import nursery
 from supervisor.values import Duration
 
@@ -198,21 +198,10 @@ class _Flow:
 
     async def _attempt(self, n: int, payload: bytes, headers: dict[str, str]) -> Acked | Failure:
         self._count("attempts", 1)
-        try:
-            answer = await self.questions.ask(self._subject, payload, headers)
-        except UnansweredError:
-            return TIMEOUT
-        except NobodyError:
-            return Failure("no stream response")
-        except NotSentError as error:
-            return Failure(f"not sent: {error}")
-        try:
-            ack = from_json(answer.data)
-            if refused := ack.get("error"):
-                return Failure(f"error {refused.get('err_code', '?')}", str(refused.get("description", "")))
-            return Acked(n, int(ack["seq"]), time.monotonic(), self._client.server)
-        except (ValueError, KeyError, AttributeError, TypeError):
-            return Failure("no acknowledgement", repr(answer.data[:80]))
+        result = await publish(self.questions, self._subject, payload, headers)
+        return (
+            result if isinstance(result, Failure) else Acked(n, result, time.monotonic(), self._client.server)
+        )
 
     def take(self, payload: bytes, sequence: int, again: bool) -> None:
         """Take a message that was delivered."""

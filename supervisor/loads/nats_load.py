@@ -45,3 +45,8 @@ class NatsLoad(Paced):
     size: int = Field(
         128, ge=0, le=LARGEST, description="Bytes of a message, at least those that say which it is."
     )
+
+    @property
+    def on_nats(self) -> bool:
+        """Whether it needs the broker: there are kinds that can do without."""
+        return True

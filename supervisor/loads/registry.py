@@ -6,6 +6,7 @@ from typing import Final
 
 from supervisor.kinds import Registry
 from supervisor.loads.base import Load
+from supervisor.loads.claim import ClaimLoad
 from supervisor.loads.command import CommandLoad
 from supervisor.loads.event_store import EventStoreLoad
 from supervisor.loads.events import EventsLoad
@@ -20,5 +21,6 @@ _KINDS: Final[list[type[Load]]] = [
     JetStreamLoad,
     EventStoreLoad,
     HttpLoad,
+    ClaimLoad,
 ]
 LOADS: Final[Registry[Load]] = Registry("load", "soakd.loads", Load, _KINDS)

@@ -12,7 +12,7 @@ from supervisor.soakfile.wording import Finding, did_you_mean, either
 def check(_: object, parts: Parts) -> Iterator[Finding]:
     """Yield what is wrong with the loads on NATS of a soak file."""
     for name, load in parts.loads.items():
-        if not isinstance(load, NatsLoad):
+        if not isinstance(load, NatsLoad) or not load.on_nats:
             continue
         if parts.broker is None and "broker" not in parts.bad:
             what = f"{load.key} needs a broker: add the section broker, with its servers"

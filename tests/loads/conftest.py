@@ -1,4 +1,4 @@
-"""A bench for loads, and a broker for those that clean up."""
+"""A bench for loads, and brokers for those that need one."""
 
 from __future__ import annotations
 
@@ -37,3 +37,15 @@ async def nats_bench(bench: Bench, server: NatsServer) -> AsyncIterator[NatsBenc
         bench.connections = connections
         yield NatsBench(bench, server)
         bench.connections = None
+
+
+@pytest.fixture
+async def bare_bench(bench: Bench, tmp_path: Path) -> AsyncIterator[NatsBench]:
+    """The same without JetStream, so that a test can play it."""
+    server = NatsServer(tmp_path / "bare", jetstream=False)
+    await server.start()
+    async with open_connections(Broker.model_validate(server.broker), bench.journal) as connections:
+        bench.connections = connections
+        yield NatsBench(bench, server)
+        bench.connections = None
+    server.stop()

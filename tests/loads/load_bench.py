@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 import urllib.request
@@ -132,12 +133,17 @@ async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
 
 
 class NatsServer:
-    """One nats-server with JetStream, on a port that stays the same over restarts."""
+    """One nats-server, with JetStream unless it shall have none, on a port that stays the same over restarts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, jetstream: bool = True) -> None:
         self.directory = directory
         engine, self.broker = expand({"nodes": 1}, free_ports())
         self.unit = engine["process"]["units"]["nats1"]
+        if not jetstream:
+            files = self.unit["files"]
+            files["nats.conf"] = re.sub(
+                r"jetstream \{.*?\}|jetstream: enabled,", "", files["nats.conf"], flags=re.DOTALL
+            )
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:

@@ -1,0 +1,64 @@
+"""Streams and buckets that a load makes for itself: never one that was there before, and gone again unless something went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+
+from supervisor.broker import api
+from supervisor.broker.connection import BrokerError, Handle
+
+
+async def make(handle: Handle, run: str, config: Mapping[str, Any], *, existing: bool = False) -> bool:
+    """Make a stream of this run; return False if it was there before, which BrokerError refuses unless `existing`.
+
+    A stream that an earlier life of the load made in this run is taken on.
+    """
+    name, mark = config["name"], f"made by soakd, run {run}"
+    try:
+        info = await api.call(handle, f"STREAM.INFO.{name}")
+    except api.ApiError as error:
+        if error.err_code != api.STREAM_NOT_FOUND:
+            raise
+        await api.call(handle, f"STREAM.CREATE.{name}", {**config, "description": mark})
+        return True
+    found = str(info["config"].get("description", ""))
+    if found == mark:
+        return True
+    if existing:
+        return False
+    whose = f" ({found}, which kept it as evidence)" if found.startswith("made by soakd") else ""
+    raise BrokerError(
+        f"the stream {name} exists already{whose}: remove it, choose another name, or say existing: true where "
+        "the load has that"
+    )
+
+
+async def remove(handle: Handle, name: str) -> None:
+    """Remove a stream; a broker that is away keeps it."""
+    with anyio.move_on_after(1, shield=True):
+        try:
+            await api.call(handle, f"STREAM.DELETE.{name}")
+        except BrokerError:
+            return
+
+
+def bucket(
+    name: str, *, replicas: int, history: int = 1, max_age: float = 0.0, storage: str = "file"
+) -> dict[str, Any]:
+    """Return the stream that is a key-value bucket, as nats-py and the other clients make it."""
+    return {
+        "name": f"KV_{name}",
+        "subjects": [f"$KV.{name}.>"],
+        "num_replicas": replicas,
+        "storage": storage,
+        "max_msgs_per_subject": history,
+        "max_age": int(max_age * 1e9),
+        "discard": "new",
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+        "duplicate_window": int(min(max_age or 120.0, 120.0) * 1e9),
+    }
