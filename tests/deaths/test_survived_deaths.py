@@ -1,47 +1,50 @@
-"""SIGKILL of the daemon in the middle of every kind of fault: the guardian heals, and nothing of it is left.
+"""SIGKILL of soakd in the middle of every kind of fault: it is healed, and nothing is left.
 
-A reduced set: one death for each kind, in its inject or its hold.
+A reduced set of what `scripts/prove_deaths` does: a few deaths, each among several kinds at once.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
-from typing import Any
+from pathlib import Path
 
 import pytest
+from death_cases import CASES
+from death_worlds import Containers, Processes
+from deaths import Death, die, missing
+from docker_engine import Client
+from docker_fixtures import docker, docker_session  # noqa: F401  # fixtures
 from test_run import SLEEPER, Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
 
 from supervisor.journal import events as ev
 
-KINDS: dict[str, dict[str, Any]] = {
-    "stop": {"stop": ["a"], "hold": "1h"},
-    "pause": {"pause": ["a", "b"], "hold": "1h"},
-    "kill": {"kill": ["a"], "signal": "TERM"},
-    "crash_loop": {"crash_loop": ["a"], "crashes": 100, "uptime": "1s"},
-    "rolling_restart": {"rolling_restart": ["a", "b"], "pause_between": "10m"},
-    "command": {
-        "command": ["sh", "-c", "echo > broken; sleep 1000 & wait"],
-        "undo": "rm -f broken",
-        "hold": "1h",
-    },
-}
+
+def test_every_kind_has_its_line_in_the_table() -> None:
+    assert not missing()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_left_of_it(soakd: Soakd, kind: str) -> None:  # noqa: F811  # the fixture
-    soakd.start(soak_file(faults={"bad": {**KINDS[kind], "at": ["100ms"]}}))
-    wait("an intent", lambda: intent_of(soakd, "bad"))
-    if kind in ("stop", "pause", "kill"):
-        wait("the inject", lambda: soakd.events(ev.FaultInjected))
-    if kind == "command":
-        wait("the inject", (soakd.folder / "broken").exists)
-    os.kill(soakd.daemon(), signal.SIGKILL)
-    wait("no unit left", lambda: not soakd.units(), 5.0)
-    assert soakd.end() == 3, soakd.output
-    assert [event.episode for event in soakd.events(ev.FaultUndone)] == ["bad#1"]  # type: ignore[attr-defined]
-    assert not (soakd.folder / "broken").exists()
+def left(death: Death) -> str:
+    return f"{death.problems} after {death.phases}: {death.output}" if death.problems else ""
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("both", [False, True], ids=["daemon", "guardian-too"])
+def test_nothing_is_left_of_local_processes(both: bool) -> None:
+    rng = random.Random()  # noqa: S311  # another instant each time: what is left would be told with its phases
+    kinds = [kind for kind, case in CASES.items() if "process" in case.on]
+    kind, phase = rng.choice(kinds), rng.choice(["inject", "undo"])
+    assert not left(die(Processes(), kinds, kind, phase, both=both, rng=rng))
+
+
+@pytest.mark.timeout(200)
+def test_nothing_is_left_of_containers(docker: Client, tmp_path: Path) -> None:  # noqa: F811  # the fixture
+    rng, kinds = random.Random(), ["stop", "pause", "disconnect"]  # noqa: S311  # as above
+    world = Containers(docker, tmp_path, kinds)
+    for both in (False, True):
+        assert not left(die(world, kinds, rng.choice(kinds), "hold", both=both, rng=rng))
 
 
 def test_nothing_is_left_of_faults_of_the_broker(soakd: Soakd) -> None:  # noqa: F811  # the fixture
@@ -70,7 +73,7 @@ def test_nothing_is_left_of_faults_of_the_broker(soakd: Soakd) -> None:  # noqa:
     wait("the intent of the rollout", lambda: intent_of(soakd, "rollout"), 40)
     os.kill(soakd.daemon(), signal.SIGKILL)
     wait("no unit left", lambda: not soakd.units(), 5.0)
-    assert soakd.end() == 3, soakd.output
+    assert soakd.end(50) == 3, soakd.output
     undone = {event.episode for event in soakd.events(ev.FaultUndone)}  # type: ignore[attr-defined]
     assert undone >= {"rollout#1"}
     assert undone == {event.episode for event in soakd.events(ev.FaultIntent)}  # type: ignore[attr-defined]
