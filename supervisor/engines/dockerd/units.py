@@ -40,6 +40,8 @@ HEALTHY: Final = 60.0
 """Seconds that a container may take to its first `healthy` where the soak file has no `ready` for it."""
 LAST_LINES: Final = 10
 _NANO: Final = 1_000_000_000
+AT_ONCE: Final = 2 * _NANO
+"""Nanoseconds by which an engine may be late to take note of a start; 5 ms were seen on an idle machine."""
 _LOOK: Final = 0.1
 """Seconds between two looks at what is not ready."""
 _NOT_RUNNING: Final = 409
@@ -145,9 +147,11 @@ class DockerUnits(Powers):
             awaited.take(text)
             return awaited.seen.is_set()
 
+        # What it writes at once may carry a time before the one at which the engine took note of its start, not one before its last end.
+        since = min(max(life.begun - AT_ONCE, container.finished), life.begun)
         while not awaited.seen.is_set():
             with suppress(ApiError):  # the engine went away: it is asked for all of it again
-                await follow(self._api, container, life.begun / _NANO, take)
+                await follow(self._api, container, since / _NANO, take)
             if not awaited.seen.is_set():
                 await anyio.sleep(_LOOK)
 
