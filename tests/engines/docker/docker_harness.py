@@ -10,10 +10,10 @@ from supervisor.engines.dockerd.names import PROJECT, SERVICE
 
 
 class DockerHarness:
-    """The contract's programs as the services of a compose project."""
+    """The contract's programs as the services of a compose project, and the engine where `url` says."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, url: str) -> None:
+        self._client, self._url = client, url
 
     def engine(self, units: dict[str, Program]) -> DockerEngine:
         project = f"contract-{uuid.uuid4().hex[:8]}"
@@ -29,7 +29,7 @@ class DockerHarness:
             {
                 "docker": {
                     "project": project,
-                    "host": self._client.url,
+                    "host": self._url,
                     "start": True,
                     "stop_timeout": "1s",
                     "ready": {unit: READY[program] for unit, program in units.items() if program in READY},

@@ -1,0 +1,109 @@
+"""A proxy in front of an engine's socket that lets through the calls of docs/docker-api.md and no others."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+PAGE = Path(__file__).parents[3] / "docs" / "docker-api.md"
+VERSION = r"/v1\.[0-9]+"
+_BEGIN = 10.0
+_NOT_OURS = {"host", "connection", "transfer-encoding", "content-length"}
+
+
+def patterns() -> dict[str, str]:
+    """Return the pattern of each name in braces, as the page has it."""
+    found: dict[str, str] = {}
+    for names, pattern in re.findall(
+        r"^\| ((?:`\{\w+\}`(?:, )?)+) \| `(.+)` \|$", PAGE.read_text(), re.MULTILINE
+    ):
+        found |= dict.fromkeys(re.findall(r"\w+", names), pattern.replace("\\|", "|"))
+    return found
+
+
+def listed() -> dict[tuple[str, str], str]:
+    """Return the calls that the page lists, method and path, and the pattern that a path must match."""
+    calls, named = re.findall(r"^\| ([A-Z]+) \| `(/\S+)` \|", PAGE.read_text(), re.MULTILINE), patterns()
+    return {(method, path): re.sub(r"\{(\w+)\}", lambda name: named[name[1]], path) for method, path in calls}
+
+
+class Gate:
+    """What was let through, and what was not."""
+
+    def __init__(self, path: Path, engine: str) -> None:
+        self.path, self._engine = path, engine
+        self._calls = {call: re.compile(f"(?:{VERSION})?{pattern}") for call, pattern in listed().items()}
+        self.used: set[tuple[str, str]] = set()
+        self.refused: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.path}"
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        path = request.rel_url.raw_path
+        call = next(
+            (
+                call
+                for call, pattern in self._calls.items()
+                if call[0] == request.method and pattern.fullmatch(path)
+            ),
+            None,
+        )
+        if call is None:
+            self.refused.append(f"{request.method} {path}")
+            return web.json_response({"message": f"{request.method} {path} is not let through"}, status=403)
+        self.used.add(call)
+        headers = {key: value for key, value in request.headers.items() if key.lower() not in _NOT_OURS}
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(self._engine), auto_decompress=False
+            ) as session,
+            session.request(
+                request.method,
+                URL(f"http://docker{request.raw_path}", encoded=True),
+                headers=headers,
+                data=await request.read() or None,
+                timeout=aiohttp.ClientTimeout(),
+            ) as answer,
+        ):
+            through = web.StreamResponse(status=answer.status)
+            through.content_type = answer.content_type
+            await through.prepare(request)
+            async for chunk in answer.content.iter_any():
+                await through.write(chunk)
+            await through.write_eof()
+            return through
+
+    async def serve(self, begun: threading.Event, over: asyncio.Event) -> None:
+        """Serve until `over`."""
+        runner = web.ServerRunner(web.Server(self._handle, handler_cancellation=True), shutdown_timeout=1.0)
+        await runner.setup()
+        await web.UnixSite(runner, str(self.path)).start()
+        begun.set()
+        await over.wait()
+        await runner.cleanup()
+
+
+@contextmanager
+def gated(engine: str, folder: Path) -> Iterator[Gate]:
+    """Run a gate in a thread of its own, since tests block."""
+    gate, begun, over = Gate(folder / "gate.sock", engine), threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(gate.serve(begun, over)), name="gate")
+    thread.start()
+    try:
+        assert begun.wait(_BEGIN)
+        yield gate
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+        loop.close()

@@ -1,0 +1,172 @@
+"""docs/docker-api.md is exact: soakd works behind a proxy that lets only these calls through, and it makes every one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+from docker_engine import LABEL, Client
+from docker_gate import VERSION, Gate, gated, listed
+from docker_soak import IDLE, engine_of, new_name, soaking
+from ruamel.yaml import YAML
+
+from supervisor.engines.base import CanDisconnect, CanExecute, CanLimit, CanPause, EngineContext
+from supervisor.engines.docker import DockerEngine
+from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
+from supervisor.engines.dockerd.powers import Powers
+from supervisor.journal.writer import JournalWriter
+
+PATIENCE = 30.0
+COMPOSE = Path(__file__).parents[3] / "deploy" / "compose.yaml"
+SOAK = """
+soak: gated
+seed: 1
+engines:
+  compose:
+    docker:
+      {{project: {project}, host: "{url}", own_policy: suspend, start: true, stop_timeout: 1s, ready: {{api: {{log: up}}}}}}
+watchdogs: [{{units: [api, worker]}}]
+loads: {{nothing: {{command: "true", pause: 200ms}}}}
+faults:
+  freeze: {{pause: worker, hold: 100s, every: 100ms}}
+"""
+
+
+def until(holds: Callable[[], object], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.01)
+
+
+def test_a_whole_run_and_its_recovery_make_these_calls_only(docker: Client, tmp_path: Path) -> None:
+    project = new_name("project")
+    for service in ("api", "worker"):
+        labels = {PROJECT: project, SERVICE: service, NUMBER: "1"}
+        docker.create(f"{project}-{service}-1", IDLE, labels, host={"RestartPolicy": {"Name": "always"}})
+    docker.start(f"{project}-worker-1")
+    log, environment = tmp_path / "log", {**os.environ, "DOCKER_HOST": "unix:///nobody/here.sock"}
+    with gated(docker.path, tmp_path) as gate:
+        (tmp_path / "soak.yaml").write_text(SOAK.format(project=project, url=gate.url))
+        command = [sys.executable, "-m", "supervisor", "run", "soak.yaml", "--duration", "1h"]
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output, env=environment) as run,
+        ):
+            try:
+                until(lambda: docker.state(f"{project}-worker-1") == "paused", log)
+                os.kill(docker.inspect(f"{project}-api-1")["State"]["Pid"], signal.SIGKILL)
+                until(lambda: '"unit.restarted"' in journal(tmp_path), log)
+                os.kill(daemon_of(run.pid), signal.SIGKILL)
+                assert run.wait(PATIENCE) in {1, 3}, log.read_text()
+            finally:
+                run.kill()
+        assert gate.refused == []
+    for service, state in {"api": "exited", "worker": "running"}.items():
+        found = docker.inspect(f"{project}-{service}-1")
+        assert (found["State"]["Status"], found["HostConfig"]["RestartPolicy"]["Name"]) == (state, "always")
+
+
+def journal(folder: Path) -> str:
+    return "".join(
+        file.read_text() for file in (folder / "runs" / "gated" / "latest").glob("journal-*.jsonl")
+    )
+
+
+def daemon_of(guardian: int) -> int:
+    return int(Path(f"/proc/{guardian}/task/{guardian}/children").read_text().split()[0])
+
+
+async def test_there_is_no_call_on_the_list_that_is_not_made(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    upper, lower, network = new_name(), new_name(), new_name("network")
+    docker.call("POST", "networks/create", {"Name": network, "Internal": True, "Labels": {LABEL: "true"}})
+    for name in (upper, lower):
+        docker.create(name, IDLE, host={"NetworkMode": network, "RestartPolicy": {"Name": "always"}})
+    docker.start(upper)
+    with gated(docker.path, tmp_path) as gate:
+        settings = {"host": gate.url, "start": True, "own_policy": "suspend", "stop_timeout": "1s"}
+        engine = engine_of(docker, upper, lower, ready={upper: {"log": "up"}}, **settings)
+        async with soaking(journal, engine) as soak:
+            os.kill(docker.inspect(upper)["State"]["Pid"], signal.SIGKILL)
+            await soak.crashed(upper)
+        await use_everything(engine, journal, upper, lower, network)
+        assert (docker.state(upper), docker.state(lower)) == ("running", "exited")
+        assert gate.refused == []
+        assert set(listed()) - gate.used == set(), "listed, and never made"
+        await refuses(gate, docker, upper)
+
+
+async def use_everything(
+    engine: DockerEngine, journal: JournalWriter, unit: str, lower: str, network: str
+) -> None:
+    """Use what engines offer to faults, and what recovery does."""
+    engine = await engine.discover(journal.run_dir)
+    context = EngineContext("docker", new_name("run"), journal.run_dir, journal.run_dir, journal)
+    async with engine.open(context) as units:
+        assert isinstance(units, Powers)
+        assert isinstance(units, CanPause)
+        await units.ready(unit)
+        await units.pause(unit)
+        await units.resume(unit)
+        assert isinstance(units, CanExecute)
+        assert await units.execute(unit, ["sh", "-c", "exit 3"], 10) == (3, b"")
+        assert isinstance(units, CanLimit)
+        await units.limit(unit, await units.limits(unit))
+        assert isinstance(units, CanDisconnect)
+        await units.reach(unit)
+        before = await units.networks(unit)
+        await units.disconnect(unit, network)
+        await units.connect(unit, network, before[network])
+        assert await units.logs(unit, last=1)
+        await units.stop(unit)
+        await units.start(unit)
+        await units.start(lower)  # which is stopped again on the way out
+    assert await engine.recover(context) == []
+
+
+async def refuses(gate: Gate, docker: Client, unit: str) -> None:
+    """See that the gate is one: what would make a man root does not get through, nor what would remove things of others."""
+    volume = new_name("volume")
+    docker.call("POST", "volumes/create", {"Name": volume, "Labels": {LABEL: "true"}})
+    try:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(gate.path))) as session:
+            for method, path in (
+                ("POST", "containers/create"),
+                ("DELETE", f"containers/{unit}"),
+                ("DELETE", f"volumes/{volume}"),
+                ("POST", "images/create"),
+                ("GET", f"containers/{unit}/archive"),
+                ("GET", f"containers/{unit}/json/../../../info"),
+            ):
+                async with session.request(method, f"http://docker/v1.41/{path}") as answer:
+                    assert answer.status == 403, path
+    finally:
+        docker.call("DELETE", f"volumes/{volume}")
+
+
+def test_the_proxy_of_the_compose_file_lets_through_what_the_list_has() -> None:
+    command = YAML(typ="safe").load(COMPOSE)["services"]["docker-proxy"]["command"]
+    allowed = dict(re.findall(r"^-allow([A-Z]+)=(.+)$", "\n".join(command), re.MULTILINE))
+    wanted: dict[str, list[str]] = {}
+    for (method, _), pattern in listed().items():
+        wanted.setdefault(method, []).append(pattern.removeprefix("/"))
+    assert allowed == {
+        method: f"({VERSION})?/({'|'.join(patterns)})".replace("$", "$$")
+        for method, patterns in wanted.items()
+    }
+
+
+@pytest.mark.parametrize("word", ["containers/create", "images", "build", "swarm", "secrets"])
+def test_the_list_has_nothing_that_makes_or_builds(word: str) -> None:
+    assert word not in json.dumps(list(listed().values()))
