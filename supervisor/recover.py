@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from supervisor.broker.connection import Connections, open_connections
 from supervisor.engines.base import EngineContext, EngineError, Units
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.survivors import end_survivors
@@ -28,7 +29,7 @@ from supervisor.journal.replay import ReplayError, replay
 from supervisor.journal.runs import Entry, Locked, RunIndex, state_dir
 from supervisor.journal.timeline import Timeline
 from supervisor.journal.writer import JournalWriter, open_journal
-from supervisor.soak import Soak
+from supervisor.soak import Soak, UnitNames
 from supervisor.soakfile.errors import SoakFileError
 from supervisor.soakfile.load import load
 
@@ -131,7 +132,8 @@ async def _heal(directory: Path) -> list[str]:
             async with AsyncExitStack() as engines:
                 fleet = await _fleet(soak, contexts, journal, engines)
                 environment = soak.broker.environment() if soak.broker else {}
-                world = World(fleet, base=base, environment=environment)
+                connections = await _connections(soak, past, journal, engines)
+                world = World(fleet, connections, base=base, environment=environment)
                 done += await undo_open(past.open, soak.faults, world, journal)
             more = await _recover_engines(soak, contexts, outliving=True)
             done, failed = done + more[0], failed + more[1]
@@ -258,6 +260,19 @@ async def _fleet(
             opened[name] = await stack.enter_async_context(engine.open(contexts[name]))
     names = {unit: place for unit, place in soak.units().items() if place[0] in opened}
     return Fleet(journal, opened, names, after={})
+
+
+async def _connections(
+    soak: Soak, past: Past, journal: JournalWriter, stack: AsyncExitStack
+) -> Connections | None:
+    """Open connections if an open fault needs them to be undone, unless the servers have ended with the run."""
+    wanted = [fault for one in past.open.values() if (fault := soak.faults.get(one.fault))]
+    if soak.broker is None or not any(fault.undo_needs_broker for fault in wanted):
+        return None
+    nodes, names = soak.nodes(), UnitNames(soak.engines)
+    if nodes and not any(names.engine_of(node).units_outlive_run for node in nodes):
+        return None
+    return await stack.enter_async_context(open_connections(soak.broker, journal))
 
 
 async def heal_abandoned(index: RunIndex) -> None:

@@ -177,6 +177,11 @@ class Fault(Schedule, Kind):
         """
         raise NotImplementedError
 
+    @property
+    def undo_needs_broker(self) -> bool:
+        """Whether undo speaks to the broker: then recovery opens connections."""
+        return False
+
     def preview(self, rng: random.Random, units: Sequence[str]) -> str:  # noqa: ARG002  # for kinds that draw
         """Say in words what `aim` would choose among `units` with the same `rng`, as far as that is known before the run."""
         return ""

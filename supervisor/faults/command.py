@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import anyio
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -19,6 +21,7 @@ from supervisor.faults.units import choose
 from supervisor.journal.events import FaultIntent, Target
 
 NONE = "none"
+_HERE: Final = Path()
 
 
 class CommandFailed(Exception):  # noqa: N818  # what happened is in the name
@@ -84,37 +87,51 @@ class Command(Fault):
 
     async def inject(self, world: World, intent: FaultIntent) -> None:
         """Run the command; CommandFailed if it does not end with 0."""
-        await self._run(self.command, world, intent, self.inject_timeout)
+        await run(self.command, world, intent, self.inject_timeout, cwd=self.cwd, env=self.env)
 
     async def undo(self, world: World, intent: FaultIntent) -> None:
         """Run the other command."""
         if self.undo_command == NONE:
             return
+        argv = tuple(self.undo_command)
         try:
-            await self._run(tuple(self.undo_command), world, intent, self.undo_timeout)
+            await run(argv, world, intent, self.undo_timeout, cwd=self.cwd, env=self.env)
         except CommandFailed as error:
-            again = f"SOAKD_EPISODE={shlex.quote(intent.episode)} {shlex.join(self.undo_command)}"
-            raise UndoError(
-                f"{error}; mend the cause and run `soakd recover`, or by hand: {again}"
-            ) from error
+            raise UndoError(again(error, argv, intent)) from error
 
-    async def _run(self, argv: tuple[str, ...], world: World, intent: FaultIntent, timeout: float) -> None:
-        own = {"SOAKD_EPISODE": intent.episode, "SOAKD_UNITS": " ".join(t.unit for t in intent.targets)}
-        cwd = world.base / self.cwd
-        try:
-            ended = await run_program(
-                argv,
-                cwd=cwd,
-                env={**os.environ, **world.environment, **self.env, **own},
-                output=_ignore,
-                timeout=timeout,
-                stop=anyio.Event(),
-            )
-        except OSError as error:
-            raise CommandFailed(f"cannot run {argv[0]} in {cwd}: {error.strerror or error}") from error
-        if not ended.ok:
-            how = "took too long" if ended.why == "timeout" else f"ended with {ended.status}"
-            raise CommandFailed(f"{shlex.join(argv)} {how}: {ended.tail.strip() or 'it wrote nothing'}")
+
+def again(error: CommandFailed, argv: tuple[str, ...], intent: FaultIntent) -> str:
+    """Say of a command that should have taken something back how to do so by hand."""
+    by_hand = f"SOAKD_EPISODE={shlex.quote(intent.episode)} {shlex.join(argv)}"
+    return f"{error}; mend the cause and run `soakd recover`, or by hand: {by_hand}"
+
+
+async def run(
+    argv: tuple[str, ...],
+    world: World,
+    intent: FaultIntent,
+    timeout: float,
+    *,
+    cwd: Path = _HERE,
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Run a command of the user's, told the episode and its units; CommandFailed if it does not end with 0 in time."""
+    own = {"SOAKD_EPISODE": intent.episode, "SOAKD_UNITS": " ".join(t.unit for t in intent.targets)}
+    folder = world.base / cwd
+    try:
+        ended = await run_program(
+            argv,
+            cwd=folder,
+            env={**os.environ, **world.environment, **env, **own},
+            output=_ignore,
+            timeout=timeout,
+            stop=anyio.Event(),
+        )
+    except OSError as error:
+        raise CommandFailed(f"cannot run {argv[0]} in {folder}: {error.strerror or error}") from error
+    if not ended.ok:
+        how = "took too long" if ended.why == "timeout" else f"ended with {ended.status}"
+        raise CommandFailed(f"{shlex.join(argv)} {how}: {ended.tail.strip() or 'it wrote nothing'}")
 
 
 def _ignore(_: bytes) -> None:

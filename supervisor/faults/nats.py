@@ -81,15 +81,20 @@ class OfAccount(OfBroker, ABC):
         return await account(world.connections, self.connection)
 
 
-class Irreversible(OfAccount, ABC):
-    """One that removes something for good. Whoever wants that says so with `undo: none`."""
+class Sparing(OfAccount, ABC):
+    """One that touches what is stored, which is left alone if it existed before the run, unless that is asked for."""
 
-    no_undo: Literal["none"] = Field(
-        alias="undo", description="Has to be none: what this fault removes does not come back."
-    )
     existing: bool = Field(False, description="Also what existed before the run.")
 
     def spare(self, world: World, info: Mapping[str, Any], what: str) -> None:
         """Raise CannotAim if something existed before the run and may not be touched."""
         if not self.existing and age(info) > time.monotonic() - world.born:
             raise CannotAim(f"{what} existed before the run: add existing: true if it is meant all the same")
+
+
+class Irreversible(Sparing, ABC):
+    """One that removes something for good. Whoever wants that says so with `undo: none`."""
+
+    no_undo: Literal["none"] = Field(
+        alias="undo", description="Has to be none: what this fault removes does not come back."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from supervisor.faults.base import Fault
 from supervisor.faults.clients import Kick, LameDuck
 from supervisor.faults.command import Command
+from supervisor.faults.corrupt import Corrupt
 from supervisor.faults.crash_loop import CrashLoop
 from supervisor.faults.delete_consumer import DeleteConsumer
 from supervisor.faults.disconnect import Disconnect
@@ -29,6 +30,6 @@ FAULTS: Registry[Fault] = Registry(
         *(Restart, RollingRestart, Stop, Kill, CrashLoop, Pause),
         *(Partition, Disconnect, CpuSqueeze, MemorySqueeze, FillDisk),
         *(RollingLameDuck, LameDuck, Stepdown, Kick, Purge, DeleteConsumer),
-        Command,
+        *(Corrupt, Command),
     ],
 )
