@@ -7,7 +7,8 @@ import math
 from typing import Any, Final
 
 from supervisor.judge.counting import Moment
-from supervisor.judge.episodes import Damage, Episode, FaultTotals
+from supervisor.judge.damage import Damage
+from supervisor.judge.episodes import Episode, FaultTotals
 from supervisor.judge.notes import notes
 from supervisor.judge.operations import LoadTotals
 from supervisor.judge.tally import Tally
@@ -53,7 +54,9 @@ def document(judgement: Judgement) -> dict[str, Any]:
         },
         "units": {name: _unit(unit) for name, unit in tally.units.items()},
         "loads": {name: _load(load) for name, load in tally.loads.items()},
+        "baseline": _baseline(tally),
         "faults": {name: _fault(fault) for name, fault in tally.episodes.faults.items()},
+        "fault_kinds": {kind: _damage(damage) for kind, damage in tally.episodes.kinds.items()},
         "episodes": [_episode(episode) for episode in episodes],
         "episodes_not_listed": tally.episodes.count - len(episodes),
         "probes": {
@@ -69,6 +72,7 @@ def document(judgement: Judgement) -> dict[str, Any]:
         },
         "journal_trouble": {name: some.count for name, some in tally.trouble.items()},
         "event_loop_lag_seconds": tally.lag,
+        "event_loop_lags_seconds": _quantiles(tally.lags.histogram()),
     }
 
 
@@ -131,15 +135,37 @@ def _load(load: LoadTotals) -> dict[str, Any]:
         "dropped": load.dropped,
         "cut_off": load.cut_off,
         "ok_share": load.ok / load.attempts if load.attempts else None,
+        "ok_by_stage": load.oks,
         "failures_by_stage": load.stages,
         "unexplained_failures": load.unexplained,
         "errors": load.errors,
         "unexplained_errors": load.unexplained_errors,
         "response_seconds": _quantiles(load.latencies.response),
         "service_seconds": _quantiles(load.latencies.service),
+        "start_lag_seconds": _quantiles(load.lag.histogram()),
         "counters": load.counters,
         "samples": [sample.model_dump(mode="json") for sample in load.samples],
+        "unexplained_samples": [sample.model_dump(mode="json") for sample in load.unexplained_samples],
     }
+
+
+def _baseline(tally: Tally) -> dict[str, Any] | None:
+    baseline = tally.baseline
+    if baseline is None:
+        return None
+    loads = {}
+    for name in baseline.halves:
+        amounts = baseline.amounts([name])
+        loads[name] = {
+            "ok": amounts.ok,
+            "failures": amounts.failures,
+            "dropped": amounts.dropped,
+            "ok_share": amounts.ok / amounts.attempts if amounts.attempts else None,
+            "ok_per_second": amounts.ok / baseline.seconds if baseline.seconds else None,
+            "response_seconds": _quantiles(amounts.latencies.response),
+            "unsteady": baseline.unsteady([name]),
+        }
+    return {"seconds": round(baseline.seconds, 3), "loads": loads}
 
 
 def _fault(fault: FaultTotals) -> dict[str, Any]:
@@ -191,6 +217,17 @@ def _damage(damage: Damage) -> dict[str, Any]:
         "errors": damage.errors,
         "worst_response_seconds": damage.worst,
         "crashes": damage.crashes,
+        "stages": {
+            name: {
+                "ok": stage.ok,
+                "failures": stage.failures,
+                "dropped": stage.dropped,
+                "errors": stage.errors,
+                "worst_response_seconds": stage.worst,
+                "crashes": stage.crashes,
+            }
+            for name, stage in damage.by_stage.items()
+        },
     }
 
 

@@ -26,10 +26,10 @@ from supervisor.journal.events import (
     Slice,
     UndoFailed,
 )
-from supervisor.judge.counting import Moment, Some, add
+from supervisor.judge.counting import Moment, Some, slot
+from supervisor.judge.damage import STAGES, Damage
 from supervisor.values import Histogram
 
-STAGES: Final = ("direct", "during", "recovering")
 LISTED: Final = 1000
 """Episodes that are kept one by one; the totals of their fault hold whatever is more. Good ones are forgotten first."""
 
@@ -58,32 +58,6 @@ def readings_of(event: Evidence) -> list[tuple[str, Reading]]:
 def fault_of(episode: str) -> str:
     """Return the fault of `restart-nats#7`."""
     return episode.rpartition("#")[0]
-
-
-@dataclass(slots=True)
-class Damage:
-    """What overlapped one episode, or all episodes of a fault."""
-
-    ok: int = 0
-    stages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
-    """Failed and indeterminate operations by stage."""
-    errors: dict[str, int] = field(default_factory=dict)
-    worst: float = 0.0
-    """The longest response of an ok operation, in seconds."""
-    crashes: dict[str, int] = field(default_factory=dict)
-    """By unit."""
-
-    @property
-    def failures(self) -> int:
-        """Failed and indeterminate operations."""
-        return sum(self.stages.values())
-
-    def overlap(self, stage: str, piece: Slice) -> None:
-        """Count the operations of a slice that overlapped in this stage."""
-        self.ok += piece.ok
-        self.stages[stage] = self.stages.get(stage, 0) + piece.failed + piece.indeterminate
-        add(self.errors, piece.errors)
-        self.worst = max(self.worst, piece.response[1] if piece.response else 0.0)
 
 
 @dataclass(slots=True)
@@ -172,6 +146,8 @@ class Episodes:
     """The fold of all records that concern episodes."""
 
     faults: dict[str, FaultTotals] = field(default_factory=dict)
+    kinds: dict[str, Damage] = field(default_factory=dict)
+    """What overlapped episodes of any fault of a kind, each operation once."""
     _kept: dict[str, Episode] = field(default_factory=dict)
     _before: dict[str, list[tuple[str, Reading]]] = field(default_factory=dict)
     """What was seen before episodes whose intent is still to come, the latest few."""
@@ -198,8 +174,8 @@ class Episodes:
 
     def crashed(self, unit: str, marks: Iterable[str]) -> None:
         """Count a crash for the episodes that were open when it happened."""
-        for damage in self._damages(marks):
-            damage.crashes[unit] = damage.crashes.get(unit, 0) + 1
+        for damage, stage in self._damages(marks):
+            damage.crashed(stage, unit)
 
     def fault(self, name: str) -> FaultTotals:
         """Return the totals of a fault."""
@@ -273,25 +249,36 @@ class Episodes:
             del self._kept[next((e.id for e in self._kept.values() if e.good), episode.id)]
 
     def _overlap(self, piece: Slice) -> None:
-        faults = set()
+        for damage, stage in self._damages(piece.episodes):
+            damage.overlap(stage, piece)
         for mark in piece.episodes:
             name, stage = split_mark(mark)
-            faults.add((fault_of(name), stage))
             if episode := self._kept.get(name):
-                episode.damage.overlap(stage, piece)
                 episode.first_failure = _earlier(episode.first_failure, piece.first_failure)
                 if stage == "recovering":
                     episode.first_ok = _earlier(episode.first_ok, piece.first_ok)
-        for fault, stage in faults:
-            self.fault(fault).damage.overlap(stage, piece)
 
-    def _damages(self, marks: Iterable[str]) -> Iterator[Damage]:
-        names = {split_mark(mark)[0] for mark in marks}
-        for name in sorted(names):
+    def _damages(self, marks: Iterable[str]) -> Iterator[tuple[Damage, str]]:
+        """Yield what counts something with these marks, each once and in its earliest stage."""
+        faults: dict[str, str] = {}
+        kinds: dict[str, str] = {}
+        for mark in marks:
+            name, stage = split_mark(mark)
             if episode := self._kept.get(name):
-                yield episode.damage
-        for fault in sorted({fault_of(name) for name in names}):
-            yield self.fault(fault).damage
+                yield episode.damage, stage
+            fault = fault_of(name)
+            faults[fault] = _first(stage, faults.get(fault))
+            kind = self.fault(fault).type
+            kinds[kind] = _first(stage, kinds.get(kind))
+        for fault, stage in sorted(faults.items()):
+            yield self.fault(fault).damage, stage
+        for kind, stage in sorted(kinds.items()):
+            yield self.kinds.setdefault(slot(self.kinds, kind), Damage()), stage
+
+
+def _first(stage: str, other: str | None) -> str:
+    order = [*STAGES, stage, other]
+    return stage if other is None or order.index(stage) < order.index(other) else other
 
 
 def _earlier(one: float | None, other: float | None) -> float | None:

@@ -52,6 +52,9 @@ def _episode(episode: Episode) -> Iterator[Line]:
         yield "injected_seconds", round(episode.undone.since(episode.injected), 3)
     yield from ((f"failures.{stage}", count) for stage, count in damage.stages.items())
     yield from ((f"errors.{name}", count) for name, count in damage.errors.items())
+    for stage, seen in damage.by_stage.items():
+        if seen.worst:
+            yield f"worst_response_seconds.{stage}", _rounded(seen.worst)
     yield from ((f"crashes.{unit}", count) for unit, count in damage.crashes.items())
     yield "first_failure_after_seconds", _rounded(episode.to_first_failure)
     yield "first_ok_after_undo_seconds", _rounded(episode.to_first_ok)

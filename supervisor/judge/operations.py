@@ -8,7 +8,9 @@ from typing import Final
 
 from supervisor.journal.events import LoadStopped, LoadWindow, Sample, Slice
 from supervisor.judge.counting import add
-from supervisor.judge.episodes import STAGES, split_mark
+from supervisor.judge.curve import Curve
+from supervisor.judge.damage import STAGES
+from supervisor.judge.episodes import split_mark
 from supervisor.judge.latencies import Latencies, PackedSum
 
 SAMPLES: Final = 10
@@ -104,10 +106,13 @@ class LoadTotals(Amounts):
     """Operations that were open when the load stopped. They are indeterminate, and explained by the end of the run."""
     stages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     """Failures that episodes overlapped, each once, in the earliest stage of any."""
+    oks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    """Ok operations by stage, likewise."""
     errors: dict[str, int] = field(default_factory=dict)
     unexplained_errors: dict[str, int] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     unexplained_samples: list[Sample] = field(default_factory=list)
+    curve: Curve = field(default_factory=Curve)
     crashed: int = 0
     """How often the load itself crashed and was begun anew: what it had not settled by then it never will."""
 
@@ -120,6 +125,13 @@ class LoadTotals(Amounts):
             if not sample.episodes and len(self.unexplained_samples) < SAMPLES:
                 self.unexplained_samples.append(sample)
         for piece in window.slices:
+            if piece.episodes:
+                self.oks[earliest(piece.episodes)] += piece.ok
+            step = self.curve.at(window.end)
+            step.ok += piece.ok
+            step.failures += piece.failed + piece.indeterminate
+            step.dropped += piece.dropped
+            step.worst = max(step.worst, piece.response[1] if piece.response else 0.0)
             if failures := piece.failed + piece.indeterminate:
                 add(self.errors, piece.errors)
                 if piece.episodes:

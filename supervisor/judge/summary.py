@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
-from supervisor.judge import tables
+from supervisor.judge import failing, tables
 from supervisor.judge.counting import Moment, plural
 from supervisor.judge.evaluation import Verdict
 from supervisor.judge.markdown import ROWS, code, table, text
@@ -28,12 +28,14 @@ def render(judgement: Judgement, directory: str = ".") -> str:
         _head(judgement),
         _why(judgement),
         _firsts(tally),
+        failing.unexplained(tally),
         tables.thresholds(judgement),
         tables.crashes(tally),
         tables.faults(tally),
         tables.episodes(tally),
         tables.loads(tally),
-        tables.failures(tally),
+        failing.beside_baseline(tally),
+        failing.errors(tally),
         _notes(tally),
         _where(judgement, directory),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from supervisor.judge.counting import Moment
-from supervisor.judge.episodes import Damage, Episode, FaultTotals
+from supervisor.judge.damage import Damage
+from supervisor.judge.episodes import Episode, FaultTotals
 from supervisor.judge.evaluation import show
 from supervisor.judge.markdown import ROWS, table, text
 from supervisor.judge.operations import LoadTotals
@@ -18,6 +19,10 @@ from supervisor.values import Histogram
 
 FAILURES: Final = "failures direct / during / recovering"
 """Of operations, by the stage of the episode that they overlapped first."""
+SLOWEST: Final = "slowest ok"
+"""Response, by stage in the same order."""
+TOP: Final = 3
+"""Error classes that are named for one stage of an episode."""
 
 
 def thresholds(judgement: Judgement) -> Iterator[str]:
@@ -68,9 +73,15 @@ def faults(tally: Tally) -> Iterator[str]:
             "recovered",
             "recovery p50 / worst",
             FAILURES,
+            SLOWEST,
             "crashes",
         )
         yield from table(header, map(_fault, faults), len(faults), "faults")
+    if len(kinds := tally.episodes.kinds) > 1:
+        yield "By kind of fault, each operation once:"
+        yield ""
+        rows = [(kind, *_damage(damage)) for kind, damage in kinds.items()]
+        yield from table(("kind", FAILURES, SLOWEST, "crashes"), rows, len(rows), "kinds of fault")
 
 
 def _fault(fault: FaultTotals) -> tuple[object, ...]:
@@ -83,9 +94,10 @@ def _fault(fault: FaultTotals) -> tuple[object, ...]:
     return fault.name, f"{fault.episodes:,}", recovered, recovery, *_damage(fault.damage)
 
 
-def _damage(damage: Damage) -> tuple[str, str]:
+def _damage(damage: Damage) -> tuple[str, str, str]:
     crashes = ", ".join(f"{unit} {count:,}" for unit, count in damage.crashes.items())
-    return " / ".join(f"{count:,}" for count in damage.stages.values()), crashes
+    slowest = " / ".join(_time(stage.worst) if stage.ok else "-" for stage in damage.by_stage.values())
+    return " / ".join(f"{count:,}" for count in damage.stages.values()), slowest, crashes
 
 
 def episodes(tally: Tally) -> Iterator[str]:
@@ -95,7 +107,10 @@ def episodes(tally: Tally) -> Iterator[str]:
         return
     yield "## Episodes"
     yield ""
-    header = ("episode", "began", "outcome", "recovery", FAILURES, "crashes")
+    header = (
+        *("episode", "began", "outcome", "first failure", "first ok", "recovery"),
+        *(FAILURES, SLOWEST, "crashes"),
+    )
     yield from table(header, map(_episode, listed), tally.episodes.count, "episodes")
     wrong = [(episode.id, wrong) for episode in listed[:ROWS] if (wrong := _wrong(episode))]
     if wrong:
@@ -108,6 +123,8 @@ def _episode(episode: Episode) -> tuple[object, ...]:
         episode.id,
         clock(episode.intended),
         episode.outcome,
+        _time(episode.to_first_failure),
+        _time(episode.to_first_ok),
         _time(episode.recovery),
         *_damage(episode.damage),
     )
@@ -122,8 +139,19 @@ def _wrong(episode: Episode) -> str:
         "truncated": episode.truncated,
         "still failing": failing,
     }
-    told = "; ".join(f"{what}: {why}" for what, why in whats.items() if why)
-    return f"on {', '.join(episode.targets)}: {told}" if told else ""
+    told = [f"{what}: {why}" for what, why in whats.items() if why]
+    told += [
+        f"{name}: {_top(stage.errors)}" for name, stage in episode.damage.by_stage.items() if stage.errors
+    ]
+    return f"on {', '.join(episode.targets)}: {'; '.join(told)}" if told else ""
+
+
+def _top(errors: Mapping[str, int]) -> str:
+    most = sorted(errors.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in most[TOP:])
+    return ", ".join(
+        [f"{name} {count:,}" for name, count in most[:TOP]] + ([f"others {rest:,}"] if rest else [])
+    )
 
 
 def loads(tally: Tally) -> Iterator[str]:
@@ -158,34 +186,6 @@ def _load(load: LoadTotals) -> tuple[object, ...]:
         f"{load.unexplained:,}",
         f"{load.dropped:,}",
     )
-
-
-def failures(tally: Tally) -> Iterator[str]:
-    """Yield error classes, most frequent first, and the first failures of each load."""
-    errors = [
-        (load.name, error, f"{count:,}", f"{load.unexplained_errors.get(error, 0):,}")
-        for load in tally.loads.values()
-        for error, count in sorted(load.errors.items(), key=lambda item: (-item[1], item[0]))
-    ]
-    if errors:
-        yield "## Errors of the loads"
-        yield ""
-        yield from table(("load", "error", "failures", "unexplained"), errors, len(errors), "error classes")
-    samples = [
-        (
-            load.name,
-            clock((tally.began or tally.alive).at(sample.at)),
-            sample.name,
-            sample.error,
-            sample.detail,
-        )
-        for load in tally.loads.values()
-        for sample in load.samples
-    ]
-    if samples:
-        yield "The first failures of each load:"
-        yield ""
-        yield from table(("load", "when", "operation", "error", "detail"), samples, len(samples), "samples")
 
 
 def clock(moment: Moment) -> str:

@@ -42,6 +42,7 @@ from supervisor.journal.events import (
 from supervisor.journal.timeline import Timeline
 from supervisor.judge.baseline import Baseline
 from supervisor.judge.counting import Moment, Some, slot
+from supervisor.judge.curve import Curve
 from supervisor.judge.episodes import Episodes
 from supervisor.judge.latencies import PackedSum
 from supervisor.judge.measures import Meter, meter_of
@@ -117,6 +118,8 @@ class Tally:
     """By the text of a threshold that is not about the whole run simply."""
     _timeline: Timeline = field(default_factory=Timeline, compare=False)
     cleanups_failed: Some = field(default_factory=Some)
+    crashes: Curve = field(default_factory=Curve)
+    """When units crashed."""
     by_hand: dict[str, Some] = field(default_factory=dict)
     """What an operator did, by action, each case with its time into the soak."""
     firsts: dict[str, First] = field(default_factory=dict)
@@ -220,6 +223,8 @@ class Tally:
     def _happened(self, what: str, unit: str, moment: Moment) -> None:
         """Tell the thresholds what happened to a unit."""
         marks = self._timeline.marks()
+        if what == "crashes":
+            self.crashes.at(moment.mono).crashes += 1
         for meter in self.meters.values():
             meter.unit(what, unit, marks, moment.mono)
             if not marks:

@@ -1,0 +1,88 @@
+"""What overlapped one episode, or all episodes of a fault or of a kind of fault: each stage apart, counts exact."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from supervisor.journal.events import Slice
+from supervisor.judge.counting import add
+
+STAGES: Final = ("direct", "during", "recovering")
+
+
+@dataclass(slots=True)
+class Stage:
+    """What overlapped in one stage, and in none before it."""
+
+    ok: int = 0
+    failures: int = 0
+    """Failed and indeterminate operations."""
+    dropped: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    """Failures by error class."""
+    worst: float = 0.0
+    """The longest response of an ok operation, in seconds."""
+    crashes: dict[str, int] = field(default_factory=dict)
+    """By unit."""
+
+    def overlap(self, piece: Slice) -> None:
+        """Count the operations of a slice."""
+        self.ok += piece.ok
+        self.failures += piece.failed + piece.indeterminate
+        self.dropped += piece.dropped
+        add(self.errors, piece.errors)
+        self.worst = max(self.worst, piece.response[1] if piece.response else 0.0)
+
+
+@dataclass(slots=True)
+class Damage:
+    """All stages."""
+
+    by_stage: dict[str, Stage] = field(default_factory=lambda: {stage: Stage() for stage in STAGES})
+
+    def overlap(self, stage: str, piece: Slice) -> None:
+        """Count the operations of a slice that overlapped in this stage."""
+        self.by_stage.setdefault(stage, Stage()).overlap(piece)
+
+    def crashed(self, stage: str, unit: str) -> None:
+        """Count a crash."""
+        crashes = self.by_stage.setdefault(stage, Stage()).crashes
+        crashes[unit] = crashes.get(unit, 0) + 1
+
+    @property
+    def stages(self) -> dict[str, int]:
+        """Failures by stage."""
+        return {name: stage.failures for name, stage in self.by_stage.items()}
+
+    @property
+    def failures(self) -> int:
+        """Failed and indeterminate operations."""
+        return sum(self.stages.values())
+
+    @property
+    def ok(self) -> int:
+        """Ok operations."""
+        return sum(stage.ok for stage in self.by_stage.values())
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Failures by error class."""
+        return _added([stage.errors for stage in self.by_stage.values()])
+
+    @property
+    def crashes(self) -> dict[str, int]:
+        """Crashes by unit."""
+        return _added([stage.crashes for stage in self.by_stage.values()])
+
+    @property
+    def worst(self) -> float:
+        """The longest response of an ok operation, in seconds."""
+        return max(stage.worst for stage in self.by_stage.values())
+
+
+def _added(counts: list[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counts:
+        add(total, one)
+    return total
