@@ -39,6 +39,7 @@ RECENT: Final = 1_000
 """Entries of a bucket of which it is kept when they changed."""
 FRESH: Final = 0.2
 """Seconds for which a look serves everybody who asks: several viewers cost as much as one."""
+_BUCKET: Final = "KV_"
 _OPERATIONS: Final = {Operation.PUT: "put", Operation.DELETE: "delete", Operation.PURGE: "purge"}
 
 
@@ -58,7 +59,7 @@ class Board:
         """By stream, the latest change last."""
         self._graves: OrderedDict[str, float] = OrderedDict()
         self._buckets: dict[str, _BucketBoard] = {}
-        self._messages = self._bytes = self._unknown = 0
+        self._messages = self._bytes = self._unknown = self._unwatched = 0
 
     def picture(self, wish: Wish) -> BrokerPicture:
         """Look, and return the rows that are wished for."""
@@ -86,6 +87,7 @@ class Board:
                 BucketPicture(name=b.name, live=b.live, complete=b.complete, why=b.why)
                 for b in seen.buckets.values()
             ),
+            unwatched=self._unwatched,
             matching_entries=sum(board.matching(wish.match) for board in self._buckets.values()),
             entries=tuple(
                 _entry(*row, now=now) for row in entries[wish.entries_from : wish.entries_from + wish.rows]
@@ -117,6 +119,8 @@ class Board:
             self._graves.popitem(last=False)
         for name in self._buckets.keys() - new.buckets.keys():
             del self._buckets[name]
+        there = {name.removeprefix(_BUCKET) for name in new.streams if name.startswith(_BUCKET)}
+        self._unwatched = len(there - new.buckets.keys())
         for name, bucket in new.buckets.items():
             self._buckets.setdefault(name, _BucketBoard(name)).see(bucket, now)
 
@@ -146,7 +150,7 @@ class Board:
 
     def _ours(self, name: str) -> int:
         """Return how many consumers of a stream are the monitor's: one where it follows a bucket."""
-        return int(name.startswith("KV_") and name.removeprefix("KV_") in self._snapshot.buckets)
+        return int(name.startswith(_BUCKET) and name.removeprefix(_BUCKET) in self._snapshot.buckets)
 
     def _settle(self) -> None:
         """Put those that did not change since we look into the order in which their last messages were stored."""

@@ -108,11 +108,24 @@ def _totals(broker: BrokerPicture) -> Text:
         ("  stored ", "dim"),
         f"{about}{size(broker.bytes)}",
     )
-    for bucket in broker.buckets:
-        line.append("  keys " if len(broker.buckets) == 1 else f"  {clean(bucket.name)} ", "dim")
-        line.append(f"{bucket.live:,}" if bucket.complete else UNKNOWN)
+    _keys(broker, line)
     if broker.meta_leader:
         line.append("  led by ", "dim").append(clean(broker.meta_leader))
     if broker.seen > OLD:
         line.append(f"  as of {age(broker.seen)} ago", "bold yellow")
     return line
+
+
+def _keys(broker: BrokerPicture, line: Text) -> None:
+    """Say how many keys there are; of several buckets together, so that the line stays short."""
+    buckets = broker.buckets
+    if buckets:
+        about = "" if all(bucket.complete for bucket in buckets) else "at least "
+        single = len(buckets) == 1 and not broker.unwatched
+        count = f"{about}{sum(bucket.live for bucket in buckets):,}"
+        line.append("  keys ", "dim").append(UNKNOWN if single and about else count)
+        if not single:
+            of = f" of {len(buckets) + broker.unwatched}" if broker.unwatched else ""
+            line.append(f" in {len(buckets)}{of} buckets", "dim")
+    elif broker.unwatched:
+        line.append(f"  {broker.unwatched} buckets, not watched", "dim")

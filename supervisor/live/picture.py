@@ -114,6 +114,8 @@ class BrokerPicture(_Frozen):
     """Streams that match the wish, of which `streams` has some."""
     streams: tuple[StreamPicture, ...] = ()
     buckets: tuple[BucketPicture, ...] = ()
+    unwatched: int = 0
+    """Buckets whose entries nobody follows."""
     matching_entries: int = 0
     entries: tuple[EntryPicture, ...] = ()
     health: HealthPicture | None = None

@@ -12,7 +12,6 @@ import aiohttp
 import anyio
 import pydantic
 
-from supervisor.broker.api import stream_names
 from supervisor.broker.connection import BrokerError, Connections, Handle, open_connections
 from supervisor.broker.health.diagnosis import diagnose
 from supervisor.broker.health.examine import examine
@@ -31,6 +30,8 @@ HEALTH: Final = 5.0
 """Seconds between two looks at the broker's health."""
 BUCKETS: Final = 8
 """Buckets that are watched when none is named."""
+AGAIN: Final = 0.5
+"""Seconds between two looks for new ones."""
 _BUCKET: Final = "KV_"
 
 
@@ -101,6 +102,8 @@ class BrokerSource:
         self._title, self._connections, self._handle, self._http = title, connections, handle, http
         self._health: Diagnosis | None = None
         self._board: Board | None = None
+        self._finds = False
+        """Buckets are looked for, as none was named."""
 
     @property
     def settled(self) -> bool:
@@ -108,6 +111,8 @@ class BrokerSource:
         if self._board is None or self._health is None:
             return False
         picture = self._board.picture(Wish(rows=0))
+        if self._finds and picture.unwatched and len(picture.buckets) < BUCKETS:
+            return False
         return picture.seen is not None and not picture.why and not picture.unknown
 
     async def look(self, wish: Wish) -> Scene:
@@ -126,30 +131,30 @@ class BrokerSource:
         """Look at the broker until cancelled."""
         async with anyio.create_task_group() as group:
             group.start_soon(self._examine)
-            options = broker.monitor
-            if not options.buckets:
-                options = options.model_copy(update={"buckets": await self._buckets()})
             system = await self._connections.handle(SYSTEM) if broker.system else None
-            monitor = Monitor(options, self._handle, _Unheard(), system)
+            monitor = Monitor(broker.monitor, self._handle, _Unheard(), system)
             self._board = Board(monitor.snapshot, lambda: self._health)
+            self._finds = not broker.monitor.buckets
+            if self._finds:
+                group.start_soon(_follow_buckets, monitor)
             await monitor.run()
-
-    async def _buckets(self) -> tuple[str, ...]:
-        """Return the buckets that there are, as soon as the broker tells."""
-        while True:
-            try:
-                await self._handle.wait_connected(FIRST)
-                names = await stream_names(self._handle)
-            except BrokerError:
-                await anyio.sleep(FIRST / 4)
-            else:
-                found = sorted(name.removeprefix(_BUCKET) for name in names if name.startswith(_BUCKET))
-                return tuple(found[:BUCKETS])
 
     async def _examine(self) -> None:
         while True:
             self._health = diagnose(await examine(self._connections, self._http))
             await anyio.sleep(HEALTH)
+
+
+async def _follow_buckets(monitor: Monitor) -> None:
+    """Follow the first `BUCKETS` buckets that there are, for ever: those that are followed go on as long as they are there."""
+    followed = list[str]()
+    while True:
+        there = {name.removeprefix(_BUCKET) for name in monitor.streams if name.startswith(_BUCKET)}
+        stay = [bucket for bucket in followed if bucket in there]
+        wanted = (stay + sorted(there - set(stay)))[:BUCKETS]
+        if wanted != followed:
+            monitor.follow(followed := wanted)
+        await anyio.sleep(AGAIN)
 
 
 class _Unheard:

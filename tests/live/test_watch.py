@@ -24,6 +24,7 @@ import nats
 import pytest
 
 from supervisor.broker.embedded import free_ports
+from supervisor.live.sources import BUCKETS
 
 PATIENCE = 15.0
 _TOKEN = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|([^\x1b]+)")
@@ -181,6 +182,28 @@ async def test_a_broker_alone_in_a_terminal(server: str, watch: Watch) -> None:
     assert "Traceback" not in terminal.sent
     left = [info.name for info in await js.consumers_info("KV_SUBSCRIPTIONS")]
     assert left == []
+    await client.close()
+
+
+async def test_more_buckets_than_are_followed_and_those_that_come_and_go(server: str, watch: Watch) -> None:
+    client = await nats.connect(server, user="admin", password="secret")
+    js = client.jetstream()
+    for n in range(BUCKETS + 3):
+        bucket = await js.create_key_value(bucket=f"B{n:02}")
+        await bucket.put(f"key-of-{n:02}", b"1")
+    terminal, named = watch(server, env=WHO), watch(server, "--bucket", "B10", env=WHO)
+    await terminal.shows(f"keys {BUCKETS} in {BUCKETS} of {BUCKETS + 3} buckets")
+    await named.shows(f"keys 1 in 1 of {BUCKETS + 3} buckets")
+    await named.shows("key-of-10")
+    for n in range(1, BUCKETS + 3):
+        await js.delete_key_value(f"B{n:02}")
+    await terminal.shows(lambda text: re.search(r"keys 1( |$)", text, re.MULTILINE) and "buckets" not in text)
+    bucket = await js.create_key_value(bucket="LATE")
+    await bucket.put("late.key", b"1")
+    await terminal.shows("late.key")
+    for one in (terminal, named):
+        one.press("q")
+        assert one.ends() == 0
     await client.close()
 
 

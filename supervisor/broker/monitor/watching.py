@@ -58,6 +58,7 @@ class Watch:
         self._behind: tuple[int, float] | None = None
         self._replaced_at = 0
         self._reconcile_at = 0.0
+        self._scope = anyio.CancelScope()
         picture.when_gone[self.stream] = self._forget
 
     def look(self) -> Bucket:
@@ -77,16 +78,22 @@ class Watch:
         return self._why
 
     async def run(self) -> None:
-        """Follow the bucket until cancelled, whether it exists or not."""
+        """Follow the bucket until cancelled or stopped, whether it exists or not."""
         try:
-            while True:
-                try:
-                    await self._follow()
-                except BrokerError as error:
-                    self._why = str(error)
-                await anyio.sleep(AGAIN)
+            with self._scope:
+                while True:
+                    try:
+                        await self._follow()
+                    except BrokerError as error:
+                        self._why = str(error)
+                    await anyio.sleep(AGAIN)
         finally:
             self._why = "it is no longer watched"
+
+    def stop(self) -> None:
+        """Follow it no longer, for good."""
+        self._picture.when_gone.pop(self.stream, None)
+        self._scope.cancel()
 
     async def _follow(self) -> None:
         """Follow it until the consumer breaks, which is a BrokerError."""
