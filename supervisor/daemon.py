@@ -4,7 +4,7 @@
 2. Heal what runs that died on this host, or on this soak's units, have left behind.
 3. Preflight: units that only their engines know, commands, ports, locks, the run directory (exit 2).
 4. Open the journal: from here on everything that happens is on record.
-5. Start telemetry, units, watchdogs, broker, probes, each inside the one before; the system reaches its steady state.
+5. Start telemetry, links, units, watchdogs, broker, probes, each inside the one before; the system reaches its steady state.
 6. Soak: loads, a baseline if one is wanted, then faults, until `duration`, a signal, or the end of what soakd can answer for.
 7. Unwind: undo faults, stop loads, settle, look once more, stop units.
 8. Judge from the journal alone, write the reports, run the `on:` commands.
@@ -236,6 +236,7 @@ async def soak_it(this: Run, output: Output, hidden: frozenset[str]) -> None:
             lifetime.enter_context(lifetimes.thresholds(this))
             await begin(this)
             phase(PhaseEntered(phase=Phase.STARTING))
+            await enter(lifetimes.links(this))
             fleet = await enter(lifetimes.units(this))
             await enter(lifetimes.watchdogs(this, fleet))
             connections = await enter(lifetimes.broker(this))

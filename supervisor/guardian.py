@@ -10,6 +10,9 @@ Signals are blocked and waited for one at a time, so there are no handlers and n
     SIGHUP            taken and dropped: a lost terminal does not end a run
     SIGCHLD           somebody to reap: the daemon, or an orphan
 
+The process of the links is spared until healing is over: clients outside of the run go on through it, and once the daemon is dead it
+does nothing but relay.
+
 The guardian's own death is told to the daemon by a pipe (`--guardian-fd`) whose write end nobody else holds.
 """
 
@@ -36,6 +39,8 @@ END_TIMEOUT: Final = 10.0
 """Seconds after which a process that does not die of SIGKILL (it hangs in the kernel) is left to it."""
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # linux/prctl.h
+_LINKS: Final = b"SOAKD_LINKS="
+"""How the environment of the process of the links says that it is one (`links/marks.py`)."""
 _WATCHED: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
 
@@ -74,11 +79,16 @@ class Guardian:
         for fd in fds:
             os.close(fd)
         code = self._stand_by(daemon, forward=True)
-        left = self._end_descendants()
+        left = self._end_descendants(links=code in IN_ORDER)
         directory = _read_run_directory(report)
         os.close(report)
         os.close(held)
-        return code if code in IN_ORDER else self._heal(_ending(code), left, directory)
+        if code in IN_ORDER:
+            return code
+        try:
+            return self._heal(_ending(code), left, directory)
+        finally:
+            self._end_descendants()
 
     def _heal(self, ending: str, left: int, directory: str | None) -> int:
         """After a death out of order: undo what the run's journal says is open, then judge it. Return the exit code."""
@@ -102,7 +112,7 @@ class Guardian:
         """Run a command on the run directory within its time; return its exit code, None if the time was up."""
         self._signals = 0
         code = self._stand_by(self._spawn(command, directory), forward=False, timeout=HEAL_TIMEOUT)
-        self._end_descendants()
+        self._end_descendants(links=False)
         return code
 
     def _spawn(self, *argv: str, fds: Sequence[int] = ()) -> int:
@@ -144,8 +154,8 @@ class Guardian:
                     code = os.waitstatus_to_exitcode(ended[1])
         return code
 
-    def _end_descendants(self) -> int:
-        """SIGKILL our children, and theirs as they fall to us, until there are none; return how many.
+    def _end_descendants(self, *, links: bool = True) -> int:
+        """SIGKILL our children, and theirs as they fall to us, until there are none; return how many. Without `links` these stay.
 
         A child's pid cannot become somebody else's before we reap it, so this never hits a stranger.
         """
@@ -153,8 +163,14 @@ class Guardian:
         deadline = time.monotonic() + END_TIMEOUT
         while time.monotonic() < deadline:
             self._reap()
-            found = [child for child in _children() if child not in self._spared and _kill(child)]
-            if not found and (self._spared or _childless()):
+            stays = False
+            found = []
+            for child in _children():
+                if child in self._spared or (not links and _relays(child)):
+                    stays = True
+                elif _kill(child):
+                    found.append(child)
+            if not found and (stays or _childless()):
                 return len(killed)
             killed.update(found)
             signal.sigtimedwait({signal.SIGCHLD}, 0.01)
@@ -187,6 +203,14 @@ def _children() -> Iterator[int]:
             stat = Path(f"/proc/{pid}/stat").read_bytes()
             if int(stat.rpartition(b")")[2].split()[1]) == me:
                 yield pid
+
+
+def _relays(child: int) -> bool:
+    """Say whether a child is the process of the links."""
+    with suppress(OSError):  # it ended meanwhile
+        environ = Path(f"/proc/{child}/environ").read_bytes()
+        return any(entry.startswith(_LINKS) for entry in environ.split(b"\0"))
+    return False
 
 
 def _kill(child: int) -> bool:

@@ -1,6 +1,6 @@
 """The lifetimes of a run, from the outside in. Each is a context that starts a part and, on the way out, ends it in order.
 
-What must outlive is outside: telemetry > units > watchdogs > broker > probes > loads > faults. The way out is the same list read
+What must outlive is outside: telemetry > links > units > watchdogs > broker > probes > loads > faults. The way out is the same list read
 backwards: faults are undone while units and watchdogs live, loads stop, the system settles and is looked at once more.
 """
 
@@ -22,6 +22,7 @@ import structlog
 
 from supervisor.broker.connection import BrokerError, Connections, open_connections
 from supervisor.broker.control import Leaders
+from supervisor.broker.embedded import free_ports
 from supervisor.broker.health.watch import HealthWatch
 from supervisor.broker.monitor.monitor import Monitor
 from supervisor.broker.options import DEFAULT, SYSTEM
@@ -37,6 +38,8 @@ from supervisor.journal.base import Journal
 from supervisor.journal.events import EndReason
 from supervisor.journal.timeline import Timeline
 from supervisor.judge.abort import Abort
+from supervisor.links.base import LinkError, told
+from supervisor.links.control import Links
 from supervisor.live.board import Board
 from supervisor.live.picture import Wish
 from supervisor.live.target import ENDPOINT
@@ -97,6 +100,7 @@ class Run:
     """What `/status` shows of the broker; None while nobody looks at it."""
     health: HealthWatch | None = None
     leaders: Leaders = field(default_factory=Leaders)
+    links: Links | None = None
     began: float = field(default_factory=time.monotonic)
     """Monotonic seconds at which the run began, before anything was started."""
     start: float = 0.0
@@ -113,13 +117,26 @@ class Run:
         return {"broker": self.board and self.board.picture(wish).model_dump()}
 
     def gauges(self) -> Mapping[str, float]:
-        """Return the monitor's numbers for metrics."""
-        return self.monitor.gauges() if self.monitor else {}
+        """Return the numbers of the monitor and of the links, for metrics."""
+        return {
+            **(self.monitor.gauges() if self.monitor else {}),
+            **(self.links.gauges() if self.links else {}),
+        }
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What commands are told about the broker, and the run's id, by which recovery finds what they left."""
-        return {**broker_environment(self.soak), SOAKD_RUN: self.id}
+        """What commands are told about broker and links, and the run's id, by which recovery finds what they left."""
+        return {**self.told, SOAKD_RUN: self.id}
+
+    @property
+    def told(self) -> Mapping[str, str]:
+        """What units and commands are told: where the links are, and the broker, by way of links where some lead to it."""
+        broker, links = self.soak.broker, self.links
+        servers = told(broker.servers, links.ways) if broker and links else ()
+        return {
+            **(broker.environment(servers) if broker else {}),
+            **(links.environment if links else {}),
+        }
 
     def gave_up(self, reason: str) -> None:
         """End the run because a part of soakd is beyond help."""
@@ -174,13 +191,34 @@ async def _announced(file: Path, url: str) -> AsyncGenerator[None]:
 
 
 @asynccontextmanager
+async def links(run: Run) -> AsyncGenerator[None]:
+    """Relay between clients and servers. Units connect through links, so these are there before them and after them."""
+    if not run.soak.links:
+        yield
+        return
+    try:
+        run.links = links = Links(run.soak.links, run.id, run.journal, free_ports())
+    except LinkError as error:
+        raise CannotStart(f"{run.file}: {error}") from error
+    try:
+        async with run.leaves() as supervisor:
+            supervisor.keep("links", links.run)
+            async with run.end.interrupts():
+                await links.ready()
+            yield
+    except LinkError as error:
+        raise CannotStart(str(error)) from error
+    finally:
+        links.close()
+
+
+@asynccontextmanager
 async def units(run: Run) -> AsyncGenerator[Fleet]:
     """Open the engines and start every unit, each after what it depends on; end them all on the way out."""
-    environment = broker_environment(run.soak)
     async with AsyncExitStack() as engines:
         opened: dict[str, Units] = {}
         for name, engine in run.soak.engines.items():
-            context = EngineContext(name, run.id, run.directory, run.base, run.journal, environment)
+            context = EngineContext(name, run.id, run.directory, run.base, run.journal, run.told)
             try:
                 opened[name] = await engines.enter_async_context(engine.open(context))
             except EngineError as error:
@@ -320,7 +358,7 @@ async def loads(run: Run, connections: Connections | None) -> AsyncGenerator[Cal
                     recorder=recorder,
                     stop=stop,
                     connections=connections,
-                    environment=broker_environment(run.soak),
+                    environment=run.told,
                 )
                 running[name] = anyio.Event()
                 supervisor.keep(f"load {name}", partial(_run_load, load, context, running[name]))
@@ -360,6 +398,7 @@ async def faults(
             run_dir=run.directory,
             born=run.began,
             environment=run.environment,
+            links=run.links,
         ),
         run.journal,
         steady,
@@ -387,11 +426,6 @@ def steady_probes(soak: Soak) -> tuple[Probe, ...]:
     mortal = {unit for watchdog, unit in soak.watched() if watchdog.restart != "permanent"}
     lasting = [unit for unit in soak.units() if unit not in mortal | soak.resting()]
     return soak.steady_state or default_probes(lasting, broker=soak.broker is not None)
-
-
-def broker_environment(soak: Soak) -> Mapping[str, str]:
-    """Return what units and command loads are told about the broker."""
-    return soak.broker.environment() if soak.broker else {}
 
 
 def facts() -> dict[str, str]:

@@ -29,6 +29,8 @@ from supervisor.journal.replay import ReplayError, replay
 from supervisor.journal.runs import Entry, Locked, RunIndex, state_dir
 from supervisor.journal.timeline import Timeline
 from supervisor.journal.writer import JournalWriter, open_journal
+from supervisor.links import remains
+from supervisor.links.base import LinkError
 from supervisor.soak import Soak, UnitNames
 from supervisor.soakfile.errors import SoakFileError
 from supervisor.soakfile.load import load
@@ -133,7 +135,13 @@ async def _heal(directory: Path) -> list[str]:
                 fleet = await _fleet(soak, contexts, journal, engines)
                 environment = soak.broker.environment() if soak.broker else {}
                 connections = await _connections(soak, past, journal, engines)
-                world = World(fleet, connections, base=base, environment=environment)
+                world = World(
+                    fleet,
+                    connections,
+                    base=base,
+                    environment=environment,
+                    links=remains.Remains(past.started.run),
+                )
                 done += await undo_open(past.open, soak.faults, world, journal)
             more = await _recover_engines(soak, contexts, outliving=True)
             done, failed = done + more[0], failed + more[1]
@@ -141,6 +149,10 @@ async def _heal(directory: Path) -> list[str]:
             failed.append(str(error))
         for episode in past.undone:
             journal.emit(EpisodeClosed(episode=episode, recovered=None))
+    try:  # last of all: until here it relayed
+        done += await _end_links(past.started.run)
+    except CannotRecover as error:
+        failed.append(str(error))
     left = await anyio.to_thread.run_sync(read_past, directory)
     if left.open:
         names = ", ".join(left.open)
@@ -159,7 +171,7 @@ async def _read_soak(directory: Path, base: Path, run: str) -> Soak:
     try:
         return (await anyio.to_thread.run_sync(lambda: load(directory / "soak.yaml", base=base))).soak
     except SoakFileError as error:
-        ended = await _end_processes(run)
+        ended = await _end_processes(run) + len(await _end_links(run))
         problems = "; ".join(map(str, error.problems))
         raise CannotRecover(
             f"cannot recover {directory}: {problems}; {ended} processes of it were ended, its open faults cannot be "
@@ -235,6 +247,7 @@ async def _heal_entry(entry: Entry) -> list[str]:
     except NoBeginning as error:
         # Nothing is started or injected before the beginning is on disk. Should the journal be gone: processes carry the run's id.
         done = [f"ended {await _end_processes(entry.run_id)} processes; there is no more to go by: {error}"]
+        done += await _end_links(entry.run_id)
     try:
         await anyio.to_thread.run_sync(entry.leave)
     except OSError as error:
@@ -248,6 +261,15 @@ async def _end_processes(run: str) -> int:
         return len(await anyio.to_thread.run_sync(end_survivors, run))
     except EngineError as error:
         raise CannotRecover(str(error)) from error
+
+
+async def _end_links(run: str) -> list[str]:
+    """End the process of a run's links, if it is there; return what was done."""
+    try:
+        ended = await anyio.to_thread.run_sync(remains.end, run)
+    except LinkError as error:
+        raise CannotRecover(str(error)) from error
+    return ["ended the process of the links"] if ended else []
 
 
 async def _fleet(

@@ -20,6 +20,7 @@ from supervisor.faults.nemesis import Nemesis
 from supervisor.faults.registry import FAULTS
 from supervisor.judge.thresholds import STEPS, Threshold
 from supervisor.kinds import Name, Strict
+from supervisor.links.base import Link
 from supervisor.loads.base import Load
 from supervisor.loads.registry import LOADS
 from supervisor.probes.base import Probe
@@ -124,6 +125,10 @@ class Soak(Strict):
         default_factory=dict, description="Where units run, by the name of the engine."
     )
     broker: Broker | None = Field(None, description="The NATS cluster under test.")
+    links: dict[Name, Link] = Field(
+        default_factory=dict,
+        description="TCP relays between clients and a server, by name, for faults to disturb.",
+    )
     watchdogs: tuple[Watchdog, ...] = Field((), description="What keeps units up.")
     loads: dict[Name, Annotated[Load, LOADS]] = Field(
         default_factory=dict, description="What uses the system, by name."

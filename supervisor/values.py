@@ -105,10 +105,18 @@ def format_size(size: int) -> str:
     return f"{size // _BYTES[unit]}{unit}" if size else "0B"
 
 
+def parse_throughput(text: object) -> float:
+    """Return the bytes a second of `100kB/s`; ValueError for anything else."""
+    if isinstance(text, str) and re.fullmatch(THROUGHPUT, text):
+        return float(parse_size(text.rpartition("/")[0]))
+    raise ValueError("expected bytes a second, such as 100kB/s or 1MiB/s")
+
+
 DURATION: Final = r"^ *(\d+(\.\d+)? *(ms|s|m|h|d) *)+$|^0$"
 RATE: Final = r"^\s*\d+(\.\d+)?\s*/\s*(\d\S*|ms|s|m|h|d)\s*$"
 SHARE: Final = r"^\s*\d+(\.\d+)?\s*%\s*$"
 SIZE: Final = r"^\s*(\d+(\.\d+)?)\s*(B|[kMGT]B|[KMGT]iB)\s*$"
+THROUGHPUT: Final = SIZE.removesuffix("$") + r"/\s*s\s*$"
 """How they are written, for the JSON schema; each pattern stands for its type there."""
 
 
@@ -144,6 +152,11 @@ Share = Annotated[float, BeforeValidator(parse_share), _schema(SHARE, "A share i
 
 Size = Annotated[int, BeforeValidator(parse_size), _schema(SIZE, "A number of bytes.", "64MB", "1GiB")]
 """Bytes."""
+
+Throughput = Annotated[
+    float, BeforeValidator(parse_throughput), _schema(THROUGHPUT, "Bytes in a second.", "100kB/s", "1MiB/s")
+]
+"""Bytes per second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,11 +109,12 @@ class Embedded(Strict):
 
 
 def expand(
-    spec: Mapping[str, Any], ports: Iterator[int], base: Path | None = None
+    spec: Mapping[str, Any], ports: Iterator[int], base: Path | None = None, *, advertise: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the engine and the broker section that `embedded: spec` stands for, as they would be written in a soak file.
 
-    `ports` are free ones, see `free_ports`; a path in `command` is seen from `base`. ValueError (pydantic's ValidationError is
+    `ports` are free ones, see `free_ports`; a path in `command` is seen from `base`. With `advertise` the nodes tell clients each
+    other's addresses, by which these would go round a link. ValueError (pydantic's ValidationError is
     one) says what is wrong with the spec, or that there is no nats-server.
     """
     embedded = Embedded.model_validate(spec)
@@ -125,7 +126,7 @@ def expand(
     units = {
         name: {
             "command": [program, "-c", FILE],
-            "files": {FILE: _config(name, embedded, nodes)},
+            "files": {FILE: _config(name, embedded, nodes, advertise=advertise)},
             "ready": {"http": f"http://127.0.0.1:{own['monitor']}/healthz", "timeout": READY},
             "stop_signal": "SIGTERM",
         }
@@ -141,11 +142,10 @@ def expand(
     return {"process": {"units": units}}, broker
 
 
-def _config(name: str, embedded: Embedded, nodes: Mapping[str, Mapping[str, int]]) -> str:
+def _config(name: str, embedded: Embedded, nodes: Mapping[str, Mapping[str, int]], *, advertise: bool) -> str:
     own, routes = nodes[name], [f'"nats://127.0.0.1:{node["route"]}"' for node in nodes.values()]
-    cluster = (
-        f'cluster {{ name: "soakd", listen: "127.0.0.1:{own["route"]}", routes: [{", ".join(routes)}] }}'
-    )
+    hidden = "" if advertise else ", no_advertise: true"
+    cluster = f'cluster {{ name: "soakd", listen: "127.0.0.1:{own["route"]}", routes: [{", ".join(routes)}]{hidden} }}'
     limits = ""
     if embedded.sync_interval:
         limits += f"  sync_interval: {embedded.sync_interval}\n"

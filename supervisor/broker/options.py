@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 from urllib.parse import urlsplit
@@ -179,9 +180,9 @@ class Broker(Identity):
         """Return the unit, as written in `nodes`, whose server has this name; None if there is none."""
         return next((node for node in self.nodes if self.server_of(node) == server), None)
 
-    def environment(self) -> dict[str, str]:
-        """Return what units and commands are told: how to reach the broker."""
-        environment = {"SOAKD_NATS_URL": ",".join(self.servers)}
+    def environment(self, servers: Sequence[str] = ()) -> dict[str, str]:
+        """Return what units and commands are told: how to reach the broker, at `servers` where these are given."""
+        environment = {"SOAKD_NATS_URL": ",".join(servers or self.servers)}
         if self.user is not None:
             environment["SOAKD_NATS_USER"] = self.user
         if self.password is not None:

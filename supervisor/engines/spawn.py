@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,10 +80,18 @@ class Child:
             os.close(self.reports)
 
 
-def spawn(command: Sequence[str], cwd: Path, env: Mapping[str, str], *, apart: bool = False) -> Child:
+def spawn(
+    command: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    *,
+    apart: bool = False,
+    pass_fds: Collection[int] = (),
+) -> Child:
     """Start a process in a group of its own; OSError if it cannot be started. Blocks for about a millisecond.
 
-    `apart`: its standard output has a pipe of its own, `Child.reports`.
+    `apart`: its standard output has a pipe of its own, `Child.reports`. It inherits the descriptors in `pass_fds`, under the same
+    numbers, and no others but the standard ones.
     """
     before = oom_kills()
     ends = [os.pipe2(os.O_CLOEXEC) for _ in range(2 if apart else 1)]
@@ -98,6 +106,7 @@ def spawn(command: Sequence[str], cwd: Path, env: Mapping[str, str], *, apart: b
             stdout=ends[-1][1],
             stderr=ends[0][1],
             process_group=0,
+            pass_fds=pass_fds,
         )
     except BaseException:
         for read_end, _ in ends:

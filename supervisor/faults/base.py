@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from supervisor.engines.base import Engine
     from supervisor.engines.fleet import Fleet
     from supervisor.engines.selectors import Selector
+    from supervisor.links.base import Control
 
 
 class CannotAim(Exception):  # noqa: N818  # it says what happened; nothing went wrong
@@ -78,6 +79,8 @@ class World:
     """Monotonic seconds at which the run began: what is older on the broker existed before it."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What commands find in their environment besides soakd's own."""
+    links: Control | None = None
+    """The links of the run, or what is left of them; None if it has none."""
 
 
 class Layout(Protocol):
@@ -148,6 +151,9 @@ class Fault(Schedule, Kind):
     """How many of its targets are down at the same time; None: all of them."""
     in_targets: ClassVar[bool] = True
     """The disturbance sits in the targets as inject left them: it is cut short where one vanishes or is replaced before undo."""
+
+    alone: ClassVar[bool] = True
+    """Its targets are its own: no other fault disturbs them at the same time."""
 
     after: Name | None = Field(
         None,

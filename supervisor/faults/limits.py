@@ -49,7 +49,7 @@ class Bounds:
         """Return what an episode of a fault that aims there would disturb."""
         units = aim.units
         down = len(units) if fault.at_once is None else min(fault.at_once, len(units))
-        return Demand(units, down, min(down, len(units & self.nodes)))
+        return Demand(units if fault.alone else frozenset(), down, min(down, len(units & self.nodes)))
 
     def never(self, demand: Demand) -> str:
         """Say why an episode would be too much even if it were alone; empty if it would not."""

@@ -17,7 +17,7 @@ from supervisor.probes.base import Probe
 from supervisor.probes.broker import BrokerAnswers
 from supervisor.probes.jetstream import JetStream
 from supervisor.soak import Expect, UnitNames
-from supervisor.soakfile import disturbances, judging, traffic
+from supervisor.soakfile import disturbances, judging, linking, traffic
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.shape import leaves, member
@@ -179,6 +179,7 @@ _RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (
     _protected,
     disturbances.check,
     traffic.check,
+    linking.check,
     _broker_needed,
     _connections,
     _broker_nodes,

@@ -15,12 +15,13 @@ from supervisor.faults.limits import Limits
 from supervisor.faults.nemesis import Nemesis
 from supervisor.judge.thresholds import Threshold
 from supervisor.kinds import Strict
+from supervisor.links.base import Link
 from supervisor.loads.base import Load
 from supervisor.probes.base import Probe
 from supervisor.soak import Soak
 from supervisor.watch.watchdog import Watchdog
 
-_MAPPINGS: Final = ("engines", "loads", "faults")
+_MAPPINGS: Final = ("engines", "links", "loads", "faults")
 _LISTS: Final = ("watchdogs", "steady_state", "thresholds")
 _SINGLE: Final[Mapping[str, type[Strict]]] = {"broker": Broker, "nemesis": Nemesis, "limits": Limits}
 
@@ -32,6 +33,7 @@ class Parts:
     data: Any
     """The whole file."""
     engines: Mapping[str, Engine]
+    links: Mapping[str, Link]
     loads: Mapping[str, Load]
     faults: Mapping[str, Fault]
     watchdogs: Mapping[int, Watchdog]
@@ -54,6 +56,7 @@ def whole(soak: Soak, data: Any) -> Parts:
     return Parts(
         data=data,
         engines=soak.engines,
+        links=soak.links,
         loads=soak.loads,
         faults=soak.faults,
         watchdogs=dict(enumerate(soak.watchdogs)),

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from supervisor.engines.problems import listening_ports
 from supervisor.faults.base import Site
 from supervisor.faults.draws import Preview, chosen, draws
 from supervisor.probes.base import Probe
@@ -58,6 +59,7 @@ def sections(loaded: Loaded) -> Iterator[Section]:
             "broker",
             [f"servers {', '.join(soak.broker.servers)}", f"connections {', '.join(soak.broker.names)}"],
         )
+    yield from _some("links", [f"{name}: {link}" for name, link in soak.links.items()])
     yield from _some("loads", [f"{name}: {_written(loaded, ('loads', name))}" for name in soak.loads])
     yield from _some(_faults_heading(soak), _faults(loaded))
     yield from _some("nemesis", _nemesis(loaded))
@@ -80,11 +82,19 @@ def warnings(loaded: Loaded, runs: FilePath = FilePath("runs")) -> list[str]:
     soak, base = loaded.soak, loaded.base
     engines = [(loaded.where("engines", name), one.problems(base)) for name, one in soak.engines.items()]
     loads = [(loaded.where("loads", name), one.problems(base)) for name, one in soak.loads.items()]
+    listening = listening_ports() if soak.links else set()
+    links = [
+        (loaded.where("links", name), [problem])
+        for name, link in soak.links.items()
+        if (problem := link.problem(listening))
+    ]
     layout, site = checks.layout(whole(soak, {})), Site(base, runs)
     faults = [
         (loaded.where("faults", name), list(one.missing(layout, site))) for name, one in soak.faults.items()
     ]
-    return [f"{where}: {problem}" for where, problems in engines + loads + faults for problem in problems]
+    return [
+        f"{where}: {problem}" for where, problems in engines + links + loads + faults for problem in problems
+    ]
 
 
 def _some(heading: str, lines: Sequence[str]) -> Iterator[Section]:

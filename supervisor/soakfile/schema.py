@@ -18,7 +18,7 @@ from pydantic_core import core_schema
 
 from supervisor.broker.embedded import Embedded
 from supervisor.soak import Soak
-from supervisor.values import DURATION, RATE, SHARE, SIZE, Intensity, format_duration, format_size
+from supervisor.values import DURATION, RATE, SHARE, SIZE, THROUGHPUT, Intensity, format_duration, format_size
 
 Schema = dict[str, Any]
 
@@ -34,6 +34,7 @@ _WRITTEN: Final[Mapping[str, Callable[[float], str]]] = {
     RATE: lambda rate: f"{rate:g}/s",
     SHARE: lambda share: f"{share * 100:g}%",
     SIZE: lambda size: format_size(int(size)),
+    THROUGHPUT: lambda rate: f"{format_size(int(rate))}/s",
 }
 _NOTES: Final = ("description", "default", "examples")
 _OF_MANY: Final = ("properties", "patternProperties", "$defs")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path as FilePath
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ from supervisor.soakfile.shape import leaves
 from supervisor.soakfile.wording import Finding
 
 SOURCE: Final[Path] = ("broker", "embedded")
+_NODE: Final = re.compile(r"nats\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,9 @@ def write_out(data: dict[str, Any], ports: Iterator[int], base: FilePath) -> Wri
     if not isinstance(broker, dict) or "embedded" not in broker:
         return Written(data)
     rest = {key: value for key, value in data.items() if key != "broker"}
+    links = _to_nodes(data.get("links"))
     try:
-        engine, made = expand(broker["embedded"], ports, base)
+        engine, made = expand(broker["embedded"], ports, base, advertise=not links)
     except ValidationError as error:
         return Written(rest, error=error, complete=False)
     except ValueError as error:
@@ -50,6 +54,10 @@ def write_out(data: dict[str, Any], ports: Iterator[int], base: FilePath) -> Wri
     others = {step for path, _ in leaves(data.get("engines")) for step in path}
     made["nodes"] = {
         f"{ENGINE}/{name}" if name in others else name: node for name, node in made["nodes"].items()
+    }
+    servers = dict(zip((f"nats{number}" for number in count(1)), made["servers"], strict=False))
+    led = {
+        name: {**data["links"][name], "to": servers[node]} for name, node in links.items() if node in servers
     }
     own = {key: value for key, value in broker.items() if key != "embedded"}
     findings = [
@@ -65,8 +73,19 @@ def write_out(data: dict[str, Any], ports: Iterator[int], base: FilePath) -> Wri
         engines = {ENGINE: engine, **engines}
     paths = {("engines", ENGINE), *(("broker", key) for key in made)}
     return Written(
-        {**data, "engines": engines, "broker": {**made, **own}},
+        {**data, "engines": engines, "broker": {**made, **own}}
+        | ({"links": {**data["links"], **led}} if led else {}),
         frozenset(paths - {finding.path for finding in findings}),
         findings,
         complete=not taken,
     )
+
+
+def _to_nodes(links: object) -> dict[str, str]:
+    """Return the links that lead to a node of the embedded broker, each with the node's name."""
+    return {
+        name: node
+        for name, link in (links.items() if isinstance(links, dict) else ())
+        if isinstance(link, dict) and isinstance(to := link.get("to"), str)
+        if _NODE.fullmatch(node := to.removeprefix(f"{ENGINE}/"))
+    }

@@ -45,6 +45,9 @@ GAUGES: Final[Mapping[str, str]] = {
     "soakd_broker_consumer_redelivered_messages": "Messages delivered again and not acknowledged, over all consumers.",
     "soakd_broker_kv_entries": "Entries of a key-value bucket.",
     "soakd_broker_view_complete": "1 while the monitor sees all of the broker.",
+    "soakd_link_connections": "Open connections of a link.",
+    "soakd_link_up_bytes": "Bytes that a link has delivered to its server.",
+    "soakd_link_down_bytes": "Bytes that a link has delivered to clients.",
     "soakd_broker_look_age_seconds": "Time since streams were last listed.",
     "soakd_broker_look_seconds": "Time that the last list of streams took.",
 }

@@ -68,6 +68,12 @@ def _(event: ev.HookRan) -> Line:
 
 
 @line.register
+def _(event: ev.LinksOpened) -> Line:
+    ways = {name: f"{address} to {event.to.get(name, '')}" for name, address in event.listen.items()}
+    return "info", "links relay", {**ways, "with": ", ".join(event.episodes)}
+
+
+@line.register
 def _(event: ev.UnitStarted) -> Line:
     return "info", f"{event.unit} started", {"pid": event.pid, "by": event.by}
 

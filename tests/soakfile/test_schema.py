@@ -80,7 +80,7 @@ def test_defaults_stand_there_as_one_writes_them() -> None:
     assert defaults["grace"] == "7s"
     assert defaults["recovery_timeout"] == "2m"
     assert defaults["pause"] == "0s"
-    assert defaults["jitter"] == "10%"
+    assert defaults["quiet"] == "0%"
     assert defaults["intensity"] == "20 / 10m"
     assert defaults["stop_signal"] == "SIGTERM"
     assert defaults["port"] == 0

@@ -108,6 +108,17 @@ class LoopLag(Event, kind="run.lag", folds=True):
     """`values.Histogram.pack`, in seconds."""
 
 
+class LinksOpened(Event, kind="run.links"):
+    """The process of the links relays, for the first time or, after it had ended by itself, again."""
+
+    listen: dict[str, str]
+    """Address by link."""
+    to: dict[str, str]
+    """Server by link."""
+    episodes: tuple[str, ...] = ()
+    """Those whose disturbances it began with: they were open when the one before it ended."""
+
+
 class HookRan(Event, kind="run.hook"):
     """An `on:` command ended."""
 
