@@ -36,6 +36,13 @@ CASES: dict[str, Case] = {
             "hold": "300ms",
         }
     ),
+    "latency": Case({"latency": "db", "delay": "50ms", "jitter": "20ms", "hold": "300ms"}, on=("links",)),
+    "bandwidth": Case({"bandwidth": "db", "rate": "1kB/s", "hold": "300ms"}, on=("links",)),
+    "blackhole": Case({"blackhole": "db", "hold": "300ms"}, on=("links",)),
+    "slice": Case({"slice": "db", "size": "1B", "hold": "300ms"}, on=("links",)),
+    "reset": Case({"reset": "other", "hold": "300ms"}, on=("links",)),
+    "refuse": Case({"refuse": "other", "hold": "300ms"}, on=("links",)),
+    "connection_kill": Case({"connection_kill": "db", "share": "50%"}, on=("links",)),
     "rolling_lame_duck": Case({"rolling_lame_duck": ["nats1"]}, on=("embedded",)),
     "lame_duck": Case({"lame_duck": "worker"}, on=("broker",)),
     "kick": Case({"kick": "worker"}, on=("broker",)),

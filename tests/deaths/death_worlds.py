@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import uuid
@@ -16,7 +17,10 @@ import nats
 from death_cases import Case
 from deaths import soak_file, units_of
 from docker_engine import LABEL, Client
+from link_harness import Echo
 from nats_servers import NatsServer, make_cluster
+
+from supervisor.broker.embedded import free_ports
 
 SLEEP = ["sleep", "1000"]
 POLICY = {"intensity": None, "delay": "0s", "backoff": {"first": "10ms", "factor": 1.1}}
@@ -51,6 +55,45 @@ class Embedded(Processes):
     def soak(self, cases: dict[str, Case]) -> dict[str, Any]:
         broker = {"embedded": {"nodes": 1, "lame_duck_grace_period": "200ms"}}
         return soak_file(cases, broker=broker, watchdogs=[{"units": "nats1", **POLICY}])
+
+
+TALKER = """
+import socket, sys, time
+while True:
+    try:
+        with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=2) as client:
+            while True:
+                client.sendall(b"x")
+                client.recv(1)
+                time.sleep(0.01)
+    except OSError:
+        time.sleep(0.02)
+"""
+
+
+class Linked(Processes):
+    """A server of somebody else's behind two links, with a client for each that talks to it all the time."""
+
+    def __init__(self, to: str, ports: Iterator[int]) -> None:
+        self._links = {name: {"listen": f"127.0.0.1:{next(ports)}", "to": to} for name in ("db", "other")}
+
+    def soak(self, cases: dict[str, Case]) -> dict[str, Any]:
+        ports = {name: link["listen"].rpartition(":")[2] for name, link in self._links.items()}
+        units = {name: {"command": [sys.executable, "-c", TALKER, port]} for name, port in ports.items()}
+        engines = {"local": {"process": {"units": units}}}
+        return soak_file(cases, engines=engines, links=self._links)
+
+
+@contextmanager
+def linked() -> Iterator[Linked]:
+    """Run the server; nobody may listen on the links afterwards, which the next run would say."""
+    ports = free_ports()
+    server = socket.create_server(("127.0.0.1", next(ports)), backlog=512)
+    echo = Echo(server)
+    try:
+        yield Linked(f"127.0.0.1:{server.getsockname()[1]}", ports)
+    finally:
+        echo.close()
 
 
 class Containers:

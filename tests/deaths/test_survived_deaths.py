@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from death_cases import CASES
-from death_worlds import Containers, Processes
+from death_worlds import Containers, Processes, linked
 from deaths import Death, die, missing
 from docker_engine import Client
 from docker_fixtures import docker, docker_session  # noqa: F401  # fixtures
@@ -37,6 +37,17 @@ def test_nothing_is_left_of_local_processes(both: bool) -> None:
     kinds = [kind for kind, case in CASES.items() if "process" in case.on]
     kind, phase = rng.choice(kinds), rng.choice(["inject", "undo"])
     assert not left(die(Processes(), kinds, kind, phase, both=both, rng=rng))
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("both", [False, True], ids=["daemon", "guardian-too"])
+def test_nothing_is_left_of_links(both: bool) -> None:
+    rng = random.Random()  # noqa: S311  # as above
+    kinds = [kind for kind, case in CASES.items() if "links" in case.on]
+    with linked() as world:
+        assert not left(
+            die(world, kinds, rng.choice(kinds), rng.choice(["inject", "undo"]), both=both, rng=rng)
+        )
 
 
 @pytest.mark.timeout(200)
