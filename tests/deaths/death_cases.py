@@ -28,6 +28,11 @@ CASES: dict[str, Case] = {
     "pause": Case({"pause": ["{one}", "{two}"], "hold": "300ms"}),
     "partition": Case({"partition": ["{one}"], "hold": "300ms"}, on=("docker",)),
     "disconnect": Case({"disconnect": ["{one}"], "hold": "300ms"}, on=("docker",)),
+    "cpu_squeeze": Case({"cpu_squeeze": ["{one}", "{two}"], "cpus": 0.5, "hold": "300ms"}, on=("docker",)),
+    "memory_squeeze": Case({"memory_squeeze": ["{one}"], "memory": "50MB", "hold": "300ms"}, on=("docker",)),
+    "fill_disk": Case(
+        {"fill_disk": "{one}", "path": "/data", "share": "90%", "hold": "300ms"}, on=("docker",)
+    ),
     "command": Case(
         {
             "command": ["sh", "-c", "sleep 0.1; touch broken; sleep 0.1"],
@@ -46,6 +51,10 @@ CASES: dict[str, Case] = {
     "rolling_lame_duck": Case({"rolling_lame_duck": ["nats1"]}, on=("embedded",)),
     "lame_duck": Case({"lame_duck": "worker"}, on=("broker",)),
     "kick": Case({"kick": "worker"}, on=("broker",)),
+    "corrupt": Case(
+        {"corrupt": {"change": {"bucket": "CONFIG", "key": ".*"}}, "existing": True, "hold": "300ms"},
+        on=("broker",),
+    ),
     "stepdown": Case({"stepdown": {"stream": "S"}}, on=("broker",)),
     "purge": Case({"purge": {"stream": "S"}, "undo": "none", "existing": True}, on=("broker",)),
     "delete_consumer": Case(

@@ -106,11 +106,23 @@ class Containers:
             "POST", "networks/create", {"Name": self._network, "Internal": True, "Labels": {LABEL: "true"}}
         )
         self._names = {unit: f"{self._prefix}-{unit}" for unit in _units(kinds)}
+        self._disks = list[Path]()
         for unit, name in self._names.items():
             (folder / unit).mkdir()
+            if unit.startswith("fill-disk"):  # which the disk of the journal is not filled for
+                command = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder / unit)]
+                subprocess.run(command, check=True)
+                self._disks.append(folder / unit)
             host = {"NetworkMode": self._network, "Binds": [f"{folder / unit}:/data"]}
             client.create(name, "exec sleep 100000", {"soakd.unit": unit}, host=host)
             client.start(name)
+
+    def close(self) -> None:
+        """Remove the containers, and the disks under them."""
+        for name in self._names.values():
+            self._client.remove(name)
+        for disk in self._disks:
+            subprocess.run(["umount", str(disk)], check=True)
 
     def soak(self, cases: dict[str, Case]) -> dict[str, Any]:
         names = [self._names[unit] for unit in _units(cases)]
@@ -134,12 +146,12 @@ class Containers:
         seen = self._client.inspect(name)
         state, host = seen["State"], seen["HostConfig"]
         networks = seen["NetworkSettings"]["Networks"]
-        limits = ("NanoCpus", "CpuQuota", "CpuPeriod", "CpuShares", "Memory", "MemorySwap", "PidsLimit")
+        limits = ("NanoCpus", "CpuQuota", "CpuShares", "Memory", "MemorySwap", "PidsLimit")
         return {
             "state": state["Status"],
             "paused": state["Paused"],
             "policy": host["RestartPolicy"]["Name"],
-            "limits": {limit: host.get(limit) for limit in limits},
+            "limits": {limit: _limit(host.get(limit)) for limit in limits},
             "networks": {
                 net: sorted(set(one["Aliases"] or []) - {seen["Id"][:12]}) for net, one in networks.items()
             },
@@ -149,6 +161,11 @@ class Containers:
             else 0,
             "files": sorted(path.name for path in (self._folder / unit).rglob("*")),
         }
+
+
+def _limit(value: int | None) -> int | str:
+    """Return a limit; that there is none Docker says in several ways, of which an update can only choose some."""
+    return "none" if value is None or value <= 0 or value >= 2**62 else value
 
 
 def _filters(pid: int) -> list[str]:

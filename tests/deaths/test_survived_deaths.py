@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,9 @@ def test_nothing_is_left_of_links(both: bool) -> None:
 @pytest.mark.timeout(200)
 def test_nothing_is_left_of_containers(docker: Client, tmp_path: Path) -> None:  # noqa: F811  # the fixture
     rng, kinds = random.Random(), ["stop", "pause", "disconnect"]  # noqa: S311  # as above
-    world = Containers(docker, tmp_path, kinds)
-    for both in (False, True):
-        assert not left(die(world, kinds, rng.choice(kinds), "hold", both=both, rng=rng))
+    with closing(Containers(docker, tmp_path, kinds)) as world:
+        for both in (False, True):
+            assert not left(die(world, kinds, rng.choice(kinds), "hold", both=both, rng=rng))
 
 
 def test_nothing_is_left_of_faults_of_the_broker(soakd: Soakd) -> None:  # noqa: F811  # the fixture
