@@ -44,6 +44,7 @@ from supervisor.live.board import Board
 from supervisor.live.picture import Wish
 from supervisor.live.target import ENDPOINT
 from supervisor.loads.base import Load, LoadContext
+from supervisor.loads.crew import run_load
 from supervisor.loads.recorder import Recorder
 from supervisor.probes.base import Probe, View
 from supervisor.probes.expectations import Expectations
@@ -376,7 +377,7 @@ async def loads(run: Run, connections: Connections | None) -> AsyncGenerator[Cal
 
 async def _run_load(load: Load, context: LoadContext, ended: anyio.Event) -> None:
     try:
-        await load.run(context)
+        await run_load(load, context)
     except Exception:
         if context.stop.is_set():
             ended.set()
@@ -399,6 +400,7 @@ async def faults(
             born=run.began,
             environment=run.environment,
             links=run.links,
+            heard=run.timeline.heard,
         ),
         run.journal,
         steady,

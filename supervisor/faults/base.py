@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import anyio
+import anyio.lowlevel
 from pydantic import Field, model_validator
 
 from supervisor.faults.schedule import Schedule
@@ -81,6 +82,8 @@ class World:
     """What commands find in their environment besides soakd's own."""
     links: Control | None = None
     """The links of the run, or what is left of them; None if it has none."""
+    heard: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
+    """Waits until all who count operations know which episodes are open; bounded in time. Before anything is injected."""
 
 
 class Layout(Protocol):

@@ -95,6 +95,7 @@ class Episode:
     async def live(self) -> None:
         """Put the intent on disk, inject, hold, undo, watch the system recover, close. IntentLost: nothing was injected."""
         await self._announce()
+        await self._scene.world.heard()
         self._scene.disturbances.enter(self.intent.episode)
         try:
             with self._cut:

@@ -8,9 +8,11 @@ close, since nothing is marked with it any more.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Final
+
+import anyio
 
 from supervisor.journal.events import (
     EpisodeClosed,
@@ -23,7 +25,12 @@ from supervisor.journal.events import (
 
 KEPT: Final = 1024
 """Closed episodes that are remembered: no operation is as long as so many of them."""
+HEARD: Final = 1.0
+"""Seconds that followers have: one that is slower counts as unexplained what it does not know of."""
 _STAGES: Final = ("direct", "during", "recovering")
+
+Heard = Callable[[], Coroutine[object, object, None]]
+"""Returns once a follower in another process knows what the timeline does."""
 
 
 @dataclass(slots=True)
@@ -64,6 +71,7 @@ class Timeline:
         self._closed: deque[_Episode] = deque(maxlen=KEPT)
         self._owed: dict[str, FaultIntent] = {}
         self._callbacks: dict[object, Callable[[], None]] = {}
+        self._followers: dict[object, Heard] = {}
 
     def apply(self, record: Record) -> None:
         """Take the next record; those that say nothing about episodes are ignored."""
@@ -123,3 +131,29 @@ class Timeline:
             self._callbacks.pop(token, None)
 
         return unsubscribe
+
+    # --- timelines of other processes ----------------------------------------------------------------------------------
+
+    def copy(self) -> Timeline:
+        """Return one that knows the same and is followed by nobody, to be fed elsewhere."""
+        other = Timeline()
+        other._open, other._closed = dict(self._open), self._closed.copy()
+        other._owed = dict(self._owed)
+        return other
+
+    def follow(self, heard: Heard) -> Callable[[], None]:
+        """Enter a follower in another process; the return value ends that."""
+        token = object()
+        self._followers[token] = heard
+
+        def leave() -> None:
+            self._followers.pop(token, None)
+
+        return leave
+
+    async def heard(self) -> None:
+        """Wait, `HEARD` seconds at most, until all followers know which episodes are open: before anything is injected."""
+        with anyio.move_on_after(HEARD):
+            async with anyio.create_task_group() as group:
+                for heard in tuple(self._followers.values()):
+                    group.start_soon(heard)

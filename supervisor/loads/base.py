@@ -50,6 +50,11 @@ class LoadContext:
     environment: Mapping[str, str] = field(default_factory=dict)
     """What every program that soakd starts gets besides its own: SOAKD_NATS_URL (a comma list of servers), SOAKD_NATS_USER and
     SOAKD_NATS_PASSWORD of the configured broker."""
+    process: int = 0
+    """Which of `processes` this is, from 0: a load that is shared does every so many-th operation in each."""
+    processes: int = 1
+    owed: float | None = None
+    """Seconds since the run's start from when on operations were due that nobody began, since the process before this one died."""
 
 
 class Load(Kind):

@@ -60,7 +60,7 @@ class EventsLoad(NatsLoad):
             receiver = await stack.enter_async_context(
                 open_client(context, self.client, self.connection, "receiver")
             )
-            writer = Writer(Identity.new(context.run, context.name), self.size)
+            writer = Writer(Identity.new(context.run, context.name, context.process), self.size)
             flow = _Flow(self, context, writer, sender, receiver)
             await receiver.subscribe(self.receive or self.events, flow.received)
             group = await stack.enter_async_context(nursery())

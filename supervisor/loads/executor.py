@@ -12,7 +12,6 @@ Memory does not depend on how long it runs: at most `in_flight` operations.
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, NamedTuple
@@ -63,6 +62,8 @@ class Executor:
     def __init__(self, pace: Paced, context: LoadContext, operate: Operate) -> None:
         self._pace, self._context, self._operate = pace, context, operate
         self._recorder, self._stop = context.recorder, context.stop
+        self._share = context.process, context.processes
+        self._crew, self._room = pace.crew(*self._share), pace.room(*self._share)
         self._open = 0
         self._working: set[int] = set()
         self._wanted = 0
@@ -70,7 +71,7 @@ class Executor:
     async def run(self) -> int:
         """Run until the load is to stop; return how many operations had to be cut off."""
         async with anyio.create_task_group() as operations:
-            await (self._closed_loop if self._pace.crew else self._open_loop)(operations)
+            await (self._closed_loop if self._crew else self._open_loop)(operations)
             operations.cancel_scope.deadline = anyio.current_time() + LAST
         return self._open
 
@@ -78,15 +79,23 @@ class Executor:
 
     async def _open_loop(self, group: TaskGroup) -> None:
         start = self._context.start
-        # Wherever a load begins, it begins now: what was due before it could begin is not owed.
-        due = self._pace.due(max(time.monotonic() - start, 0.0), self._chance())
-        last, intended = 0.0, start + next(due)
+        since = max(time.monotonic() - start, 0.0)
+        seed = f"{self._context.seed}/{self._context.name}"
+        # Wherever a load begins, it begins now: what was due before it could begin is not owed. But where a process follows one that
+        # died, what was due meanwhile was nobody's choice to leave out.
+        due = self._pace.due(min(since, self._context.owed or since), seed, *self._share)
+        missed = 0
+        while (at := next(due)) < since:
+            missed += 1
+        self._recorder.scheduled(missed)
+        self._recorder.dropped(missed)
+        last, intended = 0.0, start + at
         while await self._wait_until(intended, TICK if intended - last < DENSE else 0.0):
             last, intended = intended, self._start_all_due(group, start, due, intended)
 
     def _start_all_due(self, group: TaskGroup, start: float, due: Iterator[float], intended: float) -> float:
         """Start what is due now, in one turn of the event loop, so that a burst begins together; return when the next one is due."""
-        now, free, scheduled = time.monotonic(), self._pace.in_flight - self._open, 0
+        now, free, scheduled = time.monotonic(), self._room - self._open, 0
         begun = 0
         while intended <= now and scheduled < free + BREATH * BREATH:
             scheduled += 1
@@ -123,15 +132,12 @@ class Executor:
                     return not self._stop.is_set()
         return False
 
-    def _chance(self) -> random.Random:
-        return random.Random(f"{self._context.seed}/{self._context.name}")  # noqa: S311  # draws are to be repeatable
-
     # --- closed loop ---------------------------------------------------------------------------------------------------
 
     async def _closed_loop(self, group: TaskGroup) -> None:
         while not self._stop.is_set():
             at = time.monotonic() - self._context.start
-            self._wanted, left = arrivals.crew(self._pace.crew, at)
+            self._wanted, left = arrivals.crew(self._crew, at)
             for worker in range(self._wanted):
                 if worker not in self._working:
                     self._working.add(worker)

@@ -84,6 +84,7 @@ class HttpLoad(Paced):
     key: ClassVar[str] = "http"
     counters: ClassVar[tuple[str, ...]] = ("attempts", "replayed")
     settled: ClassVar[tuple[str, ...]] = ("duplicates",)
+    shareable: ClassVar[bool] = True
 
     http: Annotated[HttpCall, BeforeValidator(_call, json_schema_input_type=str | HttpCall)] = Field(
         description="The request, or its URL alone."
@@ -112,8 +113,8 @@ class _Flow:
         self._replaying = 0
         self._call = load.http
         self._attempt = load.attempt or load.timeout / (1 + load.http.retries)
-        identity = Identity.new(context.run, context.name)
-        self._prefix = f"{identity.run}-{identity.load}-{identity.epoch}-"
+        identity = Identity.new(context.run, context.name, context.process)
+        self._prefix = f"{identity.run}-{identity.load}-{identity.epoch}-{identity.writer}-"
         self._n = 0
         self._chance = random.Random(f"{context.seed}/{context.name}/replay")  # noqa: S311  # draws are to be repeatable
         if self._call.replay:

@@ -16,9 +16,9 @@ class Identity(NamedTuple):
     writer: int = 0
 
     @classmethod
-    def new(cls, run: str, load: str) -> Identity:
-        """Return the identity of a life that begins now."""
-        return cls(run, load, time.time_ns() // 1_000_000)
+    def new(cls, run: str, load: str, writer: int = 0) -> Identity:
+        """Return the identity of a life that begins now. `writer` tells the processes apart that share a load."""
+        return cls(run, load, time.time_ns() // 1_000_000, writer)
 
     @property
     def prefix(self) -> bytes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Annotated, Final, Self
+from itertools import islice
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -65,6 +66,31 @@ class Paced(Load):
         description="Operations under way at the same time, at most; one that is due beyond it is dropped and counted.",
     )
 
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share the operations, for more than one core can carry; each does every so many-th.",
+    )
+
+    shareable: ClassVar[bool] = False
+    """Whether several processes may do its operations: those of one must not depend on those of another."""
+
+    @model_validator(mode="after")
+    def _can_be_shared(self) -> Self:
+        if self.processes > 1 and not self.shareable:
+            raise ValueError(
+                f"processes: a load {self.key} looks at its operations as a whole, which several processes cannot; "
+                "declare several loads instead"
+            )
+        if self.processes > 1 and self.between:
+            raise ValueError(
+                "processes: several cannot draw the gaps of `between` together; take rate or poisson"
+            )
+        if self.processes > 1 and isinstance(self.workers, int) and self.workers < self.processes:
+            raise ValueError(f"processes: {self.workers} workers are too few for {self.processes} processes")
+        return self
+
     @model_validator(mode="after")
     def _one_pace(self) -> Self:
         if len(found := [name for name in PACES if getattr(self, name)]) != 1:
@@ -78,21 +104,41 @@ class Paced(Load):
             )
         return self
 
-    @property
-    def crew(self) -> tuple[arrivals.Crew, ...]:
-        """The stages of a closed loop; empty for an open one."""
-        if isinstance(self.workers, int):
-            return (arrivals.Crew(self.workers, 0.0),)
-        return tuple(arrivals.Crew(stage.workers, stage.seconds) for stage in self.workers or ())
+    def room(self, process: int = 0, of: int = 1) -> int:
+        """Return how many operations may be under way in one of so many processes."""
+        return max(1, _part(self.in_flight, process, of))
 
-    def due(self, since: float, chance: random.Random) -> Iterator[float]:
-        """Yield when operations are due, in seconds since the run's start, from `since` on. Only for an open loop."""
+    def crew(self, process: int = 0, of: int = 1) -> tuple[arrivals.Crew, ...]:
+        """Return the stages of a closed loop in one of so many processes; empty for an open loop."""
+        stages = (
+            [arrivals.Crew(self.workers, 0.0)]
+            if isinstance(self.workers, int)
+            else [arrivals.Crew(stage.workers, stage.seconds) for stage in self.workers or ()]
+        )
+        return tuple(arrivals.Crew(_part(workers, process, of), seconds) for workers, seconds in stages)
+
+    def due(self, since: float, seed: str, process: int = 0, of: int = 1) -> Iterator[float]:
+        """Yield when operations of one of so many processes are due, in seconds since the run's start, from `since` on.
+
+        Only for an open loop. The same seed gives the same draws.
+        """
+        if (
+            self.poisson is not None
+        ):  # the sum of independent ones is one again; every n-th of one would not be
+            own = random.Random(f"{seed}/{process}" if process else seed)  # noqa: S311  # draws are to be repeatable
+            return arrivals.poisson(self.poisson / of, own, since)
+        return islice(self._all_due(since, random.Random(seed)), process, None, of)  # noqa: S311  # as above
+
+    def _all_due(self, since: float, chance: random.Random) -> Iterator[float]:
         if self.rate is not None:
             return arrivals.constant(self.rate, since)
-        if self.poisson is not None:
-            return arrivals.poisson(self.poisson, chance, since)
         if self.between is not None:
             return arrivals.between(*self.between, chance, since)
         if self.burst is not None:
             return arrivals.bursts(self.burst.size, self.burst.every, since)
         return arrivals.ramp([arrivals.Slope(stage.to, stage.seconds) for stage in self.ramp], since)
+
+
+def _part(whole: int, process: int, of: int) -> int:
+    """Return one of so many parts that differ by one at most."""
+    return (whole + of - 1 - process) // of

@@ -35,6 +35,7 @@ class RequestLoad(NatsLoad):
 
     key: ClassVar[str] = "request"
     counters: ClassVar[tuple[str, ...]] = ("duplicates", "late_answers", "unexpected")
+    shareable: ClassVar[bool] = True
 
     request: Subject = Field(description="The subject that requests go to.")
     payload: str | None = Field(
@@ -73,7 +74,7 @@ class RequestLoad(NatsLoad):
             group.start_soon(questions.run)
             if self.responder == "built_in":
                 await self._wait_heard(questions)
-            writer = Writer(Identity.new(context.run, context.name), self.size)
+            writer = Writer(Identity.new(context.run, context.name, context.process), self.size)
             open_ = await Executor(self, context, partial(self._ask, questions, writer)).run()
         context.recorder.flush()
         context.journal.emit(LoadStopped(load=context.name, open=open_))

@@ -21,6 +21,7 @@ from supervisor.journal.timeline import Timeline
 from supervisor.journal.writer import JournalWriter
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.command import CommandLoad
+from supervisor.loads.crew import run_load
 from supervisor.loads.recorder import Recorder
 
 
@@ -77,7 +78,7 @@ class Bench:
         context = self.context("load")
         with anyio.fail_after(30):
             async with anyio.create_task_group() as group:
-                group.start_soon(load.run, context)
+                group.start_soon(run_load, load, context)
                 yield context
                 context.stop.set()
         await self.settle()

@@ -1,0 +1,255 @@
+"""One process of a load that is shared by several, as its run sees it: started, told what happens, and counted to the end.
+
+Where it dies, operations that had ended but were not reported are counted by outcome, without their times; those under way are
+indeterminate; and what was due until another one takes its place is dropped.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from os import environ
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from supervisor.engines.survivors import RUN
+from supervisor.journal.events import (
+    EpisodeClosed,
+    Event,
+    FaultFailed,
+    FaultInjected,
+    FaultIntent,
+    FaultUndone,
+    LoadWindow,
+    Record,
+    Sample,
+    Slice,
+)
+from supervisor.loads.base import LoadContext
+from supervisor.loads.pace import Paced
+from supervisor.loads.shares import Begin, Ended, Happened, Ledger, Ping, Stop, Told, Totals, messages, pack
+
+PULSE: Final = 5.0
+"""Seconds from one question to a process whether it is well to the next."""
+HUNG: Final = 10.0
+"""Seconds of silence after which it is not: far longer than a busy one needs."""
+DIED: Final = "process died"
+"""The error class of operations that were under way when their process died."""
+UNREPORTED: Final = "unreported"
+"""The error class of operations that failed just before their process died."""
+_KNOWN: Final = (FaultIntent, FaultInjected, FaultFailed, FaultUndone, EpisodeClosed)
+_LAST_WORDS: Final = 4000
+
+
+class ProcessDied(Exception):  # noqa: N818  # what happened is in the name
+    """A process of a load ended before it was told to."""
+
+
+class Process:
+    """One process, life after life. `take` is given every event that it tells, and what it left unreported as a window."""
+
+    def __init__(
+        self, load: Paced, context: LoadContext, process: int, take: Callable[[Event], None]
+    ) -> None:
+        self._load, self._context, self._process, self._tell_crew = load, context, process, take
+        self.title = f"process {process + 1} of {load.processes}"
+        self._owed: float | None = None
+        self._reported, self._since = Totals(), 0.0
+        self._queue = deque[bytes]()
+        self._filled = anyio.Event()
+        self._pings = 0
+        self._heard: dict[int, anyio.Event] = {}
+        self._ended: Ended | None = None
+        """Its last word; None as long as it lives, and if it died without one."""
+
+    async def run(self) -> None:
+        """Live once; ProcessDied if it ended before it was told to, or told of an exception."""
+        context, ledger, said = self._context, Ledger.new(), bytearray()
+        if context.stop.is_set():
+            return
+        self._reported, self._since, self._ended = Totals(), time.monotonic(), None
+        code: int | None = None
+        try:
+            async with await anyio.open_process(
+                [sys.executable, "-P", "-m", "supervisor.loads.worker", str(ledger.descriptor)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(ledger.descriptor,),
+                start_new_session=True,  # Ctrl-C is for the run, which stops its processes in order
+                env={**environ, RUN: context.run},
+            ) as process:
+                await self._talk(process, said)
+            code = process.returncode
+        finally:
+            self._take_rest(ledger.read())
+            ledger.close()
+        if last := self._last_words(bytes(said)):
+            raise ProcessDied(f"{self.title} of load {context.name} ended with {code}: {last}")
+
+    def _last_words(self, said: bytes) -> str:
+        """Return what is known of why it ended; empty if it ended as told."""
+        if self._ended is None:
+            return said.decode(errors="replace").strip() or "it said nothing"
+        return self._ended.error.strip()
+
+    # --- talking -------------------------------------------------------------------------------------------------------
+
+    async def _talk(self, process: anyio.abc.Process, said: bytearray) -> None:
+        """Tell it what to do and what happens, and take what it tells, until it ends."""
+        context = self._context
+        assert process.stdout and process.stdin and process.stderr  # noqa: S101, PT018  # they are pipes
+        self._queue.clear()
+        self._tell(self._begin())  # with the present episodes; later ones follow
+        async with AsyncExitStack() as stack:
+            stack.callback(context.journal.subscribe(self._forward))
+            stack.callback(context.timeline.follow(self._has_heard))
+            group = await stack.enter_async_context(anyio.create_task_group())
+            group.start_soon(self._feed, process.stdin.send)
+            group.start_soon(self._listen, process.stderr.receive, said)
+            group.start_soon(self._stop)
+            group.start_soon(self._watch, process.kill, said)
+            async for message in messages(partial(_read, process.stdout.receive)):
+                self._take(message)
+            self._owed = time.monotonic() - context.start
+            for waiting in self._heard.values():
+                waiting.set()
+            self._heard.clear()
+            group.cancel_scope.cancel()
+
+    def _begin(self) -> Begin:
+        context = self._context
+        return Begin(
+            load=self._load,
+            name=context.name,
+            run=context.run,
+            seed=context.seed,
+            start=context.start,
+            process=self._process,
+            processes=self._load.processes,
+            owed=self._owed,
+            base=context.base,
+            directory=context.directory,
+            environment=dict(context.environment),
+            broker=context.connections.broker if context.connections else None,
+            timeline=context.timeline.copy(),
+        )
+
+    def _tell(self, message: Begin | Happened | Ping | Stop) -> None:
+        self._queue.append(pack(message))
+        self._filled.set()
+
+    def _forward(self, record: Record) -> None:
+        if isinstance(record.event, _KNOWN):
+            self._tell(Happened(record))
+
+    async def _has_heard(self) -> None:
+        """Return once it knows of everything that was told to it so far, or is gone."""
+        self._pings += 1
+        self._heard[self._pings] = event = anyio.Event()
+        self._tell(Ping(self._pings))
+        await event.wait()
+
+    async def _stop(self) -> None:
+        await self._context.stop.wait()
+        self._tell(Stop())
+
+    async def _watch(self, kill: Callable[[], None], said: bytearray) -> None:
+        """Kill it once it does not answer; what is told to it piles up no longer than that."""
+        while True:
+            await anyio.sleep(PULSE)
+            with anyio.move_on_after(HUNG) as patience:
+                await self._has_heard()
+            if patience.cancelled_caught:
+                said += f"soakd: killed, since it did not answer for {HUNG:.0f}s".encode()
+                kill()
+
+    async def _feed(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        try:
+            while True:
+                while self._queue:
+                    await send(self._queue.popleft())
+                self._filled = anyio.Event()
+                await self._filled.wait()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return  # it is gone, as the end of its output says
+
+    async def _listen(self, receive: Callable[[int], Awaitable[bytes]], said: bytearray) -> None:
+        while data := await _read(receive, 1 << 16):
+            said += data
+            del said[:-_LAST_WORDS]
+
+    # --- counting ------------------------------------------------------------------------------------------------------
+
+    def _take(self, message: Told | Ping | Ended) -> None:
+        if isinstance(message, Ping):
+            if waiting := self._heard.pop(message.n, None):
+                waiting.set()
+        elif isinstance(message, Ended):
+            self._ended = message
+        else:
+            if isinstance(window := message.event, LoadWindow):
+                self._reported = self._reported.plus(_totals(window))
+                self._since = window.end
+            self._tell_crew(message.event)
+
+    def _take_rest(self, done: Totals) -> None:
+        """Count what the process did and did not report."""
+        rest = done.minus(self._reported)
+        under_way = done.started - done.ok - done.failed - done.indeterminate
+        unsure = rest.indeterminate + under_way
+        dropped = rest.scheduled - rest.started  # with those that it was about to begin
+        if self._ended is not None or not (any(rest) or under_way):
+            return  # what it cut off in the end it has told of
+        now = time.monotonic()
+        errors = {name: n for name, n in ((UNREPORTED, rest.failed), (DIED, unsure)) if n}
+        episodes = self._context.timeline.overlapping(self._since, now)
+        sample = Sample(
+            at=self._since, name="", outcome="indeterminate", error=DIED, detail=self.title, took=0.0
+        )
+        self._tell_crew(
+            LoadWindow(
+                load=self._context.name,
+                start=self._since,
+                end=now,
+                scheduled=rest.scheduled,
+                started=rest.started,
+                dropped=dropped,
+                slices=(
+                    Slice(
+                        episodes=episodes,
+                        ok=rest.ok,
+                        failed=rest.failed,
+                        indeterminate=unsure,
+                        errors=errors,
+                        first_failure=now if errors else None,
+                    ),
+                ),
+                samples=(sample,) if unsure else (),
+            )
+        )
+
+
+def _totals(window: LoadWindow) -> Totals:
+    return Totals(
+        window.scheduled,
+        window.started,
+        window.dropped,
+        sum(one.ok for one in window.slices),
+        sum(one.failed for one in window.slices),
+        sum(one.indeterminate for one in window.slices),
+    )
+
+
+async def _read(receive: Callable[[int], Awaitable[bytes]], size: int) -> bytes:
+    try:
+        return await receive(size)
+    except anyio.EndOfStream:
+        return b""

@@ -1,0 +1,151 @@
+"""Loads that several processes share: everything adds up, whatever becomes of one of them."""
+
+from __future__ import annotations
+
+import signal
+from itertools import islice
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from load_bench import until
+from nats_bench import NatsBench
+from pydantic import ValidationError
+
+from supervisor.journal.events import (
+    EpisodeClosed,
+    FaultIntent,
+    FaultUndone,
+    LoadStopped,
+    LoadWindow,
+    TaskCrashed,
+)
+from supervisor.loads.jetstream import JetStreamLoad
+from supervisor.loads.pace import Paced
+from supervisor.loads.request import RequestLoad
+
+
+def load(**entry: Any) -> RequestLoad:
+    return RequestLoad.model_validate({"request": "echo", "responder": "built_in", "processes": 3, **entry})
+
+
+def processes() -> list[psutil.Process]:
+    """Return our own ones that share a load."""
+    return [
+        child
+        for child in psutil.Process().children()
+        if "supervisor.loads.worker" in " ".join(child.cmdline() if child.status() != "zombie" else [])
+    ]
+
+
+def total(windows: list[LoadWindow], name: str) -> int:
+    if name in {"ok", "failed", "indeterminate"}:
+        return sum(getattr(one, name) for window in windows for one in window.slices)
+    return sum(getattr(window, name) for window in windows)
+
+
+def check_sums(nats_bench: NatsBench) -> None:
+    """Whatever was due was begun or dropped, and whatever was begun came to an end or was cut off by that of the load."""
+    windows = nats_bench.windows
+    ended = {outcome: total(windows, outcome) for outcome in ("ok", "failed", "indeterminate")}
+    begun, dropped = total(windows, "started"), total(windows, "dropped")
+    assert total(windows, "scheduled") == begun + dropped
+    assert begun == sum(ended.values()) + nats_bench.cut_off, f"{ended}, {nats_bench.cut_off} cut off"
+
+
+async def test_the_work_is_shared_and_adds_up(nats_bench: NatsBench) -> None:
+    async with nats_bench.running(load(rate="300/s")) as context:
+        await until(lambda: len(processes()) == 3)
+        await until(lambda: flushed(nats_bench, context, 300), 25)
+    check_sums(nats_bench)
+    assert nats_bench.counts["ok"] >= 300
+    assert [type(event) for event in nats_bench.bench.events].count(LoadStopped) == 2, (
+        "its own, and the bench's"
+    )
+    assert not processes()
+
+
+def flushed(nats_bench: NatsBench, context: Any, ok: int) -> bool:
+    """Let the load tell what it has, as a change of episodes would, and say whether that is enough."""
+    for callback in tuple(context.timeline._callbacks.values()):
+        callback()
+    return nats_bench.counts.get("ok", 0) >= ok
+
+
+async def test_one_that_is_killed_is_replaced_and_loses_no_count(nats_bench: NatsBench) -> None:
+    async with nats_bench.running(load(rate="300/s")) as context:
+        await until(lambda: flushed(nats_bench, context, 300), 25)
+        before = {process.pid for process in processes()}
+        victim = processes()[0]
+        victim.send_signal(signal.SIGKILL)
+        await until(lambda: len({p.pid for p in processes()} - before) == 1, 10)
+        seen = nats_bench.counts["ok"]
+        await until(lambda: flushed(nats_bench, context, seen + 200), 25)
+    check_sums(nats_bench)
+    crashes = [event for event in nats_bench.bench.events if isinstance(event, TaskCrashed)]
+    assert len(crashes) == 1
+    assert "of 3 of load load ended with -9" in crashes[0].error
+    assert nats_bench.counts.get("dropped", total(nats_bench.windows, "dropped")) > 0, (
+        "what was due meanwhile"
+    )
+
+
+async def test_all_know_of_an_episode_before_it_is_injected(nats_bench: NatsBench) -> None:
+    journal = nats_bench.bench.journal
+    async with nats_bench.running(load(rate="300/s")) as context:
+        forget = journal.subscribe(context.timeline.apply)
+        await until(lambda: flushed(nats_bench, context, 60), 25)
+        await journal.commit(FaultIntent(fault="f", episode="f#1", n=1, type="pause", undo={}))
+        await context.timeline.heard()
+        flushed(nats_bench, context, 0)
+        await nats_bench.bench.settle()
+        before = unmarked(nats_bench)
+        seen = nats_bench.counts["ok"]
+        await until(lambda: flushed(nats_bench, context, int(seen) + 60), 25)
+        assert unmarked(nats_bench) == before, "from then on all that ends has its mark"
+        await journal.commit(FaultUndone(episode="f#1", attempts=1))
+        await journal.commit(EpisodeClosed(episode="f#1", recovered=True))
+        await context.timeline.heard()
+        await until(lambda: flushed(nats_bench, context, 1) and unmarked(nats_bench) > before, 25)
+        forget()
+    check_sums(nats_bench)
+    marks = {mark for window in nats_bench.windows for one in window.slices for mark in one.episodes}
+    assert "f#1:direct" in marks
+
+
+def unmarked(nats_bench: NatsBench) -> int:
+    return sum(one.ok for window in nats_bench.windows for one in window.slices if not one.episodes)
+
+
+async def test_one_that_cannot_work_says_why(nats_bench: NatsBench) -> None:
+    async with nats_bench.running(load(rate="10/s", processes=2, **{"as": "nobody"})):
+        crashed = lambda: [e for e in nats_bench.bench.events if isinstance(e, TaskCrashed)]  # noqa: E731
+        await until(lambda: len(crashed()) >= 2, 20)
+    assert "there is no connection 'nobody'" in crashed()[0].error
+
+
+def test_what_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(ValidationError, match="declare several loads instead"):
+        JetStreamLoad.model_validate({"jetstream": "S", "rate": "10/s", "processes": 2})
+    with pytest.raises(ValidationError, match="take rate or poisson"):
+        load(between=["10ms", "20ms"])
+    with pytest.raises(ValidationError, match="2 workers are too few for 3 processes"):
+        load(workers=2)
+
+
+@given(st.integers(1, 9), st.integers(1, 500), st.floats(0, 1e4))
+def test_shares_are_the_whole(of: int, rate: int, since: float) -> None:
+    pace: Paced = load(rate=f"{rate}/s", processes=of)
+    count = 20
+    whole = list(islice(pace.due(since, "seed"), count * of))
+    shares = [due for n in range(of) for due in islice(pace.due(since, "seed", n, of), count)]
+    assert sorted(shares) == whole
+
+
+@given(st.integers(1, 9), st.integers(9, 500), st.integers(9, 500))
+def test_workers_and_room_are_divided(of: int, workers: int, room: int) -> None:
+    pace = load(workers=workers, in_flight=room, processes=of)
+    assert sum(stage.workers for n in range(of) for stage in pace.crew(n, of)) == workers
+    assert sum(pace.room(n, of) for n in range(of)) == room
