@@ -142,7 +142,7 @@ class ClaimLoad(NatsLoad):
     @property
     def backlog(self) -> int:
         """How many jobs wait to be claimed."""
-        at_once = max((stage.workers for stage in self.crew), default=self.burst.size if self.burst else 0)
+        at_once = max((stage.workers for stage in self.crew()), default=self.burst.size if self.burst else 0)
         return self.jobs or max(100, 2 * at_once)
 
     async def run(self, context: LoadContext) -> None:
