@@ -56,6 +56,11 @@ def test_report_gives_the_numbers_that_the_live_run_printed(soakd: Soakd) -> Non
         )
     verdict = soakd.verdict()
     assert printed["event"] == f"verdict: {verdict['verdict']}"
+    both = soakd.command("report", str(soakd.run_dir), str(soakd.run_dir.resolve()))
+    assert both.returncode == 0, both.stderr
+    (failures,) = [line for line in both.stdout.splitlines() if line.startswith("  failures  ")]
+    load = verdict["loads"]["rpc"]
+    assert failures.split()[1:] == [f"{load['failed'] + load['indeterminate']:,}"] * 2
     told = soakd.events(ev.VerdictReached)
     assert [event.verdict for event in told] == ["pass"]  # type: ignore[attr-defined]
     assert verdict["episodes"][0]["failures_by_stage"]["during"] > 0

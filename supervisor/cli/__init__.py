@@ -12,14 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import supervisor
 from supervisor import guardian
-from supervisor.cli import control
-
-if TYPE_CHECKING:
-    from supervisor.judge.verdict import Judgement
+from supervisor.cli import control, report
 
 OK: Final = 0
 FAIL: Final = 1
@@ -27,8 +24,6 @@ USAGE: Final = 2
 CRASHED: Final = 70
 """EX_SOFTWARE of sysexits.h: the daemon itself is broken. No verdict's code, so the guardian heals."""
 
-SHOWN: Final = 8
-"""Reasons of a verdict that are printed; the summary has all of them."""
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -76,8 +71,7 @@ def parser() -> argparse.ArgumentParser:
     recover.add_argument(
         "what", metavar="FILE or RUN_DIR", type=Path, help="a soak file, or one run's directory"
     )
-    report = add("report", _report, "Judge a run again from its journal and write the reports anew.")
-    report.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    report.add_to(commands)
     crashes = add("crashes", _crashes, "Print the root causes of crashes, grouped.")
     crashes.add_argument("paths", metavar="RUN_DIR or FILE", type=Path, nargs="+")
     health = add(
@@ -199,7 +193,7 @@ def _daemon(arguments: argparse.Namespace) -> int:
                 and CRASHED
             )
         if output.isatty():
-            output.write(_conclusion(outcome.judgement, outcome.directory))
+            output.write(report.conclusion(outcome.judgement, outcome.directory))
         return int(outcome.code)
 
 
@@ -249,25 +243,6 @@ def _recover(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _report(arguments: argparse.Namespace) -> int:
-    from supervisor.daemon import EXIT
-    from supervisor.journal.replay import ReplayError, replay
-    from supervisor.judge.report import write_reports
-    from supervisor.judge.verdict import judge
-
-    try:
-        judgement = judge(replay(arguments.run_dir))
-        write_reports(arguments.run_dir, judgement)
-    except ReplayError as error:
-        return _complain(f"soakd: {error}")
-    except OSError as error:
-        return _complain(
-            f"soakd: cannot write the reports into {arguments.run_dir}: {error.strerror or error}"
-        )
-    print(_conclusion(judgement, arguments.run_dir), end="")
-    return EXIT[judgement.verdict]
-
-
 def _crashes(arguments: argparse.Namespace) -> int:
     from supervisor.watch.crashes import summarize
 
@@ -294,7 +269,7 @@ def _health(arguments: argparse.Namespace) -> int:
     from supervisor.broker.health.document import document
     from supervisor.broker.health.findings import Health
     from supervisor.broker.health.once import look_once
-    from supervisor.broker.health.text import report
+    from supervisor.broker.health.text import report as as_text
     from supervisor.journal.runs import RunIndex, state_dir
     from supervisor.soakfile.errors import SoakFileError
     from supervisor.soakfile.running import NotRunning, load_running
@@ -316,7 +291,7 @@ def _health(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(document(diagnosis), indent=2))
     else:
-        Console().print(report(diagnosis))
+        Console().print(as_text(diagnosis))
     return OK if diagnosis.health is Health.HEALTHY else FAIL
 
 
@@ -351,7 +326,7 @@ def _watch(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(scene.model_dump_json(indent=2, by_alias=True))
     else:
-        console = Console(width=_columns())
+        console = Console(width=report.columns())
         for line in as_text(scene, console.width):
             console.print(line, no_wrap=True, overflow="crop", highlight=False)
     return OK if seen else FAIL
@@ -372,32 +347,3 @@ def _schema(_: argparse.Namespace) -> int:
 
     print(json.dumps(json_schema(), indent=2))
     return OK
-
-
-def _conclusion(judgement: Judgement, directory: Path) -> str:
-    """Return what a person at a terminal is told at the end of a run: the verdict, why, and where to look."""
-    from io import StringIO
-
-    from rich.console import Console
-    from rich.text import Text
-
-    from supervisor.judge.summary import in_favour
-
-    style = {"pass": "bold green", "inconclusive": "bold yellow", "fail": "bold red"}[judgement.verdict]
-    console = Console(file=StringIO(), force_terminal=os.isatty(1), width=_columns())
-    console.print(Text(judgement.verdict.upper(), style))
-    if judgement.verdict == "pass":
-        console.print(f"  {in_favour(judgement)}")
-    for reason in judgement.reasons[:SHOWN]:
-        console.print(Text(f"  {reason}"))
-    if len(judgement.reasons) > SHOWN:
-        console.print(f"  and {len(judgement.reasons) - SHOWN} more", style="dim")
-    console.print(Text(f"  {directory}/summary.md", "dim"), soft_wrap=True)
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]  # it is the StringIO from above
-
-
-def _columns() -> int:
-    try:
-        return os.get_terminal_size(1).columns
-    except OSError:
-        return 100

@@ -38,6 +38,8 @@ class Baseline:
     """What went wrong meanwhile: crashes, a steady state that was lost."""
     halves: dict[str, tuple[Amounts, Amounts]] = field(default_factory=dict)
     """By load."""
+    covered: dict[str, list[float]] = field(default_factory=dict)
+    """By load, the seconds of each half: a window of the journal belongs to one half as a whole."""
 
     @property
     def seconds(self) -> float:
@@ -47,7 +49,9 @@ class Baseline:
     def window(self, window: LoadWindow) -> None:
         """Take what a load did in it."""
         halves = self.halves.setdefault(window.load, (Amounts(), Amounts()))
-        halves[(window.start + window.end) / 2 >= self.begun + self.planned / 2].whole(window)
+        half = (window.start + window.end) / 2 >= self.begun + self.planned / 2
+        halves[half].whole(window)
+        self.covered.setdefault(window.load, [0.0, 0.0])[half] += max(window.end - window.start, 0.0)
 
     def amounts(self, loads: Iterable[str]) -> Amounts:
         """Return what these loads did in all of it."""
@@ -77,9 +81,12 @@ class Baseline:
         shares = [half.ok / half.attempts for half in (first, second)]
         if abs(shares[0] - shares[1]) > OK_DRIFT:
             yield f"the ok share of load {load} was {shares[0]:.1%} in its first half and {shares[1]:.1%} in its second"
-        low, high = sorted((first.finished, second.finished))
-        if high - low > max(RATE_DRIFT * high, SIGMAS * (low + high) ** 0.5):
-            yield f"load {load} did {first.finished:,} operations in its first half and {second.finished:,} in its second"
+        times = self.covered.get(load, [0.0, 0.0])
+        counts = [first.finished, second.finished]
+        rates = [count / max(time, 0.001) for count, time in zip(counts, times, strict=True)]
+        scatter = SIGMAS * max(rate / count**0.5 for rate, count in zip(rates, counts, strict=True))
+        if max(rates) - min(rates) > max(RATE_DRIFT * max(rates), scatter):
+            yield f"load {load} did {rates[0]:.3g} operations a second in its first half and {rates[1]:.3g} in its second"
         medians = [half.latencies.response.quantile(0.5) or 0.0 for half in (first, second)]
         if max(medians) > max(LATENCY_DRIFT * min(medians), QUICK):
             words = [f"{median * 1000:.3g}ms" for median in medians]

@@ -1,0 +1,125 @@
+"""`soakd report`: judges runs again from their journals, and shows several side by side."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from supervisor.judge.compare import Run
+    from supervisor.judge.verdict import Judgement
+
+USAGE: Final = 2
+SHOWN: Final = 8
+"""Reasons of a verdict that are printed; the summary has all of them."""
+WIDE: Final = 200
+"""Columns of a table that goes into a file."""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to the parser's."""
+    text = (
+        "Judge runs again from their journals, write their reports anew, and show several runs side by side."
+    )
+    report = commands.add_parser("report", description=text, help=text)
+    report.add_argument("run_dirs", metavar="RUN_DIR", type=Path, nargs="+")
+    report.set_defaults(command=_report)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from supervisor.daemon import EXIT
+    from supervisor.journal.replay import ReplayError, replay
+    from supervisor.judge.compare import Run
+    from supervisor.judge.report import write_reports
+    from supervisor.judge.verdict import judge
+
+    runs: list[Run] = []
+    for directory in arguments.run_dirs:
+        try:
+            judgement = judge(replay(directory))
+            write_reports(directory, judgement)
+        except ReplayError as error:
+            return _complain(f"soakd: {error}")
+        except OSError as error:
+            return _complain(f"soakd: cannot write the reports into {directory}: {error.strerror or error}")
+        print(conclusion(judgement, directory), end="")
+        runs.append(Run(directory, judgement, _soak_file(directory)))
+    if len(runs) > 1:
+        _side_by_side(runs)
+    worst = max((run.judgement.verdict for run in runs), key=lambda verdict: verdict.rank)
+    return EXIT[worst]
+
+
+def _soak_file(directory: Path) -> str:
+    try:
+        return (directory / "soak.yaml").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # moved without it: then the runs tell nothing of what sets them apart
+        return ""
+
+
+def _complain(line: str) -> int:
+    print(line, file=sys.stderr)
+    return USAGE
+
+
+def conclusion(judgement: Judgement, directory: Path) -> str:
+    """Return what a person at a terminal is told at the end of a run: the verdict, why, and where to look."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from supervisor.judge.summary import in_favour
+
+    style = {"pass": "bold green", "inconclusive": "bold yellow", "fail": "bold red"}[judgement.verdict]
+    text = StringIO()
+    console = Console(file=text, force_terminal=os.isatty(1), width=columns())
+    console.print(Text(judgement.verdict.upper(), style))
+    if judgement.verdict == "pass":
+        console.print(f"  {in_favour(judgement)}")
+    for reason in judgement.reasons[:SHOWN]:
+        console.print(Text(f"  {reason}"))
+    if len(judgement.reasons) > SHOWN:
+        console.print(f"  and {len(judgement.reasons) - SHOWN} more", style="dim")
+    console.print(Text(f"  {directory}/summary.md", "dim"), soft_wrap=True)
+    return text.getvalue()
+
+
+def _side_by_side(runs: list[Run]) -> None:
+    from rich.console import Console
+
+    console = Console(width=columns() if os.isatty(1) else WIDE)
+    console.print()
+    console.print(_table(runs))
+
+
+def _table(runs: list[Run]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from supervisor.judge.compare import rows
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("", overflow="fold")
+    for run in runs:
+        table.add_column(Text(run.directory.resolve().name), overflow="fold")
+    section = ""
+    for row in rows(runs):
+        if row.section != section:
+            section = row.section
+            table.add_row(Text(section, "bold underline"))
+        style = "" if row.differs else "dim"
+        table.add_row(Text(f"  {row.what}", style), *(Text(value, style) for value in row.values))
+    return table
+
+
+def columns() -> int:
+    """Return how wide the terminal is."""
+    try:
+        return os.get_terminal_size(1).columns
+    except OSError:
+        return 100

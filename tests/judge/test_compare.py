@@ -1,0 +1,51 @@
+"""Runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from judge_story import Story, piece
+
+from supervisor.judge.compare import Row, Run, rows
+from supervisor.judge.verdict import judge
+
+SOAK = "soak: x\nloads:\n  rpc:\n    request: echo\n    client: CLIENT\n"
+
+
+def run(client: str, failed: int, *, counters: dict[str, float] | None = None) -> Run:
+    story = Story().begin(
+        loads=("rpc",), faults=("rollout",), units=("nats1",), thresholds=("failures == 0",)
+    )
+    story.wait(9).episode("rollout")
+    story.wait(10).window(
+        "rpc", piece("rollout#1:during", ok=100 - failed, failed=failed), counters=counters or {}
+    )
+    return Run(Path(client), judge(story.end().records), SOAK.replace("CLIENT", client))
+
+
+def told(*runs: Run) -> dict[tuple[str, str], Row]:
+    return {(row.section, row.what): row for row in rows(runs)}
+
+
+def test_what_tells_the_runs_apart_comes_with_what_it_made_of_them() -> None:
+    table = told(run("default", 3, counters={"attempts": 120}), run("make_before_break", 0))
+
+    assert table["run", "verdict"].values == ("FAIL", "PASS")
+    assert table["soak file", "only here"].values == ("client: default", "client: make_before_break")
+    assert table["thresholds", "failures == 0"].values == ("fail: 3", "pass: 0")
+    assert table["load rpc", "failures direct / during / recovering"].values == ("0 / 3 / 0", "0 / 0 / 0")
+    assert table["load rpc", "error timeout"].values == ("3", "0")
+    assert table["load rpc", "attempts"].values == ("120", "-")
+    assert table["fault rollout", "worst recovery"].values == ("2s", "2s")
+    assert not table["fault rollout", "worst recovery"].differs
+    assert table["load rpc", "failures"].differs
+
+
+def test_a_load_that_one_of_them_does_not_have_is_a_dash() -> None:
+    other = Run(Path("b"), judge(Story().begin(loads=("js",)).wait(9).operate("js").end().records), "")
+
+    table = told(run("default", 0), other, run("default", 1))
+
+    assert table["load rpc", "operations"].values == ("100", "-", "100")
+    assert table["load js", "ok"].values == ("-", "100%", "-")
+    assert table["fault rollout", "episodes, recovered"].values == ("1, 1", "-", "1, 1")
