@@ -207,6 +207,7 @@ class Failing:
         self._journal = journal
         self.emit, self.subscribe = journal.emit, journal.subscribe
         self.write_file, self.log = journal.write_file, journal.log
+        self.run_dir = journal.run_dir
 
     async def commit(self, event: Event) -> Record:
         if isinstance(event, FaultIntent):

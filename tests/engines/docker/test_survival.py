@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from docker_engine import Client, PrivateEngine
+from docker_engine import LABEL, SHELL, Client, PrivateEngine
 from docker_soak import IDLE, engine_of, new_name, soaking
+from provisioning import compose_command
 
 from supervisor.engines.base import EngineError, UnitState
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
@@ -183,6 +185,52 @@ async def test_a_container_is_recreated_by_compose(docker: Client, journal: Jour
         end(docker, new)
         crash = await soak.crashed("worker")
         assert crash.incarnation.startswith(new[:12])
+
+
+COMPOSE = """
+version: "2.4"
+services:
+  worker: &service
+    image: {image}
+    command: [sh, -c, {program}]
+    init: true
+    network_mode: none
+    stop_grace_period: 1s
+    labels: {{{label}: "true"}}
+  api: *service
+"""
+
+
+async def test_compose_recreates_all_of_a_project(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    project, program = new_name("project"), json.dumps(IDLE)
+    file = tmp_path / "compose.yaml"
+    file.write_text(COMPOSE.format(image=SHELL, program=program, label=LABEL))
+
+    async def compose(*arguments: str) -> None:
+        command = [*compose_command(), "--project-name", project, "--file", str(file), *arguments]
+        done = await anyio.run_process(command, env=os.environ | {"DOCKER_HOST": docker.url}, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+
+    await compose("up", "-d")
+    async with soaking(journal, engine_of(docker, project=project)) as soak:
+        before = {unit: soak.fleet.status(unit).observed.incarnation for unit in ("worker", "api")}
+        await compose("up", "-d", "--force-recreate")
+        for unit, old in before.items():
+            only = {"label": [f"{PROJECT}={project}", f"{SERVICE}={unit}"]}
+            (new,) = docker.call("GET", "containers/json", filters=json.dumps(only))
+            await soak.until(
+                lambda unit=unit, new=new: (soak.fleet.status(unit).observed.incarnation or "").startswith(
+                    new["Id"][:12]
+                )
+            )
+            exits = [(gone.incarnation, gone.cause) for gone in soak.of(UnitExited, unit)]
+            assert exits == [(old, Cause.OUTSIDE)]
+            end(docker, new["Id"])
+            crash = await soak.crashed(unit)
+            assert crash.incarnation.startswith(new["Id"][:12])
+            assert soak.last_words(crash) == ["up"]
 
 
 async def test_the_engine_is_killed_while_a_container_crashes(
