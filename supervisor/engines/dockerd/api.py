@@ -32,6 +32,10 @@ AWAY: Final = 60.0
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 1.0
 """Seconds between two tries of a call to an engine that is away."""
+_REFUSED: Final = 403
+"""What a proxy in front of the engine gives for a call that it does not let through; engines give it to nobody."""
+_BEHIND: Final = frozenset({502, 503, 504})
+"""What a proxy gives while the engine behind it is away."""
 _NO_CONNECTION: Final = 900
 """What aiodocker gives as the status when nobody answers."""
 
@@ -191,7 +195,14 @@ class Api:
         except DockerError as error:
             if error.status == _NO_CONNECTION:
                 raise AwayError(error.status, f"cannot reach the Docker engine: {error.message}") from error
-            raise ApiError(error.status, str(error.message).strip()) from error
+            said = str(error.message).strip()
+            if error.status in _BEHIND:
+                raise AwayError(
+                    error.status, f"cannot reach the Docker engine behind {self._endpoint.url}: {said}"
+                ) from error
+            if error.status == _REFUSED:
+                said = f"{method} /{path} is refused ({said}): let whatever stands before the engine allow it, see docs/docker-api.md"
+            raise ApiError(error.status, said) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             what = str(error) or type(error).__name__
             raise AwayError(

@@ -152,7 +152,13 @@ def soak_it(system: System, folder: Path, duration: int) -> str:
         (summary.read_text() if summary.exists() else "") + done.stdout[-4000:] + done.stderr
     )
     assert json.loads((directory / "verdict.json").read_text())["verdict"] == "pass"
-    assert system.as_found() == before
+    after, log = system.as_found(), done.stdout[-6000:]
+    changed = {
+        service: (before[service], after.get(service))
+        for service in before
+        if before[service] != after.get(service)
+    }
+    assert not changed, f"not as it was found: {changed}\n{log}"
     assert not system.docker.call("GET", "volumes", filters=json.dumps({"label": ["soakd.lock"]}))["Volumes"]
     return judged(directory, [record.event for record in replay(directory)])
 

@@ -13,13 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
+import anyio
 import pytest
-from docker_engine import LABEL, Client
+from docker_engine import LABEL, Client, PrivateEngine
 from docker_gate import VERSION, Gate, gated, listed
 from docker_soak import IDLE, engine_of, new_name, soaking
 from ruamel.yaml import YAML
 
-from supervisor.engines.base import CanDisconnect, CanExecute, CanLimit, CanPause, EngineContext
+from supervisor.engines.base import (
+    CanDisconnect,
+    CanExecute,
+    CanLimit,
+    CanPause,
+    EngineContext,
+    EngineError,
+)
 from supervisor.engines.docker import DockerEngine
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
 from supervisor.engines.dockerd.powers import Powers
@@ -105,6 +113,52 @@ async def test_there_is_no_call_on_the_list_that_is_not_made(
         assert gate.refused == []
         assert set(listed()) - gate.used == set(), "listed, and never made"
         await refuses(gate, docker, upper)
+
+
+async def test_an_engine_that_restarts_behind_a_proxy_is_waited_for(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    if not isinstance(docker, PrivateEngine):
+        pytest.skip("the engine here is somebody's: it is not restarted for a test")
+    unit, limits = new_name(), []
+    docker.create(unit, IDLE)
+    docker.start(unit)
+    with gated(docker.path, tmp_path) as gate:
+        async with soaking(journal, engine_of(docker, unit, host=gate.url)) as soak:
+            (units,) = soak.fleet._engines.values()
+            assert isinstance(units, CanLimit)
+
+            async def ask() -> None:
+                limits.append(await units.limits(unit))
+
+            pid = docker.inspect(unit)["State"]["Pid"]
+            docker.down(signal.SIGKILL)
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask)
+                os.kill(pid, signal.SIGKILL)
+                while not gate.away:  # noqa: ASYNC110  # the gate is in another thread
+                    await anyio.sleep(0.01)
+                await anyio.to_thread.run_sync(docker.up)
+            crash = await soak.crashed(unit)
+            assert crash.captured
+    assert limits
+
+
+async def test_a_call_that_a_proxy_refuses_is_named(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    unit = new_name()
+    docker.create(unit, IDLE)
+    docker.start(unit)
+    with gated(docker.path, tmp_path, without="/containers/{container}/update") as gate:
+        async with soaking(journal, engine_of(docker, unit, host=gate.url)) as soak:
+            (units,) = soak.fleet._engines.values()
+            assert isinstance(units, CanLimit)
+            with pytest.raises(
+                EngineError, match=rf"cannot limit {unit}: POST /containers/\w+/update is refused"
+            ):
+                await units.limit(unit, {"Memory": 50_000_000})
+    assert len(gate.refused) == 1
 
 
 async def use_everything(
