@@ -112,7 +112,7 @@ class EventStoreLoad(NatsLoad):
             group.start_soon(_watch, consumers, handle, self.event_store)
             open_ = await Executor(self, context, history.operate).run()
             sound = await history.last_look()
-            await self._clear(handle, consumers, remove=ours and sound)
+            await self._clear(handle, consumers, history.prefix if sound else None, remove=ours and sound)
         context.recorder.flush()
         context.journal.emit(LoadStopped(load=context.name, open=open_))
 
@@ -138,14 +138,19 @@ class EventStoreLoad(NatsLoad):
             "duplicate_window": int(min(self.max_age, 120.0) * 1e9),
         }
 
-    async def _clear(self, handle: Handle, consumers: Consumers, *, remove: bool) -> None:
-        """Remove what we made. A broker that is away keeps it: consumers end by themselves, the stream's messages too."""
+    async def _clear(self, handle: Handle, consumers: Consumers, events: str | None, *, remove: bool) -> None:
+        """Remove what we made, `events` being what the subjects of ours begin with, None if they are evidence.
+
+        A broker that is away keeps it all: consumers end by themselves, events of a stream of ours too.
+        """
         with anyio.move_on_after(CLEAR):
             try:
                 if remove:
                     await api.call(handle, f"STREAM.DELETE.{self.event_store}")
-                else:
-                    await consumers.clear(handle, self.event_store, CLEAR)
+                    return
+                await consumers.clear(handle, self.event_store, CLEAR)
+                if events is not None:
+                    await api.call(handle, f"STREAM.PURGE.{self.event_store}", {"filter": f"{events}.>"})
             except BrokerError:
                 return
 

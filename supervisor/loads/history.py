@@ -56,6 +56,9 @@ class History:
         """`keeps`: seconds for which the stream keeps every event; 0 if it is not ours and may drop what it likes."""
         self._load, self._context, self._keeps = load, context, keeps
         self._store, self._writer = store, writer
+        life = f"{context.name.replace('.', '_')}.{writer.identity.epoch}"
+        self.prefix = f"{load.prefix}.{life}"
+        """What the subjects of this life's aggregates begin with."""
         self._count = context.recorder.count
         self._chance = random.Random(f"{context.seed}/{context.name}/aggregates")  # noqa: S311  # repeatable draws
         self._made = self._violations = 0
@@ -66,7 +69,7 @@ class History:
 
     def _new(self) -> Aggregate:
         self._made += 1
-        return Aggregate(f"{self._load.prefix}.{self._writer.identity.epoch}.{self._made}")
+        return Aggregate(f"{self.prefix}.{self._made}")
 
     async def operate(self) -> Failure | None:
         """Do one operation, which one is drawn."""

@@ -19,6 +19,7 @@ from supervisor.loads import consumers, event_store
 from supervisor.loads.event_store import EventStoreLoad
 from supervisor.loads.store import EXPECTED
 
+PATIENCE = 10.0
 WRONG = {
     *("failed", "indeterminate", "lost", "duplicates", "forks", "gaps", "reordered", "unexpected"),
     *("spurious_conflicts", "stale_ephemerals", "stale_durables", "lost_to_retention", "undecided"),
@@ -79,14 +80,14 @@ async def test_an_honest_store_passes_and_leaves_nothing(
     assert not nats_bench.violations
 
 
-async def test_a_stream_that_was_there_stays_without_our_consumers(
-    nats_bench: NatsBench, js: JetStreamContext
-) -> None:
+async def test_a_stream_that_was_there_stays_as_it_was(nats_bench: NatsBench, js: JetStreamContext) -> None:
     await js.add_stream(name="EVENTS", subjects=["soak.EVENTS.>"])
+    await js.publish("soak.EVENTS.theirs", b"1")
     async with nats_bench.running(load(abandon="100%")) as context:
         await nats_bench.until_ok(context, 100)
     assert await streams(js) == {"EVENTS"}
     assert await js.consumers_info("EVENTS") == []
+    assert (await js.stream_info("EVENTS")).state.messages == 1
     assert wrong(nats_bench) == {}
 
 
@@ -103,9 +104,13 @@ async def relayed(bench: NatsBench, js: JetStreamContext, relay: Answer, **entry
     return wrong(bench)
 
 
+def real(msg: Msg) -> str:
+    return f"real{msg.subject.removeprefix('in')}"
+
+
 async def store(client: Client, msg: Msg, *, without: str = "") -> dict[str, Any]:
     headers = {name: value for name, value in (msg.headers or {}).items() if name != without}
-    answer = await client.request(f"real{msg.subject.removeprefix('in')}", msg.data, headers=headers)
+    answer = await client.request(real(msg), msg.data, timeout=PATIENCE, headers=headers)
     await msg.respond(answer.data)
     return dict(json.loads(answer.data))
 
@@ -166,7 +171,7 @@ async def test_a_store_that_keeps_an_event_twice(nats_bench: NatsBench, js: JetS
     async def twice(client: Client, msg: Msg) -> None:
         ack = await store(client, msg)
         if ack["seq"] and now():  # a refusal has 0
-            await client.request(f"real{msg.subject.removeprefix('in')}", msg.data)
+            await client.request(real(msg), msg.data, timeout=PATIENCE)
 
     said = await relayed(nats_bench, js, twice, contention="0%")
     assert said == {"duplicates": now.times}
@@ -194,7 +199,7 @@ async def test_a_store_that_refuses_what_it_stores(nats_bench: NatsBench, js: Je
     async def contradict(client: Client, msg: Msg) -> None:
         if now():
             error = {"code": 400, "err_code": 10071, "description": "wrong last sequence: 7"}
-            await client.request(f"real{msg.subject.removeprefix('in')}", msg.data, headers=msg.headers)
+            await client.request(real(msg), msg.data, timeout=PATIENCE, headers=msg.headers)
             await msg.respond(json.dumps({"error": error}).encode())
         else:
             await store(client, msg)
@@ -209,7 +214,7 @@ async def test_appends_by_somebody_else_are_unexpected(nats_bench: NatsBench, js
     async def meddle(client: Client, msg: Msg) -> None:
         ack = await store(client, msg)
         if ack["seq"] and now():  # a refusal has 0
-            await client.request(f"real{msg.subject.removeprefix('in')}", b"not of ours")
+            await client.request(real(msg), b"not of ours", timeout=PATIENCE)
 
     said = await relayed(nats_bench, js, meddle, contention="0%")
     assert said["unexpected"] == now.times

@@ -15,6 +15,7 @@ from nats_bench import Answer, NatsBench
 
 from supervisor.loads.jetstream import JetStreamLoad
 
+PATIENCE = 10.0
 PLACES = 8
 QUIET = {"failed", "indeterminate", "lost", "duplicates", "unexpected", "lost_to_retention", "undecided"}
 
@@ -60,7 +61,9 @@ async def relayed(bench: NatsBench, js: JetStreamContext, relay: Answer) -> dict
 
 
 async def store(client: Client, msg: Msg, *, headers: bool = True) -> None:
-    answer = await client.request("real", msg.data, headers=msg.headers if headers else None)
+    answer = await client.request(
+        "real", msg.data, timeout=PATIENCE, headers=msg.headers if headers else None
+    )
     await msg.respond(answer.data)
 
 
@@ -103,7 +106,7 @@ async def test_stored_twice_is_a_duplicate_and_nothing_else(
         await store(client, msg)
         if not next(numbers) % 40:
             doubled += 1
-            await client.request("real", msg.data)
+            await client.request("real", msg.data, timeout=PATIENCE)
 
     assert await relayed(nats_bench, js, twice) == {"duplicates": doubled}
 
