@@ -149,7 +149,7 @@ class Stream:
         while data:
             shape = await self._due(held)
             size = min(len(data), shape.piece)
-            if not await shape.booked(size):
+            if not await shape.booked(size, held.came + shape.delay(held.chance)):
                 continue
             try:
                 sent = self._sink.send(data[:size])

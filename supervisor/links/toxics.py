@@ -23,8 +23,8 @@ PIECE: Final = 64 * 1024
 """Bytes that are sent at once where nothing asks for fewer."""
 STEP: Final = 0.01
 """Seconds of a limited link's time that one piece takes."""
-CATCH_UP: Final = 0.05
-"""Seconds by which a timer may be late without any bandwidth being lost."""
+CATCH_UP: Final = 1.0
+"""Seconds by which a busy machine may wake us late without any bandwidth being lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +104,12 @@ class Pace:
         self.piece = max(1, min(PIECE, int(rate * STEP)))
         self._rate, self._free = rate, 0.0
 
-    def book(self, size: int) -> float:
-        """Return the monotonic time at which so many bytes have passed; they are booked."""
-        now = time.monotonic()
-        if now - self._free > CATCH_UP:  # it was idle; a shorter time is a timer that was late
-            self._free = now
-        self._free += size / self._rate
+    def book(self, size: int, ready: float) -> float:
+        """Return the monotonic time at which so many bytes, ready to go at another, have passed; they are booked.
+
+        The line is busy from when they were ready on, however late a busy machine lets us get here.
+        """
+        self._free = max(self._free, ready, time.monotonic() - CATCH_UP) + size / self._rate
         return self._free
 
     def give_back(self, size: int) -> None:
@@ -129,6 +129,7 @@ class Shape:
         self.piece = min([PIECE, *(one.size for one in slices), *(pace.piece for pace in self._paces)])
         self.plain = not (self.blocked or self._delays or slices or self._paces)
         """Nothing is done to the bytes."""
+        self._made = time.monotonic()
         self.changed = anyio.Event()
 
     def delay(self, chance: float) -> float:
@@ -142,9 +143,10 @@ class Shape:
                 await self.changed.wait()
         return not self.changed.is_set()
 
-    async def booked(self, size: int) -> bool:
+    async def booked(self, size: int, ready: float) -> bool:
         """Wait until so many bytes may go; return False, with nothing booked, if the shape has been replaced meanwhile."""
-        instant = max((pace.book(size) for pace in self._paces), default=0.0)
+        ready = max(ready, self._made)
+        instant = max((pace.book(size, ready) for pace in self._paces), default=0.0)
         if await self.until(instant):
             return True
         self.give_back(size)
