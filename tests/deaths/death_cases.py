@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 BOTH = ("process", "docker")
+LIMITABLE = BOTH if os.geteuid() == 0 else ("docker",)
+"""Local processes are limited by control groups, which takes root."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ CASES: dict[str, Case] = {
     "pause": Case({"pause": ["{one}", "{two}"], "hold": "300ms"}),
     "partition": Case({"partition": ["{one}"], "hold": "300ms"}, on=("docker",)),
     "disconnect": Case({"disconnect": ["{one}"], "hold": "300ms"}, on=("docker",)),
-    "cpu_squeeze": Case({"cpu_squeeze": ["{one}", "{two}"], "cpus": 0.5, "hold": "300ms"}, on=("docker",)),
-    "memory_squeeze": Case({"memory_squeeze": ["{one}"], "memory": "50MB", "hold": "300ms"}, on=("docker",)),
+    "cpu_squeeze": Case({"cpu_squeeze": ["{one}", "{two}"], "cpus": 0.5, "hold": "300ms"}, on=LIMITABLE),
+    "memory_squeeze": Case({"memory_squeeze": ["{one}"], "memory": "50MB", "hold": "300ms"}, on=LIMITABLE),
     "fill_disk": Case(
         {"fill_disk": "{one}", "path": "/data", "share": "90%", "hold": "300ms"}, on=("docker",)
     ),

@@ -21,6 +21,8 @@ from link_harness import Echo
 from nats_servers import NatsServer, make_cluster
 
 from supervisor.broker.embedded import free_ports
+from supervisor.engines.base import EngineError
+from supervisor.engines.cgroups import find
 
 SLEEP = ["sleep", "1000"]
 POLICY = {"intensity": None, "delay": "0s", "backoff": {"first": "10ms", "factor": 1.1}}
@@ -40,13 +42,24 @@ def _units(cases: Iterable[str]) -> list[str]:
 class Processes:
     """Local processes: they end with the run, so nothing else may be left than nothing."""
 
+    _soak = "of no name"
+
     def soak(self, cases: dict[str, Case]) -> dict[str, Any]:
         units = _units(cases)
-        engines = {"local": {"process": {"units": {unit: {"command": SLEEP} for unit in units}}}}
-        return soak_file(cases, engines=engines, watchdogs=[{"units": units, **POLICY}])
+        limited = bool({"cpu_squeeze", "memory_squeeze"} & set(cases))
+        local = {"cgroups": limited, "units": {unit: {"command": SLEEP} for unit in units}}
+        engines = {"local": {"process": local}}
+        soak = soak_file(cases, engines=engines, watchdogs=[{"units": units, **POLICY}])
+        self._soak = soak["soak"]
+        return soak
 
-    def look(self) -> None:
-        return None
+    def look(self) -> list[str]:
+        """Return the control groups of its runs, whose ids begin with the name of the soak."""
+        try:
+            roots = find().roots
+        except EngineError:
+            return []
+        return [str(path) for root in roots for path in root.rglob(f"soakd-{self._soak}-*")]
 
 
 class Embedded(Processes):

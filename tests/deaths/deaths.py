@@ -77,7 +77,7 @@ def entry(kind: str, case: Case) -> dict[str, Any]:
 def soak_file(kinds: dict[str, Case], **more: Any) -> dict[str, Any]:
     """Return the part of a soak file that is the same in every world."""
     soak: dict[str, Any] = {
-        "soak": "deaths",
+        "soak": f"deaths-{uuid.uuid4().hex[:8]}",
         "seed": 1,
         "faults": {kind.replace("_", "-"): entry(kind, case) for kind, case in kinds.items()},
         "steady_state": [{"command": "true"}],
@@ -167,7 +167,7 @@ def _phases(file: Path, cases: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _inspect_journal(folder: Path) -> Iterator[str]:
-    runs = list((folder / "runs" / "deaths").glob("2*"))
+    runs = list((folder / "runs").glob("deaths-*/2*"))
     if not runs:
         yield "it did not even begin"
         return
