@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from supervisor.journal.events import LoadWindow
 from supervisor.judge.metrics import OK_RATE, Subject, Unit
-from supervisor.judge.operations import Amounts
+from supervisor.judge.operations import EDGE, Amounts
 from supervisor.judge.thresholds import Threshold
 
 LATENESS: Final = 2.0
@@ -24,8 +24,6 @@ OWN_SHARE: Final = 0.2
 """Of a latency's limit: above that our own lag may be what is seen."""
 OWN_LEAST: Final = 0.001
 """Seconds of lag that any event loop has: its timers know milliseconds."""
-_EDGE: Final = 0.25
-"""Seconds by which a window of the journal may end late and still belong to what was before."""
 _SUMS: Final = ("both", "only_response", "only_service")
 
 
@@ -163,7 +161,7 @@ class Sliding:
         if long and window.windows > 1:
             first, last = (math.floor(time / self._step) for time in (window.start, window.end))
             self._blurs.update(range(max(first, self._next), last + 1))
-        at = window.end - _EDGE if long else (window.start + window.end) / 2
+        at = window.end - EDGE if long else (window.start + window.end) / 2
         if at > self._ended and self.threshold.metric.name == OK_RATE:
             return  # nothing more was asked for
         amounts = self._at(at)

@@ -15,6 +15,8 @@ from supervisor.judge.latencies import Latencies, PackedSum
 
 SAMPLES: Final = 10
 """Failed operations that are shown for a load: its first ones, and apart from them the first that no episode explains."""
+EDGE: Final = 0.25
+"""Seconds by which a window may end late and still tell of the time before."""
 _COUNTS: Final = ("scheduled", "started", "late", "dropped", "ok", "failed", "indeterminate", "unexplained")
 
 
@@ -127,7 +129,7 @@ class LoadTotals(Amounts):
         for piece in window.slices:
             if piece.episodes:
                 self.oks[earliest(piece.episodes)] += piece.ok
-            step = self.curve.at(window.end)
+            step = self.curve.at(window.end - EDGE)
             step.ok += piece.ok
             step.failures += piece.failed + piece.indeterminate
             step.dropped += piece.dropped

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from supervisor.judge import document, evidence, junit, summary
+from supervisor.judge import document, evidence, junit, page, summary
 from supervisor.judge.verdict import Judgement
 
-FILES = ("verdict.json", "junit.xml", "summary.md", "evidence.csv")
+FILES = ("verdict.json", "junit.xml", "summary.md", "evidence.csv", "report.html")
 
 
 def render(run_dir: Path, judgement: Judgement) -> dict[str, str]:
@@ -18,6 +18,7 @@ def render(run_dir: Path, judgement: Judgement) -> dict[str, str]:
         junit.render(judgement),
         summary.render(judgement, str(run_dir)),
         evidence.render(judgement),
+        page.render(judgement, str(run_dir)),
     )
     return dict(zip(FILES, texts, strict=True))
 
