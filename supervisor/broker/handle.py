@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -33,6 +34,10 @@ class Handle(Healing):
         title = name if owner == name else f"{name} ({owner})"
         super().__init__(title, options, journal, make_before_break=make_before_break)
         self.name, self.owner = name, owner
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Hear of each change of state as it happens, and `moved` of a move before a break; replaces who listened before."""
+        self._report.listener = listener
 
     @property
     def nc(self) -> Client:

@@ -168,6 +168,7 @@ class Healing:
         self._leaving = None
         self._use(new)
         self._report.tell(new, "reconnected", f"moved from {old.server}, which is about to leave")
+        self._report.listener("moved")
         group.start_soon(old.retire, OVERLAP, DRAIN)
 
     async def _dial(self, avoid: str = "") -> Client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Literal
 
 from supervisor.broker.changes import Changes
@@ -21,6 +22,8 @@ class Report:
         """Whether the last canary was answered, and nothing happened since."""
         self.reason = "no server has answered yet"
         """Why it is not up, or was not before."""
+        self.listener: Callable[[str], None] = _nobody
+        """Hears of every state at once, and `moved` when a new connection took over before its server left; it must not raise."""
         self._title, self._changes = title, Changes(journal.emit)
         self._ever = False
         self._down_since = time.monotonic()
@@ -50,6 +53,7 @@ class Report:
 
     def tell(self, client: Client | None, state: State, detail: str = "") -> None:
         """Tell of anything else."""
+        self.listener(state)
         server = client.server if client is not None else ""
         self._changes.offer(BrokerChanged(connection=self._title, state=state, server=server, detail=detail))
 
@@ -63,3 +67,7 @@ class Report:
         if self._ever:
             self.tell(client, "closed")
         self._changes.flush()
+
+
+def _nobody(_: str) -> None:
+    """Hear nothing."""

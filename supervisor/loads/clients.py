@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final, Literal, Protocol
 
 import anyio
@@ -27,6 +28,10 @@ FULL: Final = 1_500_000
 """Unsent bytes at which a client counts as full: nats-py's buffer holds 2 MiB, and blocks or raises beyond."""
 OVERLAP: Final = 10.0
 """Seconds after a client was replaced in which the old one may still receive, and so everything may come twice."""
+SEEN: Final = {"lame-duck": "lame_ducks", "moved": "hot_swaps"}
+"""What loads count of their clients: servers that announced their leaving, and moves to another one before they left."""
+RESPONDER: Final = "responder"
+"""The role of a client that stands for the system under test."""
 GRACE: Final = 0.5
 """Seconds a closing client has for what is unsent."""
 
@@ -55,12 +60,17 @@ class Plain:
     def __init__(self) -> None:
         self.nc = MendedClient()
 
-    async def open(self, options: Options, title: str) -> None:
+    async def open(self, options: Options, title: str, listener: Callable[[str], None]) -> None:
         """Connect; BrokerError after `CONNECT` seconds, or if what a connection needs cannot be read."""
         try:
             given = await anyio.to_thread.run_sync(arguments, options, abandon_on_cancel=True)
             with anyio.fail_after(CONNECT):
-                await self.nc.connect(**given, name=f"soakd {title}", error_cb=_unheard)
+                await self.nc.connect(
+                    **given,
+                    name=f"soakd {title}",
+                    error_cb=_unheard,
+                    lame_duck_mode_cb=partial(_pass_on, listener, "lame-duck"),
+                )
         except (CredentialsError, nats.errors.Error, OSError) as error:
             servers = ", ".join(options.servers)
             raise BrokerError(f"cannot connect to {servers}: {type(error).__name__}: {error}") from error
@@ -72,6 +82,10 @@ class Plain:
 
 async def _unheard(_: Exception) -> None:
     """An application that did not think about it does not listen either; operations tell what matters."""
+
+
+async def _pass_on(listener: Callable[[str], None], state: str) -> None:
+    listener(state)
 
 
 class LoadClient:
@@ -125,16 +139,26 @@ async def open_client(
     if context.connections is None:
         raise BrokerError(f"load {context.name} cannot connect: the soak file has no broker section")
     owner = f"load {context.name}{role and ' ' + role}"
+    if context.processes > 1:
+        owner += f" {context.process + 1}"
+
+    def listen(state: str) -> None:
+        if (
+            name := SEEN.get(state)
+        ) and role != RESPONDER:  # what our own other end goes through is not the load's
+            context.recorder.count(name)
+
     if mode == "default":
         plain = Plain()
         try:
-            await plain.open(_options(context, connection), owner)
+            await plain.open(_options(context, connection), owner, listen)
             yield LoadClient(plain)
         finally:
             await plain.nc.end(GRACE)
         return
     moves = mode == "make_before_break"
     async with await context.connections.new(connection, owner, make_before_break=moves) as handle:
+        handle.listen(listen)
         await handle.wait_connected(CONNECT)
         yield LoadClient(handle)
 

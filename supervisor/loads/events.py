@@ -15,7 +15,7 @@ from pydantic import Field
 
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.base import LoadContext
-from supervisor.loads.clients import LoadClient, NotSentError, open_client
+from supervisor.loads.clients import SEEN, LoadClient, NotSentError, open_client
 from supervisor.loads.deliveries import COUNTERS, SETTLED, Deliveries
 from supervisor.loads.executor import Executor, Failure
 from supervisor.loads.identity import Identity, Writer
@@ -42,7 +42,7 @@ class EventsLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "events"
-    counters: ClassVar[tuple[str, ...]] = (*COUNTERS, "received_twice", "foreign")
+    counters: ClassVar[tuple[str, ...]] = (*COUNTERS, "received_twice", "foreign", *SEEN.values())
     settled: ClassVar[tuple[str, ...]] = SETTLED
 
     events: Subject = Field(description="The subject that events are published to.")

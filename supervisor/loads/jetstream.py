@@ -15,7 +15,7 @@ from supervisor.broker.connection import BrokerError, Handle
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.audit import Audit
 from supervisor.loads.base import LoadContext
-from supervisor.loads.clients import CONNECT, LoadClient, open_client
+from supervisor.loads.clients import CONNECT, SEEN, LoadClient, open_client
 from supervisor.loads.executor import TIMEOUT, Executor, Failure
 from supervisor.loads.identity import Identity, Writer
 from supervisor.loads.ledger import Acked, Ledger
@@ -52,6 +52,7 @@ class JetStreamLoad(NatsLoad):
     counters: ClassVar[tuple[str, ...]] = (
         *("attempts", "duplicates", "redelivered", "unexpected", "lost_to_retention"),
         *_ACKS.values(),
+        *SEEN.values(),
     )
     settled: ClassVar[tuple[str, ...]] = LOST
 

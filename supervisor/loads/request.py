@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.base import LoadContext
-from supervisor.loads.clients import CONNECT, LoadClient, NotSentError, open_client
+from supervisor.loads.clients import CONNECT, RESPONDER, SEEN, LoadClient, NotSentError, open_client
 from supervisor.loads.executor import TIMEOUT, Executor, Failure
 from supervisor.loads.identity import Identity, Writer
 from supervisor.loads.nats_load import NatsLoad, Subject
@@ -34,7 +34,7 @@ class RequestLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "request"
-    counters: ClassVar[tuple[str, ...]] = ("duplicates", "late_answers", "unexpected")
+    counters: ClassVar[tuple[str, ...]] = ("duplicates", "late_answers", "unexpected", *SEEN.values())
     shareable: ClassVar[bool] = True
 
     request: Subject = Field(description="The subject that requests go to.")
@@ -65,7 +65,7 @@ class RequestLoad(NatsLoad):
             client = await stack.enter_async_context(open_client(context, self.client, self.connection))
             if self.responder == "built_in":
                 other = await stack.enter_async_context(
-                    open_client(context, "reconnect", self.connection, "responder")
+                    open_client(context, "make_before_break", self.connection, RESPONDER)
                 )
                 await other.subscribe(self.request, partial(_echo, other), queue="soakd")
             questions = Questions(client, self.timeout, context.recorder.count)
