@@ -12,6 +12,7 @@ from supervisor.loads.event_store import EventStoreLoad
 from supervisor.loads.events import EventsLoad
 from supervisor.loads.http import HttpLoad
 from supervisor.loads.jetstream import JetStreamLoad
+from supervisor.loads.kv import KvLoad
 from supervisor.loads.request import RequestLoad
 
 _KINDS: Final[list[type[Load]]] = [
@@ -22,5 +23,6 @@ _KINDS: Final[list[type[Load]]] = [
     EventStoreLoad,
     HttpLoad,
     ClaimLoad,
+    KvLoad,
 ]
 LOADS: Final[Registry[Load]] = Registry("load", "soakd.loads", Load, _KINDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 from collections import deque
@@ -9,10 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
 import nats
 from load_bench import NatsServer
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+
+from supervisor.supervision import nursery
 
 STREAM_NOT_FOUND = {"error": {"code": 404, "err_code": 10059, "description": "stream not found"}}
 WRONG_LAST = {"error": {"code": 400, "err_code": 10071, "description": "wrong last sequence"}}
@@ -31,6 +35,10 @@ class FalseJetStream:
         self.work: deque[tuple[int, bytes]] = deque()
         self.acked: list[str] = []
         self.published = itertools.count(1)
+        self.log: list[tuple[int, str, bytes]] = []
+        self.watcher = ""
+        """Where a push consumer's messages go."""
+        self.told = 0
 
     # --- what a test may do wrong ----------------------------------------------------------------------------------------
 
@@ -39,6 +47,9 @@ class FalseJetStream:
 
     def shown(self, subject: str) -> tuple[int, bytes] | None:
         return self.last.get(subject)
+
+    def tells(self, _: int) -> bool:
+        return True
 
     def given(self) -> tuple[int, bytes] | None:
         return self.work.popleft() if self.work else None
@@ -54,6 +65,8 @@ class FalseJetStream:
             ("$JS.API.CONSUMER.CREATE.>", self._consumer),
             ("$JS.API.CONSUMER.MSG.NEXT.*.*", self._next),
             ("$JS.API.DIRECT.GET.>", self._direct),
+            ("$JS.API.STREAM.MSG.GET.*", self._get),
+            ("$JS.API.CONSUMER.DELETE.*.*", self._unwatch),
             ("ACK.>", self._ack),
             ("$KV.>", self._publish),
             ("soak.>", self._publish),
@@ -80,11 +93,42 @@ class FalseJetStream:
         await self._say(msg, {"success": True})
 
     async def _consumer(self, msg: Msg) -> None:
-        self.consumed(json.loads(msg.data)["config"])
-        await self._say(msg, {"name": "workers"})
+        config = json.loads(msg.data)["config"]
+        await self._say(msg, {"name": config.get("name", "workers")})
+        if inbox := config.get("deliver_subject"):
+            self.watcher, self.told = inbox, 0
+            for sequence, subject, payload in list(self.log):
+                if sequence >= config["opt_start_seq"]:
+                    await self._tell(sequence, subject, payload)
 
-    def consumed(self, config: dict[str, Any]) -> None:
-        """A consumer was made."""
+    async def _unwatch(self, msg: Msg) -> None:
+        self.watcher = ""
+        await self._say(msg, {"success": True})
+
+    async def _tell(self, sequence: int, _: str, payload: bytes) -> None:
+        if self.watcher and self.tells(sequence):
+            self.told += 1
+            await self.client.publish(self.watcher, payload, f"ACK.X.S.watch.1.{sequence}.{self.told}.0.0")
+
+    async def beat(self) -> None:
+        """Let the push consumer be heard of, for ever."""
+        while True:
+            await anyio.sleep(0.3)
+            if self.watcher:
+                headers = {"Status": "100", "Nats-Last-Consumer": str(self.told), "Nats-Last-Stream": "0"}
+                await self.client.publish(self.watcher, headers=headers)
+
+    async def _get(self, msg: Msg) -> None:
+        wanted = json.loads(msg.data)
+        found = self.shown(wanted["last_by_subj"]) if "last_by_subj" in wanted else self._held(wanted["seq"])
+        if found is None:
+            await self._say(msg, NO_MESSAGE)
+        else:
+            message = {"seq": found[0], "data": base64.b64encode(found[1]).decode()}
+            await self._say(msg, {"message": message})
+
+    def _held(self, sequence: int) -> tuple[int, bytes] | None:
+        return next(((n, payload) for n, _, payload in self.log if n == sequence), None)
 
     async def _publish(self, msg: Msg) -> None:
         expected = (msg.headers or {}).get("Nats-Expected-Last-Subject-Sequence")
@@ -96,7 +140,9 @@ class FalseJetStream:
         self.last[msg.subject] = self.sequence, msg.data
         if msg.subject.startswith("soak."):
             self.work.append((self.sequence, msg.data))
+        self.log.append((self.sequence, msg.subject, msg.data))
         await self.stored(msg.subject, self.sequence, msg.data)
+        await self._tell(self.sequence, msg.subject, msg.data)
         await self._say(msg, {"stream": "S", "seq": self.sequence})
 
     async def stored(self, _: str, sequence: int, __: bytes) -> None:
@@ -137,6 +183,8 @@ async def playing(
     false = kind(client)
     await false.start()
     try:
-        yield false
+        async with nursery() as group:
+            group.start_soon(false.beat)
+            yield false
     finally:
         await client.close()

@@ -15,7 +15,7 @@ from supervisor.broker.monitor.invariants import Finding, Ledger, Violation
 from supervisor.broker.monitor.news import News
 from supervisor.broker.monitor.presence import PATIENCE, Presence
 from supervisor.broker.monitor.snapshot import Consumers, Stream
-from supervisor.broker.monitor.streams import OURS
+from supervisor.broker.ordered import OURS
 from supervisor.journal.events import Event, InvariantViolated
 
 URGENT: Final = 256

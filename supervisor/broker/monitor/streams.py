@@ -15,9 +15,8 @@ from typing import Any, Final
 from supervisor.broker.api import MESSAGE_NOT_FOUND, PASSES, ApiError, ask, call, decoded
 from supervisor.broker.handle import Handle
 from supervisor.broker.monitor.snapshot import Consumers, Stream
+from supervisor.broker.ordered import OURS
 
-OURS: Final = "soakd-"
-"""How the names of our own consumers begin."""
 CONTACT: Final = 3e9
 """Nanoseconds: a leader that has not heard of a replica for so long is out of touch with it. They speak every second."""
 

@@ -18,12 +18,12 @@ from supervisor.broker.api import STREAM_NOT_FOUND, ApiError, stream_subjects
 from supervisor.broker.client import BrokerError
 from supervisor.broker.handle import Handle
 from supervisor.broker.monitor.entries import VANISHED, Book
-from supervisor.broker.monitor.ordered import Ordered, OrderedConsumers
 from supervisor.broker.monitor.pace import SHARE, Pace
 from supervisor.broker.monitor.picture import Picture
 from supervisor.broker.monitor.revisions import Revisions
 from supervisor.broker.monitor.snapshot import Bucket, Entry, Operation, Stream
 from supervisor.broker.monitor.streams import look
+from supervisor.broker.ordered import Ordered, OrderedConsumers
 
 CALL: Final = 1.0
 TICK: Final = 0.25

@@ -19,8 +19,9 @@ from nats.aio.msg import Msg
 from supervisor.broker.api import CONSUMER_NOT_FOUND, STREAM_NOT_FOUND, ApiError, call
 from supervisor.broker.client import BrokerError
 from supervisor.broker.handle import Handle
-from supervisor.broker.monitor.streams import OURS
 
+OURS: Final = "soakd-"
+"""How the names of our own consumers begin."""
 HEARTBEAT: Final = 0.5
 SILENCE: Final = 1.6
 """Seconds without a message or heartbeat after which a consumer counts as dead: three heartbeats."""
@@ -64,12 +65,15 @@ class Ordered:
         if self.broken:
             raise BrokerError(f"consumer {self.name} of {self.stream}: {self.broken}")
 
-    async def create(self, subject: str, inbox: str) -> None:
-        """Create it, to tell the last message of each subject and then whatever follows."""
+    async def create(self, subject: str, inbox: str, since: int | None) -> None:
+        """Create it, to tell the last message of each subject, or all from the sequence `since` on, and then whatever follows."""
+        begin: dict[str, str | int] = {"deliver_policy": "last_per_subject"}
+        if since is not None:
+            begin = {"deliver_policy": "by_start_sequence", "opt_start_seq": since}
         config = {
+            **begin,
             "name": self.name,
             "deliver_subject": inbox,
-            "deliver_policy": "last_per_subject",
             "filter_subject": subject,
             "ack_policy": "none",
             "max_deliver": 1,
@@ -128,15 +132,20 @@ class OrderedConsumers:
         self._left: list[tuple[str, str]] = []
 
     @asynccontextmanager
-    async def open(self, stream: str, subject: str, deliver: Deliver) -> AsyncGenerator[Ordered]:
-        """Have all last messages of a stream's subjects told, and what follows; BrokerError if that cannot be."""
+    async def open(
+        self, stream: str, subject: str, deliver: Deliver, since: int | None = None
+    ) -> AsyncGenerator[Ordered]:
+        """Have all last messages of a stream's subjects told, or all from a sequence on, and what follows.
+
+        BrokerError if that cannot be.
+        """
         consumer = Ordered(self._handle, stream, deliver)
         inbox = self._handle.nc.new_inbox()
         subscribed = await self._handle.subscribe(inbox, consumer.receive)
         self._left.append((stream, consumer.name))
         del self._left[:-LEFT]
         try:
-            await consumer.create(subject, inbox)
+            await consumer.create(subject, inbox, since)
             yield consumer
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(DELETE):
