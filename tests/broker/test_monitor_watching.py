@@ -14,9 +14,10 @@ from nats.js.api import KeyValueConfig
 from nats.js.kv import KeyValue
 from nats_servers import NatsServer, until
 
+from supervisor.broker import ordered
 from supervisor.broker.api import call, each, stream_names
 from supervisor.broker.connection import Connections, Handle, open_connections
-from supervisor.broker.monitor import invariants, ordered, revisions
+from supervisor.broker.monitor import invariants, revisions
 from supervisor.broker.monitor.picture import Picture
 from supervisor.broker.monitor.snapshot import Bucket, Entry, Operation
 from supervisor.broker.monitor.streams import OURS
