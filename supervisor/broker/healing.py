@@ -31,6 +31,10 @@ EVERY: Final = 0.5
 """Seconds from one canary to the next."""
 DEADLINE: Final = 0.8
 """Seconds a canary may take. A second one decides, so that a busy event loop of ours is not taken for a dead server."""
+BUSY: Final = 8.0
+"""Seconds in which a canary may come late as long as other messages come: it stands behind them in the server's queue for us, and a
+hundred thousand entries told at once, on a busy machine, take their time. Dropping the connection then would begin it all anew.
+"""
 PATIENCE: Final = 0.7
 """Seconds a client has to reconnect by itself, which keeps its subscriptions and unsent messages, before a new one is built."""
 BACKOFF: Final = 1.2
@@ -101,8 +105,24 @@ class Healing:
         except RejectedError:
             raise
         except BrokerError:
-            await client.canary(DEADLINE)
+            await self._look_again(client)
         self._mark_up(client)
+
+    async def _look_again(self, client: Client) -> None:
+        """Decide with a second canary, and with further ones that have more time while messages arrive."""
+        deadline, end = DEADLINE, time.monotonic() + BUSY
+        while True:
+            heard = client.stats["in_msgs"]
+            try:
+                await client.canary(deadline)
+            except RejectedError:
+                raise
+            except BrokerError:
+                if client.stats["in_msgs"] == heard or not client.is_connected or time.monotonic() > end:
+                    raise
+                deadline *= 2
+            else:
+                return
 
     async def _rest(self, seconds: float = EVERY) -> None:
         with anyio.move_on_after(seconds):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
 
 import anyio
 import nats.errors
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 from nats.aio.msg import Msg
 from nats_servers import NatsServer, Start, until
 
@@ -279,6 +281,67 @@ async def test_our_own_event_loop_that_stands_still(handle: Handle, changes: lis
     assert handle.nc is client
     await until(lambda: bool(changes))
     assert states(changes) == ["connected"]
+
+
+MANY = 250
+
+
+class Narrow:
+    """A way to a server that lets bytes through slowly from some moment on."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.slow = False
+
+    async def carry(self, client: SocketStream) -> None:
+        server = await anyio.connect_tcp("127.0.0.1", self._port)
+        async with client, server, anyio.create_task_group() as group:
+            group.start_soon(self._pass, client, server, group.cancel_scope)
+            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                while True:
+                    await client.send(await server.receive(512 if self.slow else 65536))
+                    await anyio.sleep(0.01 if self.slow else 0)
+            group.cancel_scope.cancel()
+
+    @staticmethod
+    async def _pass(client: SocketStream, server: SocketStream, scope: anyio.CancelScope) -> None:
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            while True:
+                await server.send(await client.receive())
+        scope.cancel()
+
+
+async def test_a_canary_behind_many_messages_is_no_dead_server(
+    server: NatsServer, broker: Broker, journal: JournalWriter, changes: list[BrokerChanged]
+) -> None:
+    """Else a bucket of a hundred thousand entries, told at once to a busy machine, would be begun again and again."""
+    heard = 0
+
+    async def hear(_: Msg) -> None:
+        nonlocal heard
+        heard += 1
+
+    narrow = Narrow(server.port)
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, AsyncExitStack() as stack:
+        group = await stack.enter_async_context(anyio.create_task_group())
+        group.start_soon(listener.serve, narrow.carry)
+        port = listener.extra(SocketAttribute.local_port)  # noqa: S610  # no Django here
+        way = Broker.model_validate({"servers": f"127.0.0.1:{port}"})
+        connections = await stack.enter_async_context(open_connections(way, journal))
+        handle = await connections.new("default", "narrow")
+        await handle.subscribe("many", hear)
+        await handle.canary()
+        direct = await stack.enter_async_context(open_connections(broker, journal))
+        sender = await direct.new("default", "sender")
+        client, narrow.slow = handle.nc, True
+        for _ in range(MANY):  # of which some fifty pass in a second
+            await sender.nc.publish("many", bytes(1024))
+        await until(lambda: heard == MANY, 30)
+        narrow.slow = False
+        await usable(handle)
+        assert handle.nc is client
+        assert not [c for c in changes if c.state == "disconnected" and "narrow" in c.connection]
+        group.cancel_scope.cancel()
 
 
 async def test_subscriptions_survive_both_ways_of_healing(handle: Handle, server: NatsServer) -> None:
