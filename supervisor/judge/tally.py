@@ -189,7 +189,7 @@ class Tally:
                 done = self.by_hand.setdefault(event.action, Some())
                 done.add(f"{what} after {when}" if what else f"after {when}")
             case TaskCrashed():
-                if event.task.startswith("load ") and (load := self.loads.get(event.task[5:])):
+                if event.task.startswith("load ") and (load := self.loads.get(event.task.split()[1])):
                     load.crashed += 1
                 crashed = self.tasks_gave_up if event.gave_up else self.tasks_crashed
                 crashed.add(f"{event.task} ({event.error})")

@@ -17,7 +17,7 @@ from pydantic import Field, StringConstraints, model_validator
 from supervisor.journal.events import InvariantViolated, LoadStopped
 from supervisor.kinds import Strict
 from supervisor.loads.base import LoadContext
-from supervisor.loads.claims import Claims, Job
+from supervisor.loads.claims import COUNTERS, Claims, Job
 from supervisor.loads.clients import CONNECT, open_client
 from supervisor.loads.executor import Executor, Failure
 from supervisor.loads.identity import Identity, Writer
@@ -92,6 +92,11 @@ class ClaimLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "claim"
+    counters: ClassVar[tuple[str, ...]] = (
+        *COUNTERS,
+        *("taken_over", "late_claims", "abandoned", "contended", "empty"),
+        *("not_submitted", "unconfirmed", "unchecked", "undecided"),
+    )
 
     claim: ClaimFrom = Field(description="What is claimed from.")
     work: Duration = Field(0.0, description="How long a worker works on a job before it finishes it.")

@@ -13,7 +13,6 @@ from supervisor.journal.fold import fold_windows
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.pace import Paced
 from supervisor.loads.processes import Process, ProcessDied
-from supervisor.loads.recorder import WINDOW
 from supervisor.supervision import Supervisor
 
 
@@ -37,21 +36,18 @@ class _Crew:
     async def run(self) -> None:
         """Keep all processes up until the load is to stop, and wait for their last words."""
         name, of = self.context.name, self.load.processes
-        leave = self.context.timeline.subscribe(self._flush)
+        leave = self.context.recorder.accompany(self._flush)
         try:
-            async with anyio.create_task_group() as flushing:
-                flushing.start_soon(self._flush_often)
-                async with anyio.create_task_group() as group:
+            async with anyio.create_task_group() as group:
 
-                    def give_up(why: str) -> None:
-                        self._beyond_help = why
-                        group.cancel_scope.cancel()
+                def give_up(why: str) -> None:
+                    self._beyond_help = why
+                    group.cancel_scope.cancel()
 
-                    supervisor = Supervisor(group, self.context.journal, give_up)
-                    for process in range(of):
-                        member = Process(self.load, self.context, process, self._take)
-                        supervisor.keep(f"load {name} {member.title}", member.run)
-                flushing.cancel_scope.cancel()
+                supervisor = Supervisor(group, self.context.journal, give_up)
+                for process in range(of):
+                    member = Process(self.load, self.context, process, self._take)
+                    supervisor.keep(f"load {name} {member.title}", member.run)
         finally:
             leave()
             self._flush()
@@ -72,9 +68,5 @@ class _Crew:
         windows, self._windows = self._windows, []
         if windows:
             for event in fold_windows(windows):
-                self.context.journal.emit(event)
-
-    async def _flush_often(self) -> None:
-        while True:
-            await anyio.sleep(WINDOW)
-            self._flush()
+                # Of many processes, but of the same time: nothing is coarser for that.
+                self.context.journal.emit(event.model_copy(update={"windows": 1}))

@@ -15,7 +15,7 @@ from supervisor.loads.base import LoadContext
 from supervisor.loads.clients import CONNECT, open_client
 from supervisor.loads.consumers import Consumers
 from supervisor.loads.executor import Executor
-from supervisor.loads.history import History
+from supervisor.loads.history import COUNTERS, SETTLED, History
 from supervisor.loads.identity import Identity, Writer
 from supervisor.loads.nats_load import NatsLoad, Subject
 from supervisor.loads.store import Store
@@ -37,6 +37,13 @@ class EventStoreLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "event_store"
+    counters: ClassVar[tuple[str, ...]] = (
+        *COUNTERS,
+        *("attempts", "stale_reads", "reads_again", "lost_to_retention", "undecided"),
+        *("ephemerals", "stale_ephemerals", "durables", "stale_durables"),
+        *("double_answers", "late_answers", "unexpected_answers"),
+    )
+    settled: ClassVar[tuple[str, ...]] = SETTLED
 
     event_store: Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")] = Field(
         description="The stream. One that does not exist is made, and removed at the end if nothing was wrong with it."

@@ -36,6 +36,8 @@ COUNTERS: Final = (
     "reordered",
     "unexpected",
 )
+SETTLED: Final = ("lost", "lost_in_stream", "lost_in_delivery")
+"""What is only known once all aggregates were read at the end."""
 _INVARIANTS: Final = {
     "duplicates": "an event is stored once",
     "forks": "an event is appended only behind the one that its writer knew as the last",
@@ -236,7 +238,8 @@ class History:
         undecided = sum(len(aggregate.events) for aggregate in rest if aggregate.dirty)
         self._count("undecided", undecided)
         if not undecided:
-            self._count("lost", 0)
+            for name in SETTLED:
+                self._count(name, 0)
         return self._sound and not undecided
 
 

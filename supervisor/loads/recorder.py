@@ -68,6 +68,7 @@ class Recorder:
         """The marks have been the same since then, so an operation that began later overlaps just these."""
         self._window = _Window(self._since)
         self._unsubscribe = timeline.subscribe(self._marks_changed)
+        self._others: list[Callable[[], None]] = []
 
     def record(
         self,
@@ -140,7 +141,14 @@ class Recorder:
         now = self._clock()
         if not self._window.empty:
             self._sink.emit(self._window.event(self._load, now))
+        for other in tuple(self._others):
+            other()
         self._window = _Window(now)
+
+    def accompany(self, flush: Callable[[], None]) -> Callable[[], None]:
+        """Call another at each flush, one that has windows of the same load to emit; the return value ends that."""
+        self._others.append(flush)
+        return lambda: self._others.remove(flush)
 
     async def run(self) -> None:
         """Emit a window at every multiple of its length, and the last one on the way out. A leaf task."""
