@@ -8,6 +8,7 @@ moved: in version 1 that is our own, in version 2 an ancestor, as a rule, for a 
 from __future__ import annotations
 
 import errno
+import fnmatch
 import os
 import resource
 import time
@@ -231,19 +232,29 @@ def tightened_cpu(unit: str, cpus: float, quota: int, period: int) -> dict[str, 
     return {"CpuQuota": round(cpus * PERIOD), "CpuPeriod": PERIOD}
 
 
-def remove_all(run: str) -> int:
-    """Remove what groups a run has left, wherever it had made them; its processes have ended. Return how many."""
+def left_by(run: str) -> list[Path]:
+    """Return the groups that a run has made and not removed, wherever that was; `run` may be a pattern (fnmatch)."""
     try:
         roots = find().roots
     except (EngineError, OSError):
-        return 0
+        return []
+    return [
+        Path(folder) / name
+        for root in sorted(roots)
+        for folder, names, _ in os.walk(root)  # which does not mind that others' groups come and go
+        for name in fnmatch.filter(names, f"{_PREFIX}{run}")
+    ]
+
+
+def remove_all(run: str) -> int:
+    """Remove what groups a run has left; its processes have ended. Return how many."""
     count = 0
-    for root in roots:
-        for group in sorted(root.rglob(f"{_PREFIX}{run}")):
+    for group in left_by(run):
+        with suppress(FileNotFoundError):
             for unit in [one for one in group.iterdir() if one.is_dir()]:
                 _remove(unit)
                 count += 1
-            _remove(group)
+        _remove(group)
     return count
 
 

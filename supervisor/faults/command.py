@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import shlex
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Final, Literal, Self
@@ -16,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from supervisor.engines.process import Text, words
 from supervisor.engines.program import run_program
 from supervisor.engines.selectors import Selector
-from supervisor.faults.base import Aim, Fault, UndoError, World
+from supervisor.faults.base import Aim, Fault, Layout, Site, UndoError, World
 from supervisor.faults.units import choose
 from supervisor.journal.events import FaultIntent, Target
 
@@ -79,6 +80,12 @@ class Command(Fault):
         """The units, if it names any."""
         return self.units
 
+    def missing(self, layout: Layout, site: Site) -> Iterator[str]:  # noqa: ARG002  # it is about programs alone
+        """Programs and a working directory that are not there."""
+        for argv in (self.command, self.undo_command):
+            if argv != NONE and (why := absent(tuple(argv), site.base / self.cwd, self.env)):
+                yield why
+
     async def aim(self, world: World, rng: random.Random) -> Aim:
         """Choose the units, if there are any."""
         units = await choose(world.fleet, self.units, rng) if self.units else ()
@@ -98,6 +105,16 @@ class Command(Fault):
             await run(argv, world, intent, self.undo_timeout, cwd=self.cwd, env=self.env)
         except CommandFailed as error:
             raise UndoError(again(error, argv, intent)) from error
+
+
+def absent(argv: tuple[str, ...], folder: Path, env: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Say what is not there of a command that runs in a folder; empty if all is. Blocks."""
+    if not folder.is_dir():
+        return f"cannot run {argv[0]} in {folder}: there is no such directory; it is seen from the soak file"
+    name = str(folder / argv[0]) if "/" in argv[0] else argv[0]
+    if shutil.which(name, path=env.get("PATH")):
+        return ""
+    return f"cannot run {argv[0]}: there is no such program on PATH or it is not executable; install it, or write its path"
 
 
 def again(error: CommandFailed, argv: tuple[str, ...], intent: FaultIntent) -> str:

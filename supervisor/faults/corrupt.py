@@ -16,8 +16,8 @@ from supervisor.broker.connection import BrokerError, Handle
 from supervisor.broker.stored import ChangedError, Stored, delete, entry, message, purge, put
 from supervisor.engines.process import words
 from supervisor.engines.selectors import Pick
-from supervisor.faults.base import Aim, CannotAim, Layout, Problem, UndoError, World
-from supervisor.faults.command import NONE, Argv, CommandFailed, again, run
+from supervisor.faults.base import Aim, CannotAim, Layout, Problem, Site, UndoError, World
+from supervisor.faults.command import NONE, Argv, CommandFailed, absent, again, run
 from supervisor.faults.nats import Pattern, Sparing, Token
 from supervisor.journal.events import FaultIntent
 from supervisor.kinds import Strict
@@ -150,6 +150,13 @@ class Corrupt(Sparing):
         """A broker, or a connection to it, that is not there; a command may do without."""
         if self.corrupt.command is None:
             yield from super().problems(layout)
+
+    def missing(self, layout: Layout, site: Site) -> Iterator[str]:  # noqa: ARG002  # it is about programs alone
+        """Programs that are not there."""
+        undo = self.takes_back if isinstance(self.takes_back, tuple) else None
+        for argv in (self.corrupt.command, undo):
+            if argv and (why := absent(argv, site.base)):
+                yield why
 
     def preview(self, rng: random.Random, units: Sequence[str]) -> str:  # noqa: ARG002  # only the run knows the entries
         """Say what is done to what."""

@@ -21,8 +21,7 @@ from link_harness import Echo
 from nats_servers import NatsServer, make_cluster
 
 from supervisor.broker.embedded import free_ports
-from supervisor.engines.base import EngineError
-from supervisor.engines.cgroups import find
+from supervisor.engines.cgroups import left_by
 
 SLEEP = ["sleep", "1000"]
 POLICY = {"intensity": None, "delay": "0s", "backoff": {"first": "10ms", "factor": 1.1}}
@@ -55,11 +54,7 @@ class Processes:
 
     def look(self) -> list[str]:
         """Return the control groups of its runs, whose ids begin with the name of the soak."""
-        try:
-            roots = find().roots
-        except EngineError:
-            return []
-        return [str(path) for root in roots for path in root.rglob(f"soakd-{self._soak}-*")]
+        return [str(group) for group in left_by(f"{self._soak}-*")]
 
 
 class Embedded(Processes):

@@ -287,6 +287,17 @@ async def test_leaders_step_down_and_are_found(stage: Stage, cluster: Cluster) -
                 if fault != "c":  # the consumer may have moved with its stream
                     assert [target.unit for target in intent.targets] == [leading] == [intent.undo["leader"]]
         after = [await meta_leader(sys), await leader(handle, "ORDERS")]
+        # Faults in the life of units find them as well, each at its own moment.
+        for name, fault, leads in (
+            ("frozen", kind(pause={"leader_of": "_meta_"}, hold="100ms"), lambda: meta_leader(sys)),
+            ("killed", kind(kill={"leader_of": "ORDERS"}), lambda: leader(handle, "ORDERS")),
+        ):
+            leading = await leads()
+            async with stage.running(**{name: fault}):
+                await stage.watch.until(EpisodeClosed, episode=f"{name}#1")
+            (intent,) = stage.watch.all(FaultIntent, fault=name)
+            assert [target.unit for target in intent.targets] == [leading]
+        assert free_and_up(stage.fleet)
     assert not stage.watch.all(FaultFailed)
     assert all(after)
     assert after[0] != before[0]

@@ -37,6 +37,8 @@ from supervisor.journal.events import (
     UndoFailed,
 )
 from supervisor.journal.writer import JournalWriter
+from supervisor.soakfile.load import load
+from supervisor.soakfile.plan import warnings
 
 SERVER = Path(sys.executable).with_name("nats-server")
 Server = Callable[[], AbstractAsyncContextManager[Client]]
@@ -279,6 +281,23 @@ async def test_a_broker_that_is_away_fails_the_undo_with_what_to_do(stage: Stage
         Exception, match=r"entries of bucket CONFIG may still be damaged \(a\): .*run `soakd recover`"
     ):
         await fault.undo(stage.world, intent)
+
+
+def test_a_program_that_is_not_there_is_said_before_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "soak.yaml"
+    file.write_text(
+        "soak: x\nfaults:\n"
+        "  a: {corrupt: {command: [./no.sh]}, undo: [no-such-program], hold: 1s, every: 1m}\n"
+        "  b: {command: 'true', undo: 'false', cwd: nowhere, every: 1m}\n"
+    )
+    hint = "there is no such program on PATH or it is not executable; install it, or write its path"
+    gone = f"in {tmp_path}/nowhere: there is no such directory; it is seen from the soak file"
+    assert warnings(load(file, {})) == [
+        f"{file}:3:3: faults.a: cannot run ./no.sh: {hint}",
+        f"{file}:3:3: faults.a: cannot run no-such-program: {hint}",
+        f"{file}:4:3: faults.b: cannot run true {gone}",
+        f"{file}:4:3: faults.b: cannot run false {gone}",
+    ]
 
 
 @pytest.mark.parametrize(

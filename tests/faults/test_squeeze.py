@@ -116,6 +116,23 @@ async def test_a_process_that_grows_beyond_its_memory_is_killed_and_that_is_told
 
 
 @needs_groups
+async def test_less_memory_than_is_in_use_is_refused_or_kills(stage: Stage, opened: Open) -> None:
+    """Version 1 of control groups refuses, version 2 kills: in both cases it is told, and nothing stays."""
+    holds = f"{GROWS.replace('while not', 'while False and not')}"
+    unit = {"command": [sys.executable, "-c", holds], "ready": {"log": "grown"}}
+    async with opened(cgroups=True, n1=unit) as fleet:
+        before = await limits(fleet, "n1")
+        async with stage.running(a=kind(memory_squeeze="n1", memory="40MB", hold="1s")):
+            if find().version == 1:
+                failed = await stage.watch.until(FaultFailed)
+                assert "it uses more, and the kernel cannot take so much back" in failed.error
+            else:
+                assert (await stage.watch.until(UnitExited)).oom
+            await stage.watch.until(EpisodeClosed)
+        assert await limits(fleet, "n1") == before
+
+
+@needs_groups
 async def test_what_somebody_else_has_set_meanwhile_stays(stage: Stage, opened: Open) -> None:
     async with opened(cgroups=True, n1=BUSY) as fleet:
         async with stage.running(a=kind(cpu_squeeze="n1", cpus=0.5, hold="1h")) as scheduler:
