@@ -107,8 +107,8 @@ class System:
 
 
 @contextmanager
-def provisioning(docker: Client, images: str, **more: str) -> Iterator[System]:
-    """Bring the project up with free ports, and take it away again with all that belongs to it."""
+def provisioning(docker: Client, images: str, file: Path = COMPOSE, **more: str) -> Iterator[System]:
+    """Bring the project of a compose file up with free ports, and take it away again with all that belongs to it."""
     ports, project = free_ports(), f"provisioning-{uuid.uuid4().hex[:8]}"
     names = [f"NATS{number}_{what}" for number in (1, 2, 3) for what in ("PORT", "MONITOR")]
     environment = {
@@ -122,7 +122,7 @@ def provisioning(docker: Client, images: str, **more: str) -> Iterator[System]:
         "SOAKD_PYTHON": sys.executable,
         **more,
     }
-    command = [*compose_command(), "-f", str(COMPOSE)]
+    command = [*compose_command(), "-f", str(file)]
 
     def compose(*arguments: str) -> None:
         done = subprocess.run(
