@@ -18,7 +18,7 @@ from supervisor.journal.events import InvariantViolated, LoadStopped
 from supervisor.kinds import Strict
 from supervisor.loads.base import LoadContext
 from supervisor.loads.claims import COUNTERS, Claims, Job
-from supervisor.loads.clients import CONNECT, open_client
+from supervisor.loads.clients import CONNECT, SEEN, open_client
 from supervisor.loads.executor import Executor, Failure
 from supervisor.loads.identity import Identity, Writer
 from supervisor.loads.made import bucket, make, remove
@@ -96,6 +96,7 @@ class ClaimLoad(NatsLoad):
         *COUNTERS,
         *("taken_over", "late_claims", "abandoned", "contended", "empty"),
         *("not_submitted", "unconfirmed", "unchecked", "undecided"),
+        *SEEN.values(),
     )
 
     claim: ClaimFrom = Field(description="What is claimed from.")

@@ -12,7 +12,7 @@ from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.base import LoadContext
-from supervisor.loads.clients import CONNECT, open_client
+from supervisor.loads.clients import CONNECT, SEEN, open_client
 from supervisor.loads.consumers import Consumers
 from supervisor.loads.executor import Executor
 from supervisor.loads.history import COUNTERS, SETTLED, History
@@ -42,6 +42,7 @@ class EventStoreLoad(NatsLoad):
         *("attempts", "stale_reads", "reads_again", "lost_to_retention", "undecided"),
         *("ephemerals", "stale_ephemerals", "durables", "stale_durables"),
         *("double_answers", "late_answers", "unexpected_answers"),
+        *SEEN.values(),
     )
     settled: ClassVar[tuple[str, ...]] = SETTLED
 

@@ -17,7 +17,7 @@ from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle
 from supervisor.journal.events import InvariantViolated, LoadStopped
 from supervisor.loads.base import LoadContext
-from supervisor.loads.clients import CONNECT, NotSentError, open_client
+from supervisor.loads.clients import CONNECT, SEEN, NotSentError, open_client
 from supervisor.loads.executor import Executor, Failure
 from supervisor.loads.identity import Identity, Writer
 from supervisor.loads.made import bucket, make, remove
@@ -54,6 +54,12 @@ class KvLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "kv"
+    counters: ClassVar[tuple[str, ...]] = (
+        *COUNTERS,
+        *("attempts", "conflicts", "superseded", "unchecked", "undecided"),
+        *SEEN.values(),
+    )
+    settled: ClassVar[tuple[str, ...]] = ("lost_updates", "watch_gaps", "watch_reordered")
 
     kv: Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")] = Field(
         description="The bucket, made by the load and removed at the end if nothing was wrong."

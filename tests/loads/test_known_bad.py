@@ -17,10 +17,12 @@ import anyio
 import anyio.to_thread
 import nats
 import pytest
+from http_bench import service
 from load_bench import Bench, until
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats_bench import Answer, NatsBench, honest
+from test_claim import Dispatcher, Racy, bots
 
 from supervisor.journal.events import (
     EndReason,
@@ -420,6 +422,28 @@ async def test_what_a_program_tells_is_flagged_by_its_threshold_alone(bench: Ben
     assert broken(judgement) == {BAD_PROGRAMS[bad]}, flagged(judgement)
 
 
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+JOBS = ("failed == 0", "double_claims == 0", "orphans == 0", "stuck == 0", "unexpected == 0")
+
+
+async def claimed(bench: Bench, dispatcher: Dispatcher, claims: int, until_counted: str = "") -> Judgement:
+    async with service(dispatcher) as url:
+        load = bots(url, patience="20s", jobs=10)
+        async with judged(bench, load, JOBS) as result, bench.under(load) as context:
+            before = int(bench.counts.get("claims", 0))
+            await bench.until_counted(context, "claims", before + claims)
+            if until_counted:
+                await bench.until_counted(context, until_counted, 2)
+    return result[0]
+
+
+async def test_a_queue_that_gives_a_job_twice_is_flagged_by_its_threshold_alone(bench: Bench) -> None:
+    judgement = await claimed(bench, Racy(), 100, "double_claims")
+
+    assert broken(judgement) == {"double_claims == 0"}, flagged(judgement)
+
+
 # --- clean twins -----------------------------------------------------------------------------------------------------
 
 Twin = Callable[[NatsBench], Awaitable[Judgement]]
@@ -427,6 +451,7 @@ CLEAN: dict[str, Twin] = {
     "responder": lambda bench: asked(bench, honest, request(), 300),
     "relay": lambda bench: relayed(bench, on, events(), 300),
     "stream": lambda bench: stored(bench, store, 150),
+    "queue": lambda bench: claimed(bench.bench, Dispatcher(), 100),
 }
 
 
