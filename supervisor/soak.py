@@ -228,8 +228,8 @@ class UnitNames:
         engine, name = self.ids[unit]
         return self._engines[engine].lacks(power, name)
 
-    def volume(self, unit: str, path: str, base: Path) -> Path:
-        """Return where on this machine a unit's volume is; EngineError if it has none that can be reached. Blocks."""
+    def volume(self, unit: str, path: str, base: Path) -> Path | None:
+        """Return where on this machine a unit's volume is, None if only the run can tell; EngineError if it has none. Blocks."""
         engine, name = self.ids[unit]
         return self._engines[engine].volume(name, path, base)
 

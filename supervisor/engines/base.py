@@ -285,8 +285,8 @@ class Engine(Kind):
         """
         return ""
 
-    def volume(self, unit: str, path: str, base: Path) -> Path:  # noqa: ARG002  # for engines that have any
-        """Return the same as `HasVolumes` would in a run, as far as it is known before; EngineError if there is none. Blocks."""
+    def volume(self, unit: str, path: str, base: Path) -> Path | None:  # noqa: ARG002  # for engines that have any
+        """Return the same as `HasVolumes` would in a run; None if only the run can tell. EngineError if there is none. Blocks."""
         raise EngineError(f"the engine of {unit}, {self.key}, has no volumes")
 
     def resting(self) -> frozenset[str]:

@@ -18,7 +18,7 @@ from supervisor.engines.dockerd.api import Api, Endpoint, Tls, connect
 from supervisor.engines.dockerd.container import NO_POLICY, Container
 from supervisor.engines.dockerd.life import Unit
 from supervisor.engines.dockerd.locks import Found, Locks, left_by, remove
-from supervisor.engines.dockerd.mounts import locate
+from supervisor.engines.dockerd.mounts import find, locate
 from supervisor.engines.dockerd.names import Listed, Which, after, by_unit, listed, refuse_clashes
 from supervisor.engines.dockerd.owners import ourselves
 from supervisor.engines.dockerd.restore import inspect, restore, set_policy
@@ -178,11 +178,12 @@ class DockerEngine(Engine):
             return f"the engine at {url} is on another machine: run soakd there"
         return packets.lacks() or packets.unreachable(seen)
 
-    def volume(self, unit: str, path: str, base: Path) -> Path:  # noqa: ARG002  # its paths are the container's
-        """Return where the container's volume is."""
+    def volume(self, unit: str, path: str, base: Path) -> Path | None:  # noqa: ARG002  # its paths are the container's
+        """Return where the container's volume is; one that is down has it mounted nowhere."""
         if (seen := self._looked.get(unit)) is None:
             raise EngineError(f"{unit} has no container")
-        return locate(seen, path)
+        find(seen, path)
+        return locate(seen, path) if seen.running else None
 
     async def discover(self, base: Path) -> Self:
         """List the containers, and look at their restart policies."""

@@ -105,8 +105,8 @@ class Layout(Protocol):
     def lacks(self, unit: str, power: type) -> str:
         """Say what keeps a unit's engine from a capability just now; empty if nothing does. Blocks."""
 
-    def volume(self, unit: str, path: str, base: Path) -> Path:
-        """Return where on this machine a unit's volume is; EngineError if it has none that can be reached. Blocks."""
+    def volume(self, unit: str, path: str, base: Path) -> Path | None:
+        """Return where on this machine a unit's volume is, None if only the run can tell; EngineError if it has none. Blocks."""
 
     def files_of(self, unit: str) -> Mapping[str, str]:
         """Return the files that the soak file gives a unit: path -> content."""

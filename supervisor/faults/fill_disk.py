@@ -61,8 +61,8 @@ class FillDisk(UnitFault):
         """Volumes that are not there or not to be reached, and the journal's own file system."""
         for unit in layout.selected(self.selector):
             try:
-                volume = layout.volume(unit, self.path, site.base)
-                _check(volume, site.runs)
+                if volume := layout.volume(unit, self.path, site.base):
+                    _check(volume, site.runs)
             except (EngineError, OSError) as error:
                 yield f"cannot fill the disk of {unit}: {error}"
 

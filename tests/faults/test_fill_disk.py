@@ -211,17 +211,22 @@ async def test_a_dead_runs_file_is_found_by_its_intent_whatever_became_of_the_un
 async def test_the_volume_of_a_container_is_filled(
     docker: Client, stage: Stage, journal: JournalWriter, disk: Disk, tmp_path: Path
 ) -> None:
-    place, unit, bare = disk(), new_name(), new_name()
+    place, unit, bare, down = disk(), new_name(), new_name(), new_name()
+    docker.create(
+        down, IDLE, host={"Binds": [f"{place}:/data"]}
+    )  # what the engine is to start has nothing mounted yet
     docker.create(unit, IDLE, host={"Binds": [f"{place}:/data"], "Tmpfs": {"/cache": ""}})
     docker.create(bare, IDLE)
     for name in (unit, bare):
         docker.start(name)
     file = tmp_path / "soak.yaml"
     file.write_text(
-        f"soak: x\nengines: {{box: {{docker: {{names: [{unit}, {bare}], host: '{docker.url}'}}}}}}\nfaults:\n"
+        f"soak: x\nengines: {{box: {{docker: {{names: [{unit}, {bare}, {down}], host: '{docker.url}'}}}}}}\nfaults:\n"
         + "".join(
             f"  f{n}: {{fill_disk: {name}, path: {path}, hold: 1s, every: 1m}}\n"
-            for n, (name, path) in enumerate([(unit, "/data/deep"), (unit, "/etc"), (bare, "/data")])
+            for n, (name, path) in enumerate(
+                [(unit, "/data/deep"), (unit, "/etc"), (bare, "/data"), (down, "/data"), (down, "/etc")]
+            )
         )
     )
     said = [
@@ -231,6 +236,7 @@ async def test_the_volume_of_a_container_is_filled(
     assert said == [
         f"{unit}: /etc is on no volume of {unit}: there are /data",
         f"{bare}: /data is on no volume of {bare}: it has none",
+        f"{down}: /etc is on no volume of {down}: there are /data",
     ]
     async with soaking(journal, engine_of(docker, unit, bare)) as soak:
         stage.fleet = soak.fleet
