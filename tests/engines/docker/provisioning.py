@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,8 @@ COMPOSE = ROOT / "deploy" / "provisioning" / "compose.yaml"
 SERVICES = {"dispatcher", "prefill", "udm-transformer", "udm-listener"}
 NODES = {"nats1", "nats2", "nats3"}
 UP = 120.0
+ITERATIONS = 4
+"""Of the end-to-end tests, two each; what a restart hits may fail."""
 DONE = 60.0
 """Seconds beyond its duration that a soak may take: its beginning, and its way to the steady state at the end."""
 
@@ -130,37 +133,85 @@ def provisioning(docker: Client, images: str, file: Path = COMPOSE, **more: str)
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
+    servers = [f"nats://127.0.0.1:{environment[f'NATS{number}_PORT']}" for number in (1, 2, 3)]
+    credentials = {"SOAKD_NATS_USER": "admin", "SOAKD_NATS_PASSWORD": "admin"}
+    check = [sys.executable, "-m", "supervisor.demo", "check", "--servers", ",".join(servers)]
     try:
-        compose("up", "-d")
+        deadline = time.monotonic() + UP
+        while True:
+            compose("up", "-d")  # a service that the nodes kept waiting for too long has crashed: again
+            looked = subprocess.run(
+                check, env=environment | credentials, capture_output=True, text=True, timeout=60, check=False
+            )
+            if looked.returncode == 0:
+                break
+            assert time.monotonic() < deadline, looked.stdout + looked.stderr
         yield System(docker, project, environment)
     finally:
         compose("down", "--volumes", "--remove-orphans", "--timeout", "1")
 
 
-def soak_it(system: System, folder: Path, duration: int) -> str:
-    """Soak the project; see that it passed, for the right reasons, and that all is as it was. Return the counts in words."""
+def soak_it(system: System, folder: Path, duration: int | None = None) -> str:
+    """Soak the project; see that it passed, for the right reasons, and that all is as it was. Return the counts in words.
+
+    `duration`: seconds; None: until the nodes were restarted and all is well again, which is not for a clock to say.
+    """
     before = system.as_found()
     assert set(before) == SERVICES | NODES
     check = system.run("check", str(SOAK), cwd=folder, timeout=UP)
     assert check.returncode == 0, check.stdout + check.stderr
-    done = system.run(
-        "run", str(SOAK), "--duration", f"{duration}s", cwd=folder, timeout=duration + DONE + UP
-    )
-    directory = (folder / "runs" / "provisioning" / "latest").resolve()
+    directory = folder / "runs" / "provisioning" / "latest"
+    if duration is None:
+        code, log = _until_well(system, folder, directory)
+    else:
+        done = system.run(
+            "run", str(SOAK), "--duration", f"{duration}s", cwd=folder, timeout=duration + DONE + UP
+        )
+        code, log = done.returncode, done.stdout[-4000:] + done.stderr
     summary = directory / "summary.md"
-    assert done.returncode == 0, (
-        (summary.read_text() if summary.exists() else "") + done.stdout[-4000:] + done.stderr
-    )
+    assert code == 0, (summary.read_text() if summary.exists() else "") + log
     assert json.loads((directory / "verdict.json").read_text())["verdict"] == "pass"
-    after, log = system.as_found(), done.stdout[-6000:]
+    after = system.as_found()
     changed = {
         service: (before[service], after.get(service))
         for service in before
         if before[service] != after.get(service)
     }
     assert not changed, f"not as it was found: {changed}\n{log}"
-    assert not system.docker.call("GET", "volumes", filters=json.dumps({"label": ["soakd.lock"]}))["Volumes"]
+    locks = json.dumps({"label": ["soakd.lock"]})
+    assert not system.docker.call("GET", "volumes", filters=locks)["Volumes"]
     return judged(directory, [record.event for record in replay(directory)])
+
+
+def _until_well(system: System, folder: Path, directory: Path) -> tuple[int, str]:
+    """Run the soak file without its duration, and end it in order; return its exit code and its log."""
+    endless, log = folder / "endless.yaml", folder / "log"
+    text = SOAK.read_text().replace("cwd: ../", f"cwd: {ROOT}/")
+    assert "duration: 4h\n" in text
+    endless.write_text(text.replace("duration: 4h\n", ""))
+    command = [sys.executable, "-m", "supervisor", "run", str(endless)]
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, cwd=folder, env=system.environment, stdout=output, stderr=output) as run,
+    ):
+        try:
+            deadline = time.monotonic() + UP
+            while not _is_well(directory):
+                assert run.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            run.terminate()
+            code = run.wait(DONE)
+        finally:
+            run.kill()
+    return code, log.read_text()[-4000:]
+
+
+def _is_well(directory: Path) -> bool:
+    """Say whether an episode is over, none is open, and the tests have been through often enough for a share of them."""
+    journal = "".join(file.read_text() for file in directory.glob("journal-*.jsonl"))
+    begun, over = journal.count('"fault.intent"'), journal.count('"episode.closed"')
+    return begun == over > 0 and journal.count('"broker.cleaned"') >= ITERATIONS
 
 
 def judged(directory: Path, events: list[Event]) -> str:

@@ -159,7 +159,7 @@ def metrics(soakd: Service) -> str:
         return str(answer.read().decode())
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(
     os.geteuid() != 0, reason="gives the socket to a group, and looks into processes of others"
 )
