@@ -14,6 +14,8 @@ from docker_engine import Client
 from docker_soak import IDLE, new_name
 
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
+from supervisor.journal.events import Cause, UnitExited
+from supervisor.journal.replay import replay
 
 PATIENCE = 30.0
 
@@ -21,10 +23,11 @@ FILE = """
 soak: containers
 seed: 1
 engines:
+  local: {{process: {{units: {{client: {{command: [sleep, "1000"], after: [compose/api, compose/spare]}}}}}}}}
   compose: {{docker: {{project: {project}, host: "{url}", own_policy: suspend, start: true, stop_timeout: 2s}}}}
-watchdogs: [{{units: [api, worker]}}]
+watchdogs: [{{units: [api, worker, client]}}]
 loads: {{nothing: {{command: "true", pause: 200ms}}}}
-faults: {{outage: {{restart: [api, worker], every: 300ms}}}}
+faults: {{outage: {{restart: [api, worker, local/client], every: 300ms}}}}
 """
 
 
@@ -72,3 +75,6 @@ def test_a_run_ends_in_order(docker: Client, tmp_path: Path) -> None:
     run.send_signal(signal.SIGTERM)
     assert run.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
     as_found(docker, project)
+    events = [record.event for record in replay(tmp_path / "runs" / "containers" / "latest")]
+    restarted = {e.unit for e in events if isinstance(e, UnitExited) and e.cause is Cause.EPISODE}
+    assert restarted == {"api", "worker", "client"}, "units of two engines in one fault"

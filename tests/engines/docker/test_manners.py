@@ -15,7 +15,14 @@ from docker_soak import IDLE, engine_of, new_name, soaking
 from supervisor.engines.base import EngineContext, EngineError, UnitState
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
 from supervisor.engines.fleet import Protected
-from supervisor.journal.events import Cause, UnitCrashed, UnitExited, UnitRestarted, UnitStarted
+from supervisor.journal.events import (
+    Cause,
+    UnitCrashed,
+    UnitExited,
+    UnitRestarted,
+    UnitStarted,
+    UnitStartFailed,
+)
 from supervisor.journal.writer import JournalWriter
 
 ALWAYS = {"RestartPolicy": {"Name": "always"}}
@@ -140,6 +147,23 @@ async def test_a_policy_is_adopted(docker: Client, journal: JournalWriter) -> No
             assert soak.last_words(crash) == ["begin", "up"] * times, "its log ends with its life"
     assert docker.inspect(unit)["RestartCount"] == 2
     assert policy(docker, unit) == "always"
+
+
+async def test_an_adopted_unit_in_a_crash_loop_loses_no_log(docker: Client, journal: JournalWriter) -> None:
+    """Docker starts it again within 0.1 s at first, and the lives take a few milliseconds."""
+    unit = new_name()
+    count = "n=$(cat /tmp/n 2>/dev/null || echo 0); echo life $n; echo $((n + 1)) > /tmp/n"
+    docker.create(unit, f"{count}; test $n -ge 5 && exec sleep 1000; exit 3", host=ALWAYS)
+    async with soaking(
+        journal, engine_of(docker, unit, own_policy="adopt", start=True, stop_timeout="1s")
+    ) as soak:
+        await soak.crashed(unit, 5)
+        await soak.until(lambda: soak.fleet.status(unit).observed.state is UnitState.UP)
+        for number, crash in enumerate(soak.of(UnitCrashed, unit), 1):
+            assert crash.code == 3
+            assert soak.last_words(crash) == [f"life {n}" for n in range(number)]
+        assert not soak.of(UnitStartFailed)
+    assert docker.state(unit) == "exited"
 
 
 async def test_a_policy_is_suspended_and_given_back(docker: Client, journal: JournalWriter) -> None:
