@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.container import NO_POLICY, Container, read
@@ -38,9 +39,14 @@ async def restore(api: Api, found: Found, *, dead: bool = True) -> list[str]:
     return done
 
 
-async def set_policy(api: Api, container: Container, policy: object) -> None:
-    """Give a container a restart policy."""
-    await api.insist("POST", f"containers/{container.id}/update", body={"RestartPolicy": policy})
+async def set_policy(api: Api, container: Container, policy: Mapping[str, Any]) -> None:
+    """Give a container a restart policy. One that ends in that moment has it all the same: an engine fails after it has taken note."""
+    try:
+        await api.insist("POST", f"containers/{container.id}/update", body={"RestartPolicy": dict(policy)})
+    except ApiError:
+        seen = await inspect(api, container.id)
+        if seen and seen.policy.get("Name", "no") != policy["Name"]:
+            raise
 
 
 async def inspect(api: Api, container: str) -> Container | None:

@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from supervisor.engines.base import EngineError, Exit, Outside, Unwell
-from supervisor.engines.dockerd.api import Api, ApiError
+from supervisor.engines.dockerd.api import Api, ApiError, AwayError
 from supervisor.engines.dockerd.container import Container
 from supervisor.engines.dockerd.follower import Event, Follower
 from supervisor.engines.dockerd.life import Life, Unit
@@ -29,6 +29,8 @@ FIRST_LOOK: Final = 30.0
 """Seconds that following the events may take to begin."""
 ALONG: Final = 20.0
 """Seconds in which an engine that ends stops its containers: dockerd gives itself 15."""
+AGAIN: Final = 1.0
+"""Seconds between two looks at a unit while the engine does not answer."""
 BLIND: Final = "while the engine was away"
 HEALTH: Final = "health_status: "
 UNHEALTHY: Final = f"{HEALTH}unhealthy"
@@ -198,10 +200,21 @@ class Tracker:
         async with unit.lock:
             try:
                 await self._apply(unit, event)
-            except ApiError as error:  # away: the next connection compares
+            except AwayError as error:
                 _log.debug(
-                    "could not look after an event", unit=unit.name, event=event.action, why=str(error)
+                    "could not look after an event", unit=unit.name, action=event.action, why=str(error)
                 )
+                self._group.start_soon(self._catch_up, unit, name=f"docker catch up {unit.name}")
+            except ApiError as error:
+                _log.warning("could not take an event", unit=unit.name, action=event.action, why=str(error))
+
+    async def _catch_up(self, unit: Unit) -> None:
+        """Look at a unit whose event could not be taken. The stream may live on, so nobody else would before long."""
+        while True:
+            try:
+                return await self.compare(unit)
+            except AwayError:
+                await anyio.sleep(AGAIN)
 
     async def _apply(self, unit: Unit, event: Event) -> None:
         life = unit.life if unit.life and unit.life.container == event.container else None

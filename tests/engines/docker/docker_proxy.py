@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
-from anyio.abc import AnyByteStream, SocketListener, TaskGroup
+from anyio.abc import TaskGroup
 
 REQUEST = re.compile(rb"^[A-Z]+ (\S+) HTTP/1\.1\r\n")
+BLOCK = 65_536
 
 
 class Proxy:
@@ -20,7 +23,7 @@ class Proxy:
         self._path, self._engine, self._group = path, engine, group
         self._refused = self._held = ""
         self._open: dict[anyio.CancelScope, str] = {}
-        self._listener: anyio.CancelScope | None = None
+        self._server: asyncio.Server | None = None
         self._go_on = anyio.Event()
         self.holds = anyio.Event()
         """Set once a call is held."""
@@ -30,16 +33,19 @@ class Proxy:
         return f"unix://{self._path}"
 
     async def appear(self) -> None:
-        """Listen."""
-        listener: SocketListener = await anyio.create_unix_listener(self._path)
-        self._listener = anyio.CancelScope()
-        self._group.start_soon(self._serve, listener, self._listener)
+        """Listen. By asyncio itself: uvloop fails where anyio is cancelled while it accepts."""
+
+        def connected(reader: StreamReader, writer: StreamWriter) -> None:
+            self._group.start_soon(self._relay, reader, writer)
+
+        self._server = await asyncio.start_unix_server(connected, self._path)
 
     def vanish(self) -> None:
         """Take the socket away, and all connections with it."""
-        assert self._listener
-        self._listener.cancel()
-        self._path.unlink()
+        if self._server:
+            self._server.close()
+            self._server = None
+            self._path.unlink(missing_ok=True)
         for scope in self._open:
             scope.cancel()
 
@@ -52,51 +58,58 @@ class Proxy:
 
     def hold(self, path: str) -> None:
         """Keep the next call with this in its path from the engine until `go_on`; it is lost if nobody waits for it any more."""
-        self._held = path
+        self._held, self.holds, self._go_on = path, anyio.Event(), anyio.Event()
 
     def go_on(self) -> None:
         """Pass everything on again."""
         self._refused = self._held = ""
         self._go_on.set()
 
-    async def _serve(self, listener: SocketListener, scope: anyio.CancelScope) -> None:
-        async with listener:
-            with scope:
-                await listener.serve(self._relay, self._group)
-
-    async def _relay(self, client: AnyByteStream) -> None:
+    async def _relay(self, asked: StreamReader, answering: StreamWriter) -> None:
         with anyio.CancelScope() as scope:
             self._open[scope] = ""
-            try:
-                async with (
-                    client,
-                    await anyio.connect_unix(self._engine) as engine,
-                    anyio.create_task_group() as group,
-                ):
-                    group.start_soon(self._answers, engine, client, group)
-                    await self._requests(client, engine, scope)
-                    group.cancel_scope.cancel()
-            except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError, BaseExceptionGroup):
-                return
-            finally:
-                del self._open[scope]
+            with suppress(OSError):
+                answers, asking = await asyncio.open_unix_connection(self._engine)
+                try:
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(self._pass_answers, answers, answering, group.cancel_scope)
+                        await self._pass_requests(asked, asking, scope)
+                        group.cancel_scope.cancel()
+                finally:
+                    await _closed(asking)
+        await _closed(answering)
+        del self._open[scope]
 
-    async def _answers(self, engine: AnyByteStream, client: AnyByteStream, group: TaskGroup) -> None:
-        async for data in engine:
-            await client.send(data)
-        group.cancel_scope.cancel()
+    async def _pass_answers(
+        self, reader: StreamReader, writer: StreamWriter, relay: anyio.CancelScope
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(BLOCK):
+                writer.write(data)
+                await writer.drain()
+        relay.cancel()
 
-    async def _requests(self, client: AnyByteStream, engine: AnyByteStream, scope: anyio.CancelScope) -> None:
-        async for data in client:
-            if found := REQUEST.match(data):
-                self._open[scope] = path = found[1].decode()
-                if self._refused and self._refused in path:
-                    return
-                if self._held and self._held in path:
-                    self._held = ""
-                    self.holds.set()
-                    await self._go_on.wait()
-            await engine.send(data)
+    async def _pass_requests(
+        self, reader: StreamReader, writer: StreamWriter, scope: anyio.CancelScope
+    ) -> None:
+        with suppress(OSError):
+            while data := await reader.read(BLOCK):
+                if found := REQUEST.match(data):
+                    self._open[scope] = path = found[1].decode()
+                    if self._refused and self._refused in path:
+                        return
+                    if self._held and self._held in path:
+                        self._held = ""
+                        self.holds.set()
+                        await self._go_on.wait()
+                writer.write(data)
+                await writer.drain()
+
+
+async def _closed(writer: StreamWriter) -> None:
+    writer.transport.abort()
+    with anyio.CancelScope(shield=True), anyio.move_on_after(5), suppress(OSError):
+        await writer.wait_closed()
 
 
 @asynccontextmanager
@@ -105,5 +118,8 @@ async def proxied(engine: str, folder: Path) -> AsyncIterator[Proxy]:
     async with anyio.create_task_group() as group:
         proxy = Proxy(folder / "proxy.sock", engine, group)
         await proxy.appear()
-        yield proxy
-        group.cancel_scope.cancel()
+        try:
+            yield proxy
+        finally:
+            proxy.vanish()
+    await anyio.sleep(0.01)  # the server's own handle closes with the next turns of the loop

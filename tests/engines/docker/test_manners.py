@@ -176,6 +176,25 @@ async def test_a_policy_is_suspended_and_given_back(docker: Client, journal: Jou
     assert docker.inspect(unit)["RestartCount"] == 0
 
 
+async def test_a_policy_that_comes_in_mid_run_is_suspended_as_well(
+    docker: Client, journal: JournalWriter
+) -> None:
+    """By a container that takes another one's place, or by `docker update`, which is somebody's wish for the time after the run."""
+    anew, updated = up(docker, host=ALWAYS), up(docker)
+    async with soaking(journal, engine_of(docker, anew, updated, own_policy="suspend")) as soak:
+        docker.remove(anew)
+        docker.create(anew, IDLE, host=ALWAYS)
+        docker.start(anew)
+        await soak.until(lambda: policy(docker, anew) == "no")
+        end(docker, anew)
+        await soak.until(lambda: soak.of(UnitRestarted, anew))
+        docker.call("POST", f"containers/{updated}/update", {"RestartPolicy": {"Name": "always"}})
+        end(docker, updated)  # Docker starts it, and nobody else
+        await soak.crashed(updated)
+        assert docker.inspect(updated)["RestartCount"] == 1
+    assert (policy(docker, anew), policy(docker, updated)) == ("always", "always")
+
+
 # --- other runs ------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from docker_proxy import proxied
 from docker_soak import IDLE, engine_of, new_name, soaking
 
 from supervisor.engines.base import EngineError
-from supervisor.engines.dockerd import units
+from supervisor.engines.dockerd import api, units
 from supervisor.engines.dockerd.api import Endpoint, connect
 from supervisor.journal.events import UnitCrashed, UnitExited, UnitRestarted, UnitStartFailed
 from supervisor.journal.writer import JournalWriter
@@ -166,6 +166,25 @@ async def test_one_call_hangs(
             assert not soak.of(UnitStartFailed)
             proxy.go_on()
         assert len(soak.of(UnitCrashed)) == len(soak.of(UnitRestarted)) == 2
+
+
+async def test_the_look_after_an_event_hangs(
+    docker: Client, journal: JournalWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream goes on, so nothing else tells of that life's end: Docker has started the unit again meanwhile."""
+    monkeypatch.setattr(api, "AWAY", 0.1)
+    unit = new_name()
+    running(docker, unit, host={"RestartPolicy": {"Name": "always"}})
+    async with proxied(docker.path, tmp_path) as proxy:
+        engine = engine_of(docker, unit, host=proxy.url, own_policy="adopt", timeout="300ms")
+        async with soaking(journal, engine) as soak:
+            for times in (1, 2):
+                proxy.hold(f"{docker.inspect(unit)['Id']}/json")
+                end(docker, unit)
+                await soak.until(proxy.holds.is_set)
+                await soak.until(lambda n=times: again(docker, unit, n))
+                assert soak.last_words(await soak.crashed(unit, times)) == ["up"] * times
+                proxy.go_on()
 
 
 async def test_the_socket_vanishes_and_comes_back(
