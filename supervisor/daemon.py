@@ -31,6 +31,7 @@ import structlog
 
 import supervisor
 from supervisor import lifetimes
+from supervisor.broker.embedded import ports_in_use
 from supervisor.ending import End, Guardian, Interrupted, signals
 from supervisor.engines.descriptors import allow_descriptors
 from supervisor.hooks import run_hooks
@@ -105,8 +106,15 @@ async def run(options: Options, output: Output) -> Outcome:
             seed = soak.seed if soak.seed is not None else random.SystemRandom().randrange(2**31)
             file = loaded.path.absolute()  # recovery may have another working directory
             this = Run(run_id, soak, file, directory, seed, journal, end, Guardian(options.guardian))
+            this.loaded, this.read = loaded, partial(reread, file, overrides, directory)
             await soak_it(this, output, loaded.secrets)
             return await verdict(this, journal)
+
+
+def reread(file: Path, overrides: Mapping[str, str | int | None], directory: Path) -> Loaded:
+    """Read the soak file again as it is now; an embedded broker has the ports that it has."""
+    ports = ports_in_use(directory)
+    return load(file, overrides=overrides, ports=iter(ports) if ports else None)
 
 
 async def preflight(loaded: Loaded, runs: Path) -> None:
@@ -269,7 +277,8 @@ async def undisturbed(this: Run, seconds: float, flush: Callable[[], None]) -> b
 
 async def over(this: Run) -> None:
     """Wait for the end of the soak and put it on record."""
-    with anyio.move_on_after(this.soak.duration):
+    with anyio.move_on_after(this.soak.duration) as this.lasting:
+        this.lasting_since = anyio.current_time()
         await this.end.wait()
     this.end(EndReason.DURATION)
     assert this.end.reason is not None  # noqa: S101  # it was set one line above at the latest

@@ -35,6 +35,7 @@ class End:
         self._grace = grace
         self._event = anyio.Event()
         self._hurry = anyio.Event()
+        self._reload = anyio.Event()
         self._deadline: float | None = None
 
     def __call__(self, reason: EndReason, detail: str = "", *, hurry: bool = False) -> None:
@@ -45,6 +46,15 @@ class End:
         if self.reason is None:
             self.reason, self.detail = reason, detail
             self._event.set()
+
+    def ask_reload(self) -> None:
+        """Somebody wants the soak file read again."""
+        self._reload.set()
+
+    async def reload_asked(self) -> None:
+        """Wait until somebody wants the soak file read again, since the last time."""
+        await self._reload.wait()
+        self._reload = anyio.Event()
 
     async def wait(self) -> None:
         """Wait for the end."""
@@ -93,7 +103,7 @@ async def signals(end: End) -> AsyncGenerator[None]:
     """Let SIGTERM and SIGINT end the soak in order; a second one leaves at once, and the guardian heals.
 
     This is the outermost lifetime: a receiver inside a scope that the first signal cancels would be gone when the second
-    one comes. SIGHUP, a lost terminal, ends nothing.
+    one comes. SIGHUP has the soak file read again; a lost terminal ends nothing, and the guardian keeps it to itself.
     """
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
 
@@ -101,6 +111,7 @@ async def signals(end: End) -> AsyncGenerator[None]:
             told = False
             async for number in received:
                 if number == signal.SIGHUP:
+                    end.ask_reload()
                     continue
                 if told:
                     os._exit(LEFT_AT_ONCE)

@@ -7,7 +7,7 @@ but the standard library, so that nothing can go wrong here that went wrong ther
 Signals are blocked and waited for one at a time, so there are no handlers and no races:
 
     SIGTERM, SIGINT   forwarded to the daemon (a second one makes it leave at once); the third ends it with SIGKILL
-    SIGHUP            taken and dropped: a lost terminal does not end a run
+    SIGHUP            forwarded to the daemon, which reads its soak file again; not if it comes from the kernel, for a lost terminal
     SIGCHLD           somebody to reap: the daemon, or an orphan
 
 The process of the links is spared until healing is over: clients outside of the run go on through it, and once the daemon is dead it
@@ -127,13 +127,17 @@ class Guardian:
         deadline = None if timeout is None else time.monotonic() + timeout
         while (code := self._reap(pid)) is None:
             if deadline is None:
-                number = signal.sigwaitinfo(_WATCHED).si_signo
-            elif info := signal.sigtimedwait(_WATCHED, max(deadline - time.monotonic(), 0)):
-                number = info.si_signo
+                info = signal.sigwaitinfo(_WATCHED)
+            elif (got := signal.sigtimedwait(_WATCHED, max(deadline - time.monotonic(), 0))) is not None:
+                info = got
             else:
                 return None
-            if number in (signal.SIGTERM, signal.SIGINT):
-                self._pass_on(number, pid, forward=forward)
+            if info.si_signo in (signal.SIGTERM, signal.SIGINT):
+                self._pass_on(info.si_signo, pid, forward=forward)
+            elif (
+                info.si_signo == signal.SIGHUP and info.si_code <= 0 and forward
+            ):  # siginfo.h: sent by a process
+                os.kill(pid, signal.SIGHUP)
         return code
 
     def _pass_on(self, number: int, pid: int, *, forward: bool) -> None:

@@ -6,6 +6,7 @@ backwards: faults are undone while units and watchdogs live, loads stop, the sys
 
 from __future__ import annotations
 
+import math
 import platform
 import socket
 import time
@@ -50,7 +51,9 @@ from supervisor.probes.base import Probe, View
 from supervisor.probes.expectations import Expectations
 from supervisor.probes.steady import SteadyState, default_probes
 from supervisor.probes.witness import Witness
+from supervisor.reload import Reload
 from supervisor.soak import Soak
+from supervisor.soakfile.load import Loaded
 from supervisor.supervision import Supervisor, nursery
 from supervisor.telemetry import console, metrics, narrate, systemd
 from supervisor.telemetry.lag import Lag, sample
@@ -106,6 +109,20 @@ class Run:
     """Monotonic seconds at which the run began, before anything was started."""
     start: float = 0.0
     """Monotonic seconds at which the soak itself began."""
+    loaded: Loaded | None = None
+    """The soak file as it is in use; None: it cannot be read again."""
+    read: Callable[[], Loaded] | None = None
+    lasting: anyio.CancelScope | None = None
+    """What ends the soak when its duration is over, which counts from `lasting_since` by the event loop's clock."""
+    lasting_since: float = 0.0
+
+    def adopt(self, soak: Soak) -> None:
+        """Go on with the soak file as it is now."""
+        self.soak = soak
+        if self.lasting:
+            self.lasting.deadline = self.lasting_since + (
+                math.inf if soak.duration is None else soak.duration
+            )
 
     @property
     def base(self) -> Path:
@@ -390,6 +407,7 @@ async def faults(
     run: Run, fleet: Fleet, connections: Connections | None, steady: SteadyState
 ) -> AsyncGenerator[None]:
     """Disturb the system; on the way out undo what is open, before anything else ends."""
+    expectations = Expectations(run.soak.expected(), steady.view, run.journal)
     scheduler = Scheduler(
         run.soak.faults,
         World(
@@ -409,13 +427,25 @@ async def faults(
         run.guardian.alive,
         nemesis=run.soak.nemesis,
         bounds=Bounds(run.soak.limits, run.soak.nodes()),
-        expectations=Expectations(run.soak.expected(), steady.view, run.journal),
+        expectations=expectations,
     )
+
+    def adopt(soak: Soak) -> None:
+        expectations.expect(soak.expected())
+        run.adopt(soak)
+
+    reload = None
+    if run.loaded and run.read:
+        reload = Reload(run.loaded, run.read, run.directory, run.journal, scheduler, adopt)
     port = run.soak.control
     place = Place(run.directory, port.token.get_secret_value(), port.port) if port else Place(run.directory)
     async with run.leaves() as supervisor:
         supervisor.keep("faults", scheduler.run)
-        supervisor.keep("control", partial(control, Operator(scheduler), place))
+        supervisor.keep(
+            "control", partial(control, Operator(scheduler), place, reload.reload if reload else None)
+        )
+        if reload:
+            supervisor.keep("reload", partial(reload.follow, run.end.reload_asked))
         yield
         patience = max((fault.recovery_timeout for fault in run.soak.faults.values()), default=0.0)
         with anyio.CancelScope(shield=True):

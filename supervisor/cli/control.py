@@ -53,6 +53,13 @@ def add_to(commands: Any) -> None:
     hold.set_defaults(field="unit")
     release = _add(unit, "release", "Give it back; what was taken down is started.", "/units/release", "NAME")
     release.set_defaults(field="unit")
+    add_reload_to(commands)
+
+
+def add_reload_to(commands: Any) -> None:
+    """Add `soakd reload`."""
+    text = "Read the soak file of a run again: what changed is taken, or refused with the reason."
+    _add(commands, "reload", text, "/reload")
 
 
 def _group(commands: Any, name: str, text: str) -> Any:

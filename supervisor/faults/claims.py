@@ -24,7 +24,7 @@ class Claims:
 
     def __init__(self, bounds: Bounds | None = None, down: Callable[[], Iterable[str]] = tuple) -> None:
         """`down` tells the units that are down just now, by whatever cause."""
-        self._bounds, self._down = bounds or Bounds(Limits()), down
+        self.bounds, self._down = bounds or Bounds(Limits()), down
         self._wanted: dict[str, Demand] = {}
         self._changed = anyio.Event()
 
@@ -56,7 +56,7 @@ class Claims:
         claimed = frozenset[str]().union(*(other.units for other in earlier))
         if not wanted.units.isdisjoint(claimed):
             return False
-        return self._bounds.fits(wanted, earlier, frozenset(self._down()) - claimed - wanted.units)
+        return self.bounds.fits(wanted, earlier, frozenset(self._down()) - claimed - wanted.units)
 
     def _before(self, episode: str) -> list[str]:
         order = list(self._wanted)

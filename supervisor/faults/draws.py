@@ -93,10 +93,14 @@ class Choice:
     from_start: bool
 
 
-def choices(seed: int, nemesis: Nemesis) -> Iterator[Choice]:
-    """Yield what the nemesis draws: draw n comes from the seed and n alone, and a fault's draws are numbered as they are chosen."""
+def choices(seed: int, nemesis: Nemesis, drawn: Mapping[str, int] | None = None) -> Iterator[Choice]:
+    """Yield what the nemesis draws: draw n comes from the seed and n alone, and a fault's draws are numbered as they are chosen.
+
+    `drawn` says how many draws faults have had already, where the nemesis is a new one in the middle of a run.
+    """
     names, weights = list(nemesis.of), list(nemesis.of.values())
-    counts = dict.fromkeys(names, 0)
+    counts = {name: (drawn or {}).get(name, 0) for name in names}
+    before = sum(counts.values())
     times = sorted(nemesis.at) if nemesis.at is not None else None
     for n in numbers(1):
         if times is not None and n > len(times):
@@ -109,7 +113,7 @@ def choices(seed: int, nemesis: Nemesis) -> Iterator[Choice]:
         name = names[bisect(list(accumulate(weights)), rng.random() * sum(weights), 0, len(names) - 1)]
         counts[name] += 1
         yield Choice(Draw(seed, name, counts[name], delay, from_start), delay, from_start)
-        if nemesis.times is not None and sum(counts.values()) >= nemesis.times:
+        if nemesis.times is not None and sum(counts.values()) - before >= nemesis.times:
             return
 
 

@@ -19,7 +19,8 @@ class Line:
     """One fault's draws, one after the other."""
 
     def __init__(self, name: str, fault: Fault, start: float) -> None:
-        self.name, self.fault = name, fault
+        self.name, self.fault, self.written = name, fault, fault
+        """`written`: as the soak file has it."""
         self.start, self.closed = start, start
         self.drawn, self.episodes = 0, 0
         self.earliest = start
@@ -32,10 +33,24 @@ class Line:
         """A draw of it is waited for or lived."""
         self.closes, self.seen = 0, 0
         """Episodes that were closed; how many closes of the fault that it comes after have had their turn."""
+        self.retired = False
+        """Another one has taken its place, or none."""
         self.over = False
         """Nothing more is drawn from it."""
         self.news = anyio.Event()
         """Set, and replaced, when one of its episodes is closed, and when it is over."""
+
+    def successor(self, fault: Fault, start: float) -> Line:
+        """Return the line of this fault as it is now, whose draws go on behind these. `start` is the soak's, in monotonic seconds."""
+        now, written = time.monotonic(), fault
+        if fault.at is not None:
+            # Times that are over are not made up for; the others keep their places behind the draws that were made.
+            due = sorted(time for time in fault.at if start + time > now)
+            fault = fault.model_copy(update={"at": (*[0.0] * self.drawn, *due)})
+        line = Line(self.name, fault, start if fault.at is not None else now)
+        line.written = written
+        line.drawn, line.episodes, line.closed = self.drawn, self.episodes, now
+        return line
 
     @property
     def broken(self) -> bool:

@@ -35,6 +35,8 @@ AIM_TIMEOUT: Final = 10.0
 """Seconds a kind may take to choose its targets (it may have to ask the broker for a leader)."""
 STEADY_ROUND: Final = 5.0
 """Seconds after which a wait for the steady state is begun anew."""
+UNDONE: Final = 15.0
+"""Seconds that `retire` waits for the undo of an episode."""
 FINISH_MARGIN: Final = 2.0
 """Seconds beyond its timeout that `finish` waits for the last records to be written."""
 
@@ -64,10 +66,12 @@ class Scheduler:
         self.gate = Gate()
         """Closed while an operator has paused the faults: nothing is drawn then."""
         self.by_hand: dict[str, Episode] = {}
-        """Episodes that an operator began, by id; those that are over and undone are forgotten."""
+        """Episodes that an operator began, or whose fault has changed since, by id; what is over and undone is forgotten."""
         self.finishing = False
+        self._gone: dict[str, Line] = {}
+        """Faults that the soak file had once: should one come again, its episodes are numbered on."""
         self.lines = {name: Line(name, fault, start) for name, fault in faults.items()}
-        self._nemesis, self._start, self._played = nemesis, start, start
+        self._nemesis, self._start, self._played, self._game = nemesis, start, start, 0
         self._choices: Iterator[Choice] = choices(seed, nemesis) if nemesis else iter(())
         self._resting = anyio.CancelScope()
         self._stop, self._over = anyio.Event(), anyio.Event()
@@ -143,19 +147,105 @@ class Scheduler:
                 await self._over.wait()
         return tuple(episode.intent.episode for episode in episodes if not episode.undone)
 
+    # --- what there is ---------------------------------------------------------------------------------------------------
+
+    async def retire(self, faults: Mapping[str, Fault]) -> tuple[str, ...]:
+        """Undo what is open of faults that go or change, and draw nothing more from them; return episodes that could not be undone.
+
+        If any could not, nothing else has changed: their faults have nothing more drawn, the others go on.
+        """
+        lines = [self.lines[name] for name in self._changing(faults)]
+        for line in lines:
+            line.retired = True
+            line.waiting.cancel()
+            if line.episode and not line.episode.closed:
+                line.episode.cut("the soak file was changed")
+        for episode in [line.episode for line in lines if line.episode]:
+            with anyio.move_on_after(UNDONE):
+                await episode.settled.wait()
+        broken = tuple(one.episode.intent.episode for one in lines if one.episode and not one.episode.undone)
+        if broken:
+            self.reinstate()
+        return broken
+
+    def reinstate(self) -> None:
+        """Draw again from faults that were retired, as they were; not from those that could not be undone."""
+        retired = [line for line in self.lines.values() if line.retired and not line.broken]
+        for line in retired:
+            self._keep(line.episode)
+        self._replace({line.name: line.written for line in retired})
+
+    def adopt(self, faults: Mapping[str, Fault], nemesis: Nemesis | None, bounds: Bounds) -> None:
+        """Draw from these faults from now on; those that have not changed go on as they are."""
+        self.bounds = self.scene.claims.bounds = bounds
+        changing = self._changing(faults)
+        for name in changing:
+            self._keep(self.lines[name].episode)
+        gone = {name: self.lines.pop(name) for name in changing if name not in faults}
+        self._gone |= gone
+        self._replace(
+            {name: fault for name, fault in faults.items() if name in changing or name not in self.lines}
+        )
+        if nemesis != self._nemesis:
+            self._nemesis, self._played = nemesis, time.monotonic()
+            self._game += 1
+            self._resting.cancel()
+            drawn = {name: line.drawn for name, line in self.lines.items()}
+            self._choices = choices(self.seed, nemesis, drawn) if nemesis else iter(())
+            if nemesis and self._group:
+                self._group.start_soon(self._play, nemesis, self._group, name="nemesis")
+
+    def planned(self, faults: Mapping[str, Fault]) -> dict[str, int]:
+        """Return how many episodes a run must have seen in the end of faults whose schedule names their number, counted from now."""
+        now, changing, planned = time.monotonic() - self._start, self._changing(faults), dict[str, int]()
+        for name, fault in faults.items():
+            if fault.at is not None:
+                line = self.lines.get(name)
+                lived = line.episodes if line and name in changing else 0
+                due = [at for at in fault.at if at > now or (line and name not in changing)]
+                planned[name] = lived + min(len(due), fault.times or len(due))
+        return planned
+
+    def _changing(self, faults: Mapping[str, Fault]) -> list[str]:
+        """Return the faults there are that go or change, and those that come after them."""
+        changing = [name for name, line in self.lines.items() if faults.get(name) != line.written]
+        for line in self.lines.values():
+            if line.name not in changing and _follows(line.name, changing, faults):
+                changing.append(line.name)
+        return changing
+
+    def _replace(self, faults: Mapping[str, Fault]) -> None:
+        """Put a new line in the place of each of these faults, and draw from it."""
+        fresh = list[Line]()
+        for name, fault in faults.items():
+            before = self.lines.get(name) or self._gone.pop(name, None) or Line(name, fault, self._start)
+            self.lines[name] = before.successor(fault, self._start)
+            fresh.append(self.lines[name])
+        for line in fresh:
+            if line.fault.scheduled and self._group:
+                self._group.start_soon(self._follow, line, name=f"fault {line.name}")
+
+    def _keep(self, episode: Episode | None) -> None:
+        """Remember an episode whose line goes, until it is over."""
+        if episode and not (episode.closed and episode.undone):
+            self.by_hand[episode.intent.episode] = episode
+
     # --- when it comes -----------------------------------------------------------------------------------------------
 
     async def _follow(self, line: Line) -> None:
         """Live one fault's episodes by its own schedule, one after the other."""
         leader = self.lines.get(line.fault.after) if line.fault.after else None
         more = True
-        while more and not self.finishing and (drawn := line.next(self.seed)):
+        while more and not (self.finishing or line.retired) and (drawn := line.next(self.seed)):
             more = await self._turn(line, drawn, partial(line.wait, drawn, leader))
         line.end()  # not if it was cut off: a scheduler that crashed goes on
 
     async def _play(self, nemesis: Nemesis, group: TaskGroup) -> None:
         """Live what the nemesis draws."""
+        game = self._game
         for choice in self._choices:
+            if game != self._game:
+                return
             line = self.lines[choice.draw.fault] if choice.draw else None
             since = self._start if choice.from_start else self._played
             with anyio.CancelScope() as self._resting:
@@ -164,7 +254,7 @@ class Scheduler:
                     await self._steady()
                 if line is None:
                     await anyio.sleep(0 if choice.delay else SKIP_PAUSE)
-            if self.finishing:
+            if self.finishing or game != self._game:
                 return
             if line and choice.draw and nemesis.overlap:
                 if line.busy:
@@ -190,7 +280,7 @@ class Scheduler:
                 if not await due():
                     return False
                 aim = await self._aim(line, drawn)
-            if aim and not self.finishing:
+            if aim and not self.finishing and not line.retired:
                 await self._live(line, drawn, aim)
         finally:
             line.busy = False
@@ -269,6 +359,7 @@ class Scheduler:
             self._skip(line, drawn, str(error))
         finally:
             line.close(lived=lived)
+            self.forget(line.episode)
 
     def _skip(self, line: Line, drawn: Draw, reason: str) -> None:
         line.skip(drawn)
@@ -285,6 +376,15 @@ def intent_of(fault: Fault, drawn: Draw, aim: Aim) -> FaultIntent:
         targets=aim.targets,
         undo=aim.undo,
     )
+
+
+def _follows(name: str, others: list[str], faults: Mapping[str, Fault]) -> bool:
+    """Say whether a fault comes after one of the others, over however many in between."""
+    while (after := faults[name].after) is not None:
+        if after in others:
+            return True
+        name = after
+    return False
 
 
 async def _now() -> bool:

@@ -41,6 +41,11 @@ def _faults(tally: Tally) -> Iterator[str]:
 
 
 def _by_hand(tally: Tally) -> Iterator[str]:
+    if changed := tally.soak_file.get("changed"):
+        text = f"the soak file was changed {times(changed.count)} during the soak, and is judged as it was in the end"
+        yield f"{text}: {changed}"
+    if refused := tally.soak_file.get("refused"):
+        yield f"a change of the soak file was refused {times(refused.count)}: {refused}"
     for action, some in tally.by_hand.items():
         yield f"by hand: {action} {times(some.count)}: {some}"
 

@@ -29,6 +29,7 @@ from supervisor.journal.events import (
     Record,
     RunEnded,
     RunStarted,
+    SoakFileRead,
     SteadyChanged,
     TaskCrashed,
     UndoFailed,
@@ -120,6 +121,8 @@ class Tally:
     cleanups_failed: Some = field(default_factory=Some)
     crashes: Curve = field(default_factory=Curve)
     """When units crashed."""
+    soak_file: dict[str, Some] = field(default_factory=dict)
+    """How often it was `changed` during the soak, and how often a change was `refused`."""
     by_hand: dict[str, Some] = field(default_factory=dict)
     """What an operator did, by action, each case with its time into the soak."""
     firsts: dict[str, First] = field(default_factory=dict)
@@ -143,6 +146,7 @@ class Tally:
             self._timeline.apply(record)
             self.episodes.apply(event, moment)
             self._run(event, moment)
+            self._hand(event, moment)
             self._unit(event, moment)
             self._look(event, moment)
             if isinstance(event, FaultIntent):  # which an operator can do
@@ -182,12 +186,6 @@ class Tally:
                     meter.end(self.over.mono)
             case JournalTrouble():
                 self.trouble.setdefault(event.what, Some()).add(event.detail)
-            case OperatorActed():
-                when = format_duration(round(moment.since(self.soaking or moment)))
-                lasting = f" for {format_duration(event.seconds)}" if event.seconds is not None else ""
-                what = f"{event.what}{lasting}".strip()
-                done = self.by_hand.setdefault(event.action, Some())
-                done.add(f"{what} after {when}" if what else f"after {when}")
             case TaskCrashed():
                 if event.task.startswith("load ") and (load := self.loads.get(event.task.split()[1])):
                     load.crashed += 1
@@ -229,6 +227,29 @@ class Tally:
             meter.unit(what, unit, marks, moment.mono)
             if not marks:
                 meter.unit(f"unexplained {what}", unit, marks, moment.mono)
+
+    def _hand(self, event: Event, moment: Moment) -> None:
+        match event:
+            case SoakFileRead():
+                self._read_again(event, moment)
+            case OperatorActed():
+                when = format_duration(round(moment.since(self.soaking or moment)))
+                lasting = f" for {format_duration(event.seconds)}" if event.seconds is not None else ""
+                what = f"{event.what}{lasting}".strip()
+                done = self.by_hand.setdefault(event.action, Some())
+                done.add(f"{what} after {when}" if what else f"after {when}")
+            case _:
+                pass
+
+    def _read_again(self, event: SoakFileRead, moment: Moment) -> None:
+        """Judge by the soak file as it was in the end, and remember what was changed when."""
+        when = format_duration(round(moment.since(self.soaking or moment)))
+        what = "refused" if event.refused else "changed"
+        paths = ", ".join((*event.added, *event.removed, *event.changed))
+        self.soak_file.setdefault(what, Some()).add(f"{event.refused or paths} after {when}")
+        if self.started and not event.refused:
+            given = {"duration": event.duration, "faults": event.faults, "thresholds": event.thresholds}
+            self.started = self.started.model_copy(update={**given, "planned": event.planned})
 
     def _unit(self, event: Event, moment: Moment) -> None:
         match event:

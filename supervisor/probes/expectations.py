@@ -28,6 +28,10 @@ class Expectations:
         self._since: dict[str, float] = {}
         """Wall seconds at which open episodes began, by fault: it has one at a time."""
 
+    def expect(self, expected: Mapping[str, Mapping[When, Sequence[Probe]]]) -> None:
+        """Expect this from now on."""
+        self._expected = expected
+
     async def meet(
         self, fault: str, episode: str, when: When, patience: float = 0.0, over: anyio.Event | None = None
     ) -> tuple[str, ...]:

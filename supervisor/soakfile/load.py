@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path as FilePath
-from typing import Final
+from typing import Any, Final
 
 from supervisor.broker.embedded import ENGINE, free_ports
 from supervisor.soak import Soak
@@ -47,6 +47,11 @@ class Loaded:
     document: Document
     """Where everything is in the file."""
     validation: Validation = field(repr=False)
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The file as plain data, variables put in: secrets too, so it is to be compared and never shown."""
+        return self.validation.data
 
     def recheck(self, soak: Soak) -> list[Problem]:
         """Return what does not fit together in this file's soak now that more is known of it."""

@@ -49,6 +49,11 @@ class Validation:
         except ValidationError as error:
             self._error = error
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the file says."""
+        return self._data
+
     def findings(self) -> Iterator[Finding]:
         """Yield all that is wrong, at its path in the file, with no secret in any message."""
         shape = Shape(json_schema(), self._data)

@@ -148,6 +148,13 @@ class Status:
         self.open[event.episode] = EpisodePicture(event.episode, event.fault, targets, self._mono)
 
     @_take.register
+    def _(self, event: ev.SoakFileRead) -> None:
+        if self.started and not event.refused:
+            self.started = self.started.model_copy(
+                update={"duration": event.duration, "faults": event.faults}
+            )
+
+    @_take.register
     def _(self, event: ev.OperatorActed) -> None:
         if event.action == "pause":
             self.paused_until = self._mono + (math.inf if event.seconds is None else event.seconds)

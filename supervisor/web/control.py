@@ -1,6 +1,7 @@
 """The control endpoint: what an operator may ask of a run, over a unix socket (mode 0600) or over loopback with a token.
 
-`GET /faults`, and `POST` with a JSON object: `/faults/{pause,resume,abort,inject}`, `/units/{hold,release}`. The answer is JSON: 200 and
+`GET /faults`, and `POST` with a JSON object: `/faults/{pause,resume,abort,inject}`,
+`/units/{hold,release}`, `/reload`. The answer is JSON: 200 and
 `said`, or `error` with 400 (not a request), 401 (no token), 409 (refused, with the reason), 504 (no answer in time).
 """
 
@@ -93,11 +94,15 @@ class Place:
     port: int = 0
 
 
-async def control(operator: Operator, place: Place) -> None:
-    """Serve the endpoint. A leaf task: a request that meets a bug of ours ends it, and it is started again."""
+Again = Callable[[], Awaitable[Answer]]
+"""Reads the soak file again; Refused if it cannot be taken."""
+
+
+async def control(operator: Operator, place: Place, reload: Again | None = None) -> None:
+    """Serve the endpoint; `reload` answers `/reload`. A leaf task: a request that meets a bug of ours ends it, and it is started again."""
     bugs, met = anyio.create_memory_object_stream[Exception](1)
     runner = web.AppRunner(
-        _application(operator, place.token, bugs), access_log=None, shutdown_timeout=SHUTDOWN
+        _application(operator, place.token, bugs, reload), access_log=None, shutdown_timeout=SHUTDOWN
     )
     await runner.setup()
     try:
@@ -110,7 +115,7 @@ async def control(operator: Operator, place: Place) -> None:
 
 
 def _application(
-    operator: Operator, token: str | None, bugs: MemoryObjectSendStream[Exception]
+    operator: Operator, token: str | None, bugs: MemoryObjectSendStream[Exception], reload: Again | None
 ) -> web.Application:
     @web.middleware
     async def guarded(request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
@@ -130,8 +135,14 @@ def _application(
     async def overview(_: web.Request) -> web.Response:
         return web.json_response(operator.overview())
 
+    async def again(_: web.Request) -> web.Response:
+        if reload is None:
+            raise Refused("this run cannot read its soak file again")
+        return web.json_response(await reload())
+
     app = web.Application(middlewares=[guarded], client_max_size=MAX_BYTES)
     app.router.add_get("/faults", overview)
+    app.router.add_post("/reload", again)
     for path, (model, do) in REQUESTS.items():
         app.router.add_post(path, _handler(operator, model, do))
     return app

@@ -50,6 +50,7 @@ from supervisor.journal.events.run import (
     PhaseEntered,
     RunEnded,
     RunStarted,
+    SoakFileRead,
     TaskCrashed,
     VerdictReached,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "RunStarted",
     "Sample",
     "Slice",
+    "SoakFileRead",
     "SteadyChanged",
     "StreamChanged",
     "Target",

@@ -83,6 +83,22 @@ class RunEnded(Event, kind="run.ended", durable=True):
     detail: str = ""
 
 
+class SoakFileRead(Event, kind="run.soak_file", durable=True):
+    """The soak file was read again while the soak ran."""
+
+    refused: str = ""
+    """Why it was not taken; then the soak goes on as it was, and nothing below is said."""
+    added: tuple[str, ...] = ()
+    """Dotted paths, without their values, among which there may be secrets."""
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    duration: float | None = None
+    faults: tuple[str, ...] = ()
+    """These and what follows take the place of what `run.started` said."""
+    thresholds: tuple[str, ...] = ()
+    planned: dict[str, int] = Field(default_factory=dict)
+
+
 class JournalTrouble(Event, kind="journal.trouble"):
     """Evidence was lost or may have been. Any of these makes the verdict inconclusive."""
 
