@@ -6,7 +6,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import nats
 import pytest
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig, StreamConfig
+from nats.js.client import JetStreamContext
+from nats.js.errors import NoStreamResponseError
 from pydantic import ValidationError
 from scripted_fault import PATIENCE, Stage, free_and_up, incarnations, until
 
@@ -185,11 +187,21 @@ async def test_without_a_system_account_it_says_so(
 # --- streams and consumers -------------------------------------------------------------------------------------------
 
 
+async def publish(js: JetStreamContext, subject: str, msg_id: str) -> None:
+    """Publish once; the leader of a new stream comes a moment after the stream."""
+    with anyio.fail_after(PATIENCE):
+        while True:
+            with suppress(NoStreamResponseError):
+                await js.publish(subject, b"x", headers={"Nats-Msg-Id": msg_id})
+                return
+            await anyio.sleep(0.05)
+
+
 async def fill(broker: Broker, nc: Client, *consumers: str, replicas: int = 1) -> None:
     js = nc.jetstream(timeout=15)
     await js.add_stream(StreamConfig(name="ORDERS", subjects=["orders.*"], num_replicas=replicas))
     for number in range(10):
-        await js.publish(f"orders.{number % 2}", b"x")
+        await publish(js, f"orders.{number % 2}", str(number))
     for name in consumers:
         await js.add_consumer("ORDERS", ConsumerConfig(durable_name=name, num_replicas=replicas))
 
