@@ -19,7 +19,7 @@ Way = Literal["up", "down", "both"]
 """up: from the clients to the server; down: from the server to the clients."""
 WAYS: Final[tuple[Way, Way]] = ("up", "down")
 
-PIECE: Final = 64 * 1024
+PIECE: Final = 256 * 1024
 """Bytes that are sent at once where nothing asks for fewer."""
 STEP: Final = 0.01
 """Seconds of a limited link's time that one piece takes."""
