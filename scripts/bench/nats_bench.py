@@ -83,28 +83,31 @@ class Bench:
     connections: Connections
 
     async def run(self, load: Load, seconds: float) -> Done:
-        journal: Any = Windows()
-        timeline, stop = Timeline(), anyio.Event()
-        recorder = Recorder("bench", journal, timeline)
-        context = LoadContext(
-            name="bench",
-            run="run",
-            base=Path(),
-            directory=Path(),
-            start=time.monotonic(),
-            seed=1,
-            journal=journal,
-            timeline=timeline,
-            recorder=recorder,
-            stop=stop,
-            connections=self.connections,
-        )
+        journal = Windows()
+        context = context_of(journal, self.connections)
         async with anyio.create_task_group() as group:
             group.start_soon(load.run, context)
             await anyio.sleep(seconds)
-            stop.set()
-        done: Done = journal.done
-        return done
+            context.stop.set()
+        return journal.done
+
+
+def context_of(journal: Any, connections: Connections | None = None) -> LoadContext:
+    """What a load is given, with a journal that only adds up."""
+    timeline = Timeline()
+    return LoadContext(
+        name="bench",
+        run="run",
+        base=Path(),
+        directory=Path(),
+        start=time.monotonic(),
+        seed=1,
+        journal=journal,
+        timeline=timeline,
+        recorder=Recorder("bench", journal, timeline),
+        stop=anyio.Event(),
+        connections=connections,
+    )
 
 
 def free_port() -> int:
