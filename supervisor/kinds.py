@@ -8,6 +8,7 @@ theirs by entry point (group `soakd.<room>`) or, for a single soak, as `python: 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
 import re
 import sys
@@ -129,16 +130,15 @@ class Registry(Generic[K]):
 
         if not path or not file.is_file():
             raise refuse(f"there is no file {file}; write path.py:Class, the path seen from the soak file")
-        module_name = f"soakd_{self.noun}_{file.stem}"
-        spec = importlib.util.spec_from_file_location(module_name, file)
-        if spec is None or spec.loader is None:
-            raise refuse("it is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # pydantic looks the annotations of a class up in its module
         try:
-            spec.loader.exec_module(module)
+            module = _module(file)
         except Exception as error:
             raise refuse(f"{type(error).__name__}: {error}") from error
+        except SystemExit as error:
+            raise refuse(
+                f"it ended itself while it was loaded (exit {error.code}): what it does as a program belongs under "
+                'if __name__ == "__main__"'
+            ) from error
         kind = getattr(module, name, None)
         if not (isinstance(kind, type) and issubclass(kind, self.base)):
             raise refuse(
@@ -175,3 +175,31 @@ class Registry(Generic[K]):
             },
         }
         return {"anyOf": [*known.get("anyOf", [known]), foreign]}
+
+
+_STAMP: Final = "__soakd_stamp__"
+
+
+def _module(file: Path) -> types.ModuleType:
+    """Run a file of the user's as a module, once as long as it does not change; whatever it raises comes out.
+
+    Its name has a digest of its path, so that files of the same name do not take each other's place.
+    """
+    status = file.stat()
+    stamp = (status.st_mtime_ns, status.st_size)
+    name = f"soakd_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, _STAMP, None) == stamp:
+        return known
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError("it is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    setattr(module, _STAMP, stamp)
+    sys.modules[name] = module  # pydantic looks the annotations of a class up in its module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

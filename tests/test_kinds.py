@@ -132,15 +132,42 @@ def test_a_soak_brings_its_own_kind_by_path_seen_from_its_folder(foreign: Path) 
         ("kinds/fish.py:NoPet", "NoPet is not a class there that extends {module}.Pet"),
         ("kinds/broken.py:Fish", "ZeroDivisionError: division by zero"),
         ("kinds/wrong.py:Fish", "SyntaxError: '(' was never closed (wrong.py, line 1)"),
-        ("kinds/fish.txt:Fish", "it is not a Python file"),
+        ("kinds/fish.txt:Fish", "ImportError: it is not a Python file"),
+        (
+            "kinds/exits.py:Fish",
+            'it ended itself while it was loaded (exit 3): what it does as a program belongs under if __name__ == "__main__"',
+        ),
     ],
 )
 def test_a_kind_that_cannot_be_loaded_says_why(foreign: Path, target: str, why: str) -> None:
     (foreign / "kinds" / "broken.py").write_text("1 / 0")
     (foreign / "kinds" / "wrong.py").write_text("print(")
     (foreign / "kinds" / "fish.txt").write_text("")
+    (foreign / "kinds" / "exits.py").write_text("import sys; sys.exit(3)")
     message = f"cannot load '{target}': {why.format(base=foreign, module=__name__)}"
     assert errors({"a": {"python": target}}, foreign) == [(("pets", "a"), message)]
+
+
+def test_a_file_runs_once_as_long_as_it_does_not_change(foreign: Path) -> None:
+    file, entry = foreign / "kinds" / "fish.py", {"python": "kinds/fish.py:Fish", "swim": 2}
+    file.write_text(file.read_text() + "import os\nos.mkdir(__file__ + '.ran')  # fails the second time\n")
+    both = house({"a": entry, "b": entry}, foreign).pets
+    assert type(both["a"]) is type(both["b"])
+    file.with_name("fish.py.ran").rmdir()
+    file.write_text(file.read_text().replace("swim: float", "swim: float\n    depth: int = 7"))
+    assert house({"a": entry}, foreign).pets["a"].model_dump()["depth"] == 7
+
+
+def test_files_of_the_same_name_do_not_take_each_others_place(foreign: Path) -> None:
+    other = foreign / "others" / "fish.py"
+    other.parent.mkdir()
+    other.write_text((foreign / "kinds" / "fish.py").read_text().replace("swim: float", "swim: int"))
+    fish = {"swim": 2, "python": "kinds/fish.py:Fish"}
+    pets = house({"a": fish, "b": {**fish, "python": "others/fish.py:Fish"}, "c": fish}, foreign).pets
+    assert [type(pet.model_dump()["swim"]) for pet in pets.values()] == [float, int, float]
+    modules = {type(pet).__module__ for pet in pets.values()}
+    assert len(modules) == 2
+    assert modules <= sys.modules.keys()
 
 
 def test_others_bring_kinds_by_entry_point_but_never_instead_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:

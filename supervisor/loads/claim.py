@@ -94,7 +94,7 @@ class ClaimLoad(NatsLoad):
     key: ClassVar[str] = "claim"
     counters: ClassVar[tuple[str, ...]] = (
         *COUNTERS,
-        *("taken_over", "late_claims", "abandoned", "contended", "empty"),
+        *("claims", "taken_over", "late_claims", "abandoned", "contended", "empty"),
         *("not_submitted", "unconfirmed", "unchecked", "undecided"),
         *SEEN.values(),
     )

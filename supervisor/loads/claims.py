@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 DONE: Final = 100_000
 """Finished jobs that are remembered, and as many of those that wait or are held; beyond them the oldest is forgotten."""
-COUNTERS: Final = ("claims", "double_claims", "orphans", "stuck", "unexpected")
+COUNTERS: Final = ("double_claims", "orphans", "stuck")
 
 
 class Told(Protocol):

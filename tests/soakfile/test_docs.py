@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from ruamel.yaml import YAML
 from supervisor.soakfile.load import load
 from supervisor.soakfile.schema import json_schema
 
-PAGE = (Path(__file__).parents[2] / "docs" / "soak-file.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "soak-file.md").read_text()
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 AROUND = {
@@ -39,6 +41,7 @@ def whole(block: str) -> str:
 def test_every_example_loads_and_is_valid(block: str, tmp_path: Path) -> None:
     file = tmp_path / "soak.yaml"
     file.write_text(whole(block))
+    shutil.copy(ROOT / "config" / "own_load.py", tmp_path)  # what `python: own_load.py:Echo` means
     load(file, {})
     Draft202012Validator(json_schema()).validate(YAML(typ="safe", pure=True).load(file))
 
