@@ -19,6 +19,7 @@ SLACK: Final = 120.0
 """Seconds by which the server may be late with that: if the leader of the cluster was away, nats-server tries again half a minute later,
 and after that a minute later (`consumer.deleteNotActive`); a node that was away begins to count anew.
 """
+STALE: Final = ("stale_ephemerals", "stale_durables")
 ENDED: Final = 20_000
 """Consumers of which is remembered that they are to be gone."""
 
@@ -65,8 +66,6 @@ class Consumers:
         self.prefix, self._count = prefix, count
         self._made = 0
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
-        for name in ("stale_ephemerals", "stale_durables"):
-            count(name, 0)
 
     @contextmanager
     def one(self, *, durable: bool) -> Iterator[Consumer]:
@@ -88,8 +87,6 @@ class Consumers:
         `deadline`: seconds for each page of the list.
         """
         asked = time.monotonic()
-        if not self._ended:
-            return
         there = await self._there(handle, stream, deadline)
         for name, ended in list(self._ended.items()):
             if name not in there:
@@ -101,6 +98,8 @@ class Consumers:
             elif ended.due < asked and not ended.told:
                 self._count("stale_durables" if ended.durable else "stale_ephemerals", 1)
                 self._ended[name] = ended._replace(told=True)
+        for counter in STALE:  # somebody has looked
+            self._count(counter, 0)
 
     async def clear(self, handle: Handle, stream: str, deadline: float) -> None:
         """Delete all that are left; BrokerError if that cannot be done."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import anyio
@@ -13,12 +13,12 @@ from supervisor.broker.connection import BrokerError, Handle
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.base import LoadContext
 from supervisor.loads.clients import CONNECT, SEEN, open_client
-from supervisor.loads.consumers import Consumers
+from supervisor.loads.consumers import STALE, Consumers
 from supervisor.loads.executor import Executor
-from supervisor.loads.history import COUNTERS, SETTLED, History
+from supervisor.loads.history import CONFLICTS, SETTLED, History
 from supervisor.loads.identity import Identity, Writer
 from supervisor.loads.nats_load import NatsLoad, Subject
-from supervisor.loads.store import Store
+from supervisor.loads.store import ANSWERS, Store
 from supervisor.supervision import nursery
 from supervisor.values import Duration, Share
 
@@ -38,13 +38,12 @@ class EventStoreLoad(NatsLoad):
 
     key: ClassVar[str] = "event_store"
     counters: ClassVar[tuple[str, ...]] = (
-        *COUNTERS,
-        *("attempts", "stale_reads", "reads_again", "lost_to_retention", "undecided"),
-        *("ephemerals", "stale_ephemerals", "durables", "stale_durables"),
-        *("double_answers", "late_answers", "unexpected_answers"),
+        *("attempts", "ephemerals", "durables", "reads_again", "stale_reads", "lost_to_retention"),
+        *CONFLICTS,
+        *ANSWERS.values(),
         *SEEN.values(),
     )
-    settled: ClassVar[tuple[str, ...]] = SETTLED
+    settled: ClassVar[tuple[str, ...]] = (*SETTLED, "lost_in_stream", "lost_in_delivery", *STALE, "undecided")
 
     event_store: Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")] = Field(
         description="The stream. One that does not exist is made, and removed at the end if nothing was wrong with it."
@@ -120,6 +119,8 @@ class EventStoreLoad(NatsLoad):
             group.start_soon(_watch, consumers, handle, self.event_store)
             open_ = await Executor(self, context, history.operate).run()
             sound = await history.last_look()
+            with suppress(BrokerError):
+                await consumers.look(handle, self.event_store, CLEAR)
             await self._clear(handle, consumers, history.prefix if sound else None, remove=ours and sound)
         context.recorder.flush()
         context.journal.emit(LoadStopped(load=context.name, open=open_))

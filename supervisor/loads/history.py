@@ -26,18 +26,9 @@ TOLD: Final = 20
 LAST_LOOK: Final = 3.0
 """Seconds at the end to read what was not read back yet."""
 AT_ONCE: Final = 32
-COUNTERS: Final = (
-    "conflicts",
-    "self_conflicts",
-    "spurious_conflicts",
-    "duplicates",
-    "forks",
-    "gaps",
-    "reordered",
-    "unexpected",
-)
-SETTLED: Final = ("lost", "lost_in_stream", "lost_in_delivery")
-"""What is only known once all aggregates were read at the end."""
+CONFLICTS: Final = ("conflicts", "self_conflicts", "spurious_conflicts")
+SETTLED: Final = ("lost", "gaps", "forks", "duplicates", "reordered", "unexpected")
+"""What only whole readings show: 0 is said of them at the end, if all could be read."""
 _INVARIANTS: Final = {
     "duplicates": "an event is stored once",
     "forks": "an event is appended only behind the one that its writer knew as the last",
@@ -66,7 +57,7 @@ class History:
         self._made = self._violations = 0
         self._sound = True
         self._aggregates = [self._new() for _ in range(load.aggregates)]
-        for name in COUNTERS:
+        for name in CONFLICTS:
             self._count(name, 0)
 
     def _new(self) -> Aggregate:
@@ -237,9 +228,8 @@ class History:
                     group.start_soon(work)
         undecided = sum(len(aggregate.events) for aggregate in rest if aggregate.dirty)
         self._count("undecided", undecided)
-        if not undecided:
-            for name in SETTLED:
-                self._count(name, 0)
+        for name in () if undecided else (*SETTLED, "lost_in_stream", "lost_in_delivery"):
+            self._count(name, 0)
         return self._sound and not undecided
 
 

@@ -27,7 +27,7 @@ RETRY: Final = 0.25
 CONFLICTS: Final = frozenset({10071, 10164})
 """Errors that say: wrong last sequence (nats-server's JSStreamWrongLastSequenceErrF and ...ConstantErr)."""
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
-_ANSWERS: Final = {
+ANSWERS: Final = {
     "duplicates": "double_answers",
     "late_answers": "late_answers",
     "unexpected": "unexpected_answers",
@@ -82,7 +82,7 @@ class Store:
         """`prefix` is where the JetStream API is; `attempt`: seconds for one request; `fetch`: messages that one fetch asks for."""
         self._client, self._writer, self._count = client, writer, count
         self._stream, self._prefix, self._fetch, self._consumers = stream, prefix, fetch, consumers
-        self.questions = Questions(client, attempt, lambda name, amount: count(_ANSWERS[name], amount))
+        self.questions = Questions(client, attempt, lambda name, amount: count(ANSWERS[name], amount))
         self._fetches = Fetches(client, prefix)
 
     async def open(self) -> None:
