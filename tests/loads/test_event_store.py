@@ -193,7 +193,7 @@ async def test_a_store_that_refuses_without_reason(nats_bench: NatsBench, js: Je
 
 
 async def test_a_store_that_refuses_what_it_stores(nats_bench: NatsBench, js: JetStreamContext) -> None:
-    """nats-server answers so, and acknowledges besides, where a leader and its successor both take a message."""
+    """As it would be where a leader and its successor both take a message, and the second answer comes first."""
     now = Now()
 
     async def contradict(client: Client, msg: Msg) -> None:
