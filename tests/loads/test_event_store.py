@@ -99,8 +99,9 @@ async def relayed(bench: NatsBench, js: JetStreamContext, relay: Answer, **entry
     transform = {"src": "real.>", "dest": "in.>"}
     config = {"name": "EVENTS", "subjects": ["real.>"], "subject_transform": transform}
     await js._nc.request("$JS.API.STREAM.CREATE.EVENTS", json.dumps(config).encode())
-    async with bench.responder("in.>", relay), bench.running(load(subject="in", **entry)) as context:
-        await bench.until_ok(context, 400)
+    patient = {"rate": "100/s", "timeout": "20s", "attempt": "10s", **entry}
+    async with bench.responder("in.>", relay), bench.running(load(subject="in", **patient)) as context:
+        await bench.until_ok(context, 200)
     return wrong(bench)
 
 
