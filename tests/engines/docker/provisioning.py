@@ -169,8 +169,9 @@ def soak_it(system: System, folder: Path, duration: int | None = None) -> str:
         )
         code, log = done.returncode, done.stdout[-4000:] + done.stderr
     summary = directory / "summary.md"
-    assert code == 0, (summary.read_text() if summary.exists() else "") + log
-    assert json.loads((directory / "verdict.json").read_text())["verdict"] == "pass"
+    told = (summary.read_text() if summary.exists() else "") + log
+    assert (directory / "verdict.json").exists(), told
+    assert passed(code, json.loads((directory / "verdict.json").read_text())), told
     after = system.as_found()
     changed = {
         service: (before[service], after.get(service))
@@ -181,6 +182,12 @@ def soak_it(system: System, folder: Path, duration: int | None = None) -> str:
     locks = json.dumps({"label": ["soakd.lock"]})
     assert not system.docker.call("GET", "volumes", filters=locks)["Volumes"]
     return judged(directory, [record.event for record in replay(directory)])
+
+
+def passed(code: int, verdict: Mapping[str, Any]) -> bool:
+    """Say whether a run passed, as far as this machine lets anybody say so: a busy one makes soakd itself late, which is inconclusive."""
+    late = all("event loop once lagged" in str(reason) for reason in verdict["reasons"])
+    return (code, verdict["verdict"]) in {(0, "pass"), *([(3, "inconclusive")] if late else [])}
 
 
 def _until_well(system: System, folder: Path, directory: Path) -> tuple[int, str]:
