@@ -131,11 +131,13 @@ def _live_and_die(folder: Path, env: dict[str, str], death: Death) -> None:
         )
     try:
         code = process.wait(DEADLINE)
-    except subprocess.TimeoutExpired:
+    except BaseException as error:  # also where the proof itself is stopped: nothing of it goes on
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(30)
         process.kill()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         death.problems.append(
             "it never came to its death: the phase was not reached, or the guardian does not end"
         )
