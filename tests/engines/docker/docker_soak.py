@@ -31,6 +31,12 @@ def new_name(prefix: str = "unit") -> str:
     return f"{prefix}-{uuid.uuid4().hex[:8]}"
 
 
+def said(docker: Client, unit: str, times: int) -> bool:
+    """Whether `up` stands so many times in a container's log: one that is killed before it has spoken has no last words."""
+    text = docker.call("GET", f"containers/{unit}/logs", stdout=1)
+    return text is not None and bytes(text).count(b"up\n") >= times
+
+
 def engine_of(docker: Client, *names: str, **settings: Any) -> DockerEngine:
     """The engine for some containers by name, or by what `settings` say."""
     spec = {"host": docker.url, **({"names": names} if names else {}), **settings}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from docker_engine import Client
-from docker_soak import IDLE, engine_of, new_name, soaking
+from docker_soak import IDLE, engine_of, new_name, said, soaking
 
 from supervisor.engines.base import EngineContext, EngineError, UnitState
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
@@ -142,6 +142,7 @@ async def test_a_policy_is_adopted(docker: Client, journal: JournalWriter) -> No
             wanted = 2 * times  # started is not yet printed
             while (await soak.fleet.logs(unit, last=9)).count(b"\n") < wanted:
                 pass
+            await soak.until(lambda n=times: said(docker, unit, n))
             end(docker, unit)
             crash = await soak.crashed(unit, times)
             assert soak.last_words(crash) == ["begin", "up"] * times, "its log ends with its life"

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from docker_engine import SHELL, Client, PrivateEngine, make_certificates
 from docker_proxy import proxied
-from docker_soak import IDLE, engine_of, new_name, soaking
+from docker_soak import IDLE, engine_of, new_name, said, soaking
 
 from supervisor.engines.base import EngineError
 from supervisor.engines.dockerd import api, units
@@ -127,7 +127,7 @@ async def test_the_stream_of_events_ends_and_the_engine_forgets_what_was_on_it(
 
 def again(docker: Client, name: str, times: int) -> bool:
     seen = docker.inspect(name)
-    return seen["RestartCount"] == times and bool(seen["State"]["Pid"])
+    return seen["RestartCount"] == times and bool(seen["State"]["Pid"]) and said(docker, name, times + 1)
 
 
 async def make_noise(docker: Client) -> None:
