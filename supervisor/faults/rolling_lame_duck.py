@@ -27,8 +27,11 @@ LOOK: Final = 0.1
 DRAINING: Final = 5.0
 """Seconds that a node has to show in recovery that it is ready: one that is still seeing its clients off never does."""
 _DURATION: Final = re.compile(
-    r"""^[^#\n]*?\blame_duck_duration\b["']?\s*[:=]?\s*["']?(\d+(?:\.\d+)?)(ms|s|m|h)?\b""", re.MULTILINE
+    r"""^(?:"[^"\n]*"|'[^'\n]*'|(?!#|//)[^"'\n])*?["']?\blame_duck_duration\b"""
+    r"""["']?\s*[:=]?\s*["']?(\d+(?:\.\d+)?)(ms|s|m|h)?\b""",
+    re.MULTILINE,
 )
+"""Not in a comment, which `#` or `//` begins, unless it stands in quotes as in an address."""
 _SECONDS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
