@@ -89,6 +89,10 @@ class Paced(Load):
             )
         if self.processes > 1 and isinstance(self.workers, int) and self.workers < self.processes:
             raise ValueError(f"processes: {self.workers} workers are too few for {self.processes} processes")
+        if self.in_flight < self.processes:
+            raise ValueError(
+                f"in_flight: {self.in_flight} are too few for {self.processes} processes; raise it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -106,7 +110,7 @@ class Paced(Load):
 
     def room(self, process: int = 0, of: int = 1) -> int:
         """Return how many operations may be under way in one of so many processes."""
-        return max(1, _part(self.in_flight, process, of))
+        return _part(self.in_flight, process, of)
 
     def crew(self, process: int = 0, of: int = 1) -> tuple[arrivals.Crew, ...]:
         """Return the stages of a closed loop in one of so many processes; empty for an open loop."""

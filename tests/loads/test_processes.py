@@ -133,6 +133,8 @@ def test_what_cannot_be_shared_is_refused() -> None:
         load(between=["10ms", "20ms"])
     with pytest.raises(ValidationError, match="2 workers are too few for 3 processes"):
         load(workers=2)
+    with pytest.raises(ValidationError, match="in_flight: 2 are too few for 3 processes"):
+        load(rate="10/s", in_flight=2)
 
 
 @given(st.integers(1, 9), st.integers(1, 500), st.floats(0, 1e4))
