@@ -17,6 +17,7 @@ import socket
 import subprocess
 import tarfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,8 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-LABEL = "soakd.test"
+LABEL = f"soakd.test-{uuid.uuid4().hex[:8]}"
+"""What this session's containers and networks carry. On a user's engine there may be those of another session."""
 SHELL = "soakd-test-shell"
 PATIENCE = 30.0
 LISTENS = re.compile(r"API listen on (127\.0\.0\.1:\d+)")
@@ -63,6 +65,7 @@ class Client:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._made: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -110,6 +113,7 @@ class Client:
             **config,
         }
         made: str = self.call("POST", "containers/create", settings, name=name)["Id"]
+        self._made.add(name)
         return made
 
     def start(self, name: str) -> None:
@@ -126,20 +130,27 @@ class Client:
         self.call("DELETE", f"containers/{quote(name)}", force=1, v=1)
 
     def clean(self) -> list[str]:
-        """Remove everything that tests made; return the locks that code of ours left, which it should not."""
+        """Remove everything that this session made; return the locks that code of ours left on it, which it should not."""
         marked = json.dumps({"label": [LABEL]})
         for container in self.call("GET", "containers/json", all=1, filters=marked):
+            self._made |= {name.removeprefix("/") for name in container["Names"]}
             with suppress(RuntimeError):
                 self.remove(container["Id"])
         for network in self.call("GET", "networks", filters=marked):
             self.call("DELETE", f"networks/{network['Id']}")
-        left = []
-        for volume in (
-            self.call("GET", "volumes", filters=json.dumps({"label": ["soakd.lock"]}))["Volumes"] or []
-        ):
-            left.append(volume["Name"])
-            self.call("DELETE", f"volumes/{volume['Name']}")
+        locks = self.call("GET", "volumes", filters=json.dumps({"label": ["soakd.lock"]}))["Volumes"] or []
+        left = self._ours(locks)
+        for name in left:
+            self.call("DELETE", f"volumes/{name}")
         return left
+
+    def _ours(self, locks: list[dict[str, Any]]) -> list[str]:
+        """Say which locks are on units of this session, or for taking those over: a soak of the user's may have others."""
+        ours = {f"soakd-lock-{name}" for name in self._made}
+        ours |= {
+            f"soakd-takeover-{lock['Labels'].get('soakd.mark')}" for lock in locks if lock["Name"] in ours
+        }
+        return [lock["Name"] for lock in locks if lock["Name"] in ours]
 
     def answers(self) -> bool:
         with suppress(OSError, RuntimeError, http.client.HTTPException):
@@ -257,19 +268,23 @@ class PrivateEngine(Client):
         if self._containerd:
             self._containerd.terminate()
             self._containerd.wait(PATIENCE)
-        for pid in self._ours():
+        for pid in self._processes():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for mount in self._mounts():
             subprocess.run(["umount", "--lazy", mount], check=False)
         assert not self._mounts(), f"mounts were left behind: {self._mounts()}"
-        assert not self._ours(), f"processes were left behind: {self._ours()}"
+        assert not self._processes(), f"processes were left behind: {self._processes()}"
+
+    def _ours(self, locks: list[dict[str, Any]]) -> list[str]:
+        """Nobody else is on this engine."""
+        return [lock["Name"] for lock in locks]
 
     def _mounts(self) -> list[str]:
         lines = Path("/proc/self/mounts").read_text().splitlines()
         return [line.split()[1] for line in lines if line.split()[1].startswith(f"{self._root}/")][::-1]
 
-    def _ours(self) -> list[int]:
+    def _processes(self) -> list[int]:
         """Processes that carry our directory in their command line: shims of containers that could not be removed."""
         found = []
         for entry in Path("/proc").iterdir():

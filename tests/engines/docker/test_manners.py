@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from docker_engine import Client
+from docker_engine import SHELL, Client
 from docker_soak import IDLE, engine_of, new_name, said, soaking
 
 from supervisor.engines.base import EngineContext, EngineError, UnitState
@@ -269,3 +269,24 @@ async def test_a_dead_run_is_put_back_by_the_next_one(
     async with soaking(journal, engine_of(docker, kept, lower, own_policy="suspend")):
         assert (policy(docker, kept), docker.state(lower)) == ("no", "exited")
     assert (policy(docker, kept), docker.state(lower)) == ("always", "exited")
+
+
+# --- these tests themselves ------------------------------------------------------------------------------------------
+
+
+def test_cleaning_a_users_engine_leaves_what_others_have_there(docker: Client) -> None:
+    client, ours, others = Client(docker.path), new_name(), new_name()
+    alien = docker.call(
+        "POST",
+        "containers/create",
+        {"Image": SHELL, "Cmd": ["true"], "Labels": {"soakd.test": "true"}},
+        name=others,
+    )
+    client.create(ours, IDLE)
+    locks = [f"soakd-lock-{name}" for name in (ours, others)]
+    for lock in locks:
+        docker.call("POST", "volumes/create", {"Name": lock, "Labels": {"soakd.lock": "true"}})
+    assert client.clean() == locks[:1]
+    assert docker.call("GET", f"volumes/{locks[1]}")["Name"] == locks[1]
+    docker.call("DELETE", f"volumes/{locks[1]}")
+    docker.remove(alien["Id"])
