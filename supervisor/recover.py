@@ -141,6 +141,7 @@ async def _heal(directory: Path) -> list[str]:
                     base=base,
                     environment=environment,
                     links=remains.Remains(past.started.run),
+                    servers_ended=_servers_ended(soak),
                 )
                 done += await undo_open(past.open, soak.faults, world, journal)
             more = await _recover_engines(soak, contexts, outliving=True)
@@ -288,13 +289,18 @@ async def _connections(
     soak: Soak, past: Past, journal: JournalWriter, stack: AsyncExitStack
 ) -> Connections | None:
     """Open connections if an open fault needs them to be undone, unless the servers have ended with the run."""
-    wanted = [fault for one in past.open.values() if (fault := soak.faults.get(one.fault))]
+    wanted = [fault for one in past.open.values() if (fault := soak.faults.get(one.written))]
     if soak.broker is None or not any(fault.undo_needs_broker for fault in wanted):
         return None
-    nodes, names = soak.nodes(), UnitNames(soak.engines)
-    if nodes and not any(names.engine_of(node).units_outlive_run for node in nodes):
+    if _servers_ended(soak):
         return None
     return await stack.enter_async_context(open_connections(soak.broker, journal))
+
+
+def _servers_ended(soak: Soak) -> bool:
+    """Say whether all servers of the broker were units that end with their run."""
+    nodes, names = soak.nodes(), UnitNames(soak.engines)
+    return bool(nodes) and not any(names.engine_of(node).units_outlive_run for node in nodes)
 
 
 async def heal_abandoned(index: RunIndex) -> None:

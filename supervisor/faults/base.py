@@ -72,6 +72,8 @@ class World:
     connections: Connections | None = None
     recovering: bool = False
     """True: the run is dead, so nobody holds a unit any more and no watchdog keeps one up."""
+    servers_ended: bool = False
+    """In recovery: the servers of the broker have ended with the run, together with what they had stored."""
     base: Path = field(default_factory=Path)
     """The soak file's folder."""
     run_dir: Path | None = None

@@ -300,8 +300,8 @@ class Corrupt(Sparing):
             except CommandFailed as error:
                 raise UndoError(again(error, self.takes_back, intent)) from error
         elif self.corrupt.entries and self.undo_needs_broker:
-            if world.recovering and world.connections is None:
-                return  # the servers have ended with the run
+            if world.recovering and world.servers_ended:
+                return
             bucket = self.corrupt.entries.bucket
             try:
                 handle = await self.handle(world)

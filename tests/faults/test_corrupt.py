@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from supervisor.broker.connection import open_connections
 from supervisor.broker.options import Broker
 from supervisor.engines.program import run_program
 from supervisor.faults import recovery
-from supervisor.faults.base import Fault
+from supervisor.faults.base import Fault, UndoError
 from supervisor.faults.corrupt import MARK, damaged
 from supervisor.faults.draws import Draw
 from supervisor.faults.recovery import undo_open
@@ -34,9 +37,11 @@ from supervisor.journal.events import (
     FaultInjected,
     FaultIntent,
     FaultUndone,
+    RunStarted,
     UndoFailed,
 )
-from supervisor.journal.writer import JournalWriter
+from supervisor.journal.writer import JournalWriter, open_journal
+from supervisor.recover import recover
 from supervisor.soakfile.load import load
 from supervisor.soakfile.plan import warnings
 
@@ -175,6 +180,45 @@ async def test_what_somebody_else_writes_meanwhile_stays(stage: Stage, server: S
             await fault.inject(stage.world, intent)
         await nc.jetstream().delete_key_value("CONFIG")
         await fault.undo(stage.world, intent)  # nothing to put back, nowhere to put it
+
+
+async def test_what_was_damaged_by_hand_is_put_back_after_a_death(
+    stage: Stage, server: Server, tmp_path: Path, free_tcp_port: int
+) -> None:
+    what = {"corrupt": {"change": {"bucket": "CONFIG", "key": "a", "value": "bad"}}, "hold": "1h"}
+    fault, run, directory = kind(**what), f"test-{uuid.uuid4().hex}", tmp_path / "dead"
+    await anyio.Path(directory).mkdir()
+    broker = {"servers": [f"127.0.0.1:{free_tcp_port}"]}
+    soak = {"soak": "small", "broker": broker, "faults": {"bad": what | {"every": "1h"}}}
+    await anyio.Path(directory / "soak.yaml").write_text(json.dumps(soak))
+    started = RunStarted(
+        run=run,
+        soak="small",
+        seed=1,
+        soakd="0",
+        host="here",
+        pid=1,
+        boot="",
+        duration=None,
+        file=str(directory / "soak.yaml"),
+    )
+    async with server() as nc:
+        kv = await bucket(nc, a=b"1")
+        aim = await fault.aim(stage.world, rng())
+        intent = FaultIntent(
+            episode="bad@operator#1", fault="bad@operator", type="corrupt", n=1, undo=aim.undo
+        )
+        async with open_journal(directory) as past:
+            await past.commit(started)
+            await past.commit(intent)
+        await fault.inject(stage.world, intent)
+        assert await values(kv, "a") == [b"bad"]
+        assert "bad@operator#1: undone (corrupt of the system)" in await recover(directory)
+        assert await values(kv, "a") == [b"1"]
+        alone = replace(stage.world, recovering=True, connections=None)
+        with pytest.raises(UndoError, match="may still be damaged"):
+            await fault.undo(alone, intent)
+        await fault.undo(replace(alone, servers_ended=True), intent)
 
 
 async def test_what_was_there_before_the_run_is_left_alone(stage: Stage, server: Server) -> None:
