@@ -6,6 +6,7 @@ Events and inspections may then come in any order, twice, or not at all: what is
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -19,6 +20,9 @@ from supervisor.engines.dockerd.container import Container, ended, incarnation
 
 ANSWERING: Final = 600 * 1_000_000_000
 """Nanoseconds in which a signal from outside may still explain an exit: a lame duck takes two minutes by default."""
+ENDING: Final = frozenset({signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGUSR2, signal.SIGTERM})
+"""Signals that are sent to end a unit, USR2 being nats-server's lame duck; so is a container's own stop signal. Any other, such as a
+HUP to read a configuration again, explains only an exit by that very signal."""
 _NANO: Final = 1_000_000_000
 
 
@@ -35,8 +39,8 @@ class Life:
     oom: bool = False
     ours: bool = False
     """We are ending it: no signal that is seen now is anybody else's."""
-    signalled: int = 0
-    """When somebody outside sent a signal that may end it."""
+    signalled: dict[int, int] = field(default_factory=dict)
+    """When somebody outside last sent which signal, of those that may end it."""
     gone: anyio.Event = field(default_factory=anyio.Event)
     """Set once its end has been told."""
 
@@ -116,7 +120,7 @@ class Unit:
         if self.sent[number] > 0:
             self.sent[number] -= 1
         elif self.life and at >= self.life.begun:
-            self.life.signalled = at
+            self.life.signalled[number] = at
 
     def end(self, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = "") -> Exit:
         """Take note of the end of the present life, with its exit code if that is known; return what is to be told.
@@ -139,7 +143,7 @@ class Unit:
             oom=life.oom or (same and seen is not None and seen.oom),
             mono=mono,
             uptime=mono - life.started,
-            outside=not life.ours and 0 <= at - life.signalled <= ANSWERING,
+            outside=not life.ours and self._was_asked(life, at, name),
             wall=at / _NANO + 0.001,
             facts=facts | ({"seen": note} if note else {}),
         )
@@ -149,6 +153,15 @@ class Unit:
             self.last = replace(self.last, running=False, paused=False, restarting=False)
         life.gone.set()
         return self.ended
+
+    def _was_asked(self, life: Life, at: int, by: str | None) -> bool:
+        """Say whether a signal from outside explains an end: one that is meant to end units, or the one that it ended `by`."""
+        stop = self.last.stop_signal if self.last else signal.SIGTERM
+        return any(
+            0 <= at - when <= ANSWERING
+            and (number in ENDING or number == stop or (by is not None and signal.Signals[by] == number))
+            for number, when in life.signalled.items()
+        )
 
     def health(self, health: str) -> None:
         """Take note of what its own health check says."""

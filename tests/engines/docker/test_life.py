@@ -1,0 +1,65 @@
+"""Whose exit it was, by the signals that came before it."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from supervisor.engines.dockerd.container import read
+from supervisor.engines.dockerd.life import Unit
+
+BEGUN = 1_700_000_000 * 1_000_000_000
+CRASHED = 3
+
+
+def living(stop: str = "") -> Unit:
+    state = {
+        "Running": True,
+        "Restarting": False,
+        "Paused": False,
+        "OOMKilled": False,
+        "ExitCode": 0,
+        "Pid": 1,
+    }
+    times = {"StartedAt": "2023-11-14T22:13:20Z", "FinishedAt": "0001-01-01T00:00:00Z"}
+    config = {"StopSignal": stop}
+    seen = read(
+        {
+            "Id": "c" * 64,
+            "Name": "/unit",
+            "State": state | times,
+            "Config": config,
+            "HostConfig": {},
+            "Image": "",
+        }
+    )
+    unit = Unit("unit")
+    unit.begin(seen, BEGUN)
+    return unit
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "outside"),
+    [
+        (signal.SIGHUP, CRASHED, False),
+        (signal.SIGHUP, 128 + signal.SIGSEGV, False),
+        (signal.SIGHUP, 128 + signal.SIGHUP, True),
+        (signal.SIGTERM, CRASHED, True),
+        (signal.SIGUSR2, 0, True),
+        (signal.SIGKILL, None, True),
+    ],
+)
+def test_only_a_signal_that_explains_an_exit_makes_it_outside(
+    sent: int, code: int | None, *, outside: bool
+) -> None:
+    unit = living()
+    unit.signalled(sent, BEGUN + 1)
+    assert unit.end(code, BEGUN + 2, None, live=True).outside is outside
+
+
+def test_the_containers_own_stop_signal_is_meant_to_end_it() -> None:
+    unit = living("SIGHUP")
+    unit.signalled(signal.SIGHUP, BEGUN + 1)
+    unit.signalled(signal.SIGUSR1, BEGUN + 2)
+    assert unit.end(CRASHED, BEGUN + 3, None, live=True).outside
