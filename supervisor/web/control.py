@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 
 import anyio
 import anyio.to_thread
+import structlog
 from aiohttp import web
 from anyio.streams.memory import MemoryObjectSendStream
 from pydantic import Field, ValidationError
@@ -29,6 +30,7 @@ from supervisor.kinds import Strict
 from supervisor.values import Duration
 from supervisor.web.app import SHUTDOWN, EndpointError
 
+_log: Final = structlog.get_logger("soakd")
 SOCKET: Final = "control.sock"
 """The file of a run directory that is the control endpoint, as long as it is open."""
 ADDRESS: Final = "control"
@@ -109,6 +111,10 @@ async def control(operator: Operator, place: Place, reload: Again | None = None)
         async with bugs, met, _listening(place) as listener:
             await web.SockSite(runner, listener, backlog=CLIENTS).start()
             raise await met.receive()
+    except EndpointError as error:
+        if await anyio.to_thread.run_sync(place.directory.is_dir):
+            raise
+        _log.warning("nobody can control this run: its directory is gone", why=str(error))
     finally:
         with anyio.CancelScope(shield=True), anyio.move_on_after(2 * SHUTDOWN):
             await runner.cleanup()

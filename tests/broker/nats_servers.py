@@ -32,7 +32,7 @@ def port_of(holder: socket.socket) -> int:
     return int(holder.getsockname()[1])
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until something holds; TimeoutError if it takes too long."""
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110  # most of what is waited for tells nobody

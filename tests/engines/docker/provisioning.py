@@ -140,6 +140,8 @@ def provisioning(docker: Client, images: str, file: Path = COMPOSE, **more: str)
         deadline = time.monotonic() + UP
         while True:
             compose("up", "-d")  # a service that the nodes kept waiting for too long has crashed: again
+            if file != COMPOSE:
+                break  # nothing but nodes, for which the soak itself waits
             looked = subprocess.run(
                 check, env=environment | credentials, capture_output=True, text=True, timeout=60, check=False
             )
