@@ -3,6 +3,9 @@
 Each is an endless iterator of due times that never fall and all lie at or after `since`, so that a load that begins late, or again,
 enters its schedule where it is by then. Times are computed from the start, never from the operation before: an executor that fell
 behind is owed all it missed, which is what makes the load an open one.
+
+Operations are numbered from the run's start. Of several processes each takes the numbers that are its own (`share`: which one, of how
+many), so that they share one schedule whenever each of them begins.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from itertools import count, repeat
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Slope(NamedTuple):
@@ -28,12 +31,22 @@ class Crew(NamedTuple):
     seconds: float
 
 
-def constant(rate: float, since: float = 0.0) -> Iterator[float]:
+WHOLE: Final = (0, 1)
+"""The share of a process that is alone."""
+
+
+def constant(rate: float, since: float = 0.0, share: tuple[int, int] = WHOLE) -> Iterator[float]:
     """Operation n is due at n / rate."""
-    return (n / rate for n in count(math.ceil(since * rate)))
+    return (n / rate for n in count(_own(math.ceil(since * rate), share), share[1]))
 
 
-def ramp(slopes: Sequence[Slope], since: float = 0.0) -> Iterator[float]:
+def _own(n: int, share: tuple[int, int]) -> int:
+    """Return the first number from `n` on that belongs to a share."""
+    process, of = share
+    return n + (process - n) % of
+
+
+def ramp(slopes: Sequence[Slope], since: float = 0.0, share: tuple[int, int] = WHOLE) -> Iterator[float]:
     """The rate begins at 0 and follows the slopes; the last one's rate stays.
 
     Operation n is due when the integral of the rate reaches n, so the number of operations is exact over any time.
@@ -43,13 +56,14 @@ def ramp(slopes: Sequence[Slope], since: float = 0.0) -> Iterator[float]:
     for high, seconds in slopes:
         after = total + (low + high) / 2 * seconds
         growth = (high - low) / seconds if seconds else 0.0
-        n = max(n, math.ceil(total + _done(low, growth, min(max(since - begin, 0.0), seconds))))
+        passed = total + _done(low, growth, min(max(since - begin, 0.0), seconds))
+        n = _own(max(n, math.ceil(passed)), share)
         while n < after:
             yield max(begin + _reached(n - total, low, growth), since)
-            n += 1
+            n += share[1]
         begin, low, total = begin + seconds, high, after
-    n = max(n, math.ceil(total + low * max(since - begin, 0.0)))
-    for n in count(n):  # noqa: B020  # from here on n is the schedule
+    n = _own(max(n, math.ceil(total + low * max(since - begin, 0.0))), share)
+    for n in count(n, share[1]):  # noqa: B020  # from here on n is the schedule
         yield max(begin + (n - total) / low, since)
 
 
@@ -83,6 +97,11 @@ def between(low: float, high: float, chance: random.Random, since: float = 0.0) 
 def bursts(size: int, every: float, since: float = 0.0) -> Iterator[float]:
     """`size` operations are due at the same instant, at `since` and then every so many seconds: the first one is never missed."""
     return (due for n in count() for due in repeat(since + n * every, size))
+
+
+def bursts_in_step(size: int, every: float, since: float = 0.0) -> Iterator[float]:
+    """`size` operations are due at the same instant, at every multiple of `every` seconds: the same for all who ask."""
+    return (due for n in count(math.ceil(since / every)) for due in repeat(n * every, size))
 
 
 def crew(stages: Sequence[Crew], at: float) -> tuple[int, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from itertools import islice
 from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field, model_validator
@@ -89,6 +88,8 @@ class Paced(Load):
             )
         if self.processes > 1 and isinstance(self.workers, int) and self.workers < self.processes:
             raise ValueError(f"processes: {self.workers} workers are too few for {self.processes} processes")
+        if self.burst and self.burst.size < self.processes:
+            raise ValueError(f"burst: {self.burst.size} at once are too few for {self.processes} processes")
         if self.in_flight < self.processes:
             raise ValueError(
                 f"in_flight: {self.in_flight} are too few for {self.processes} processes; raise it"
@@ -124,23 +125,23 @@ class Paced(Load):
     def due(self, since: float, seed: str, process: int = 0, of: int = 1) -> Iterator[float]:
         """Yield when operations of one of so many processes are due, in seconds since the run's start, from `since` on.
 
-        Only for an open loop. The same seed gives the same draws.
+        Only for an open loop. The same seed gives the same draws. Processes need not agree on `since`: what is due from the latest one
+        on is due in exactly one of them, and bursts are at the same instants.
         """
         if (
             self.poisson is not None
         ):  # the sum of independent ones is one again; every n-th of one would not be
             own = random.Random(f"{seed}/{process}" if process else seed)  # noqa: S311  # draws are to be repeatable
             return arrivals.poisson(self.poisson / of, own, since)
-        return islice(self._all_due(since, random.Random(seed)), process, None, of)  # noqa: S311  # as above
-
-    def _all_due(self, since: float, chance: random.Random) -> Iterator[float]:
         if self.rate is not None:
-            return arrivals.constant(self.rate, since)
+            return arrivals.constant(self.rate, since, (process, of))
         if self.between is not None:
-            return arrivals.between(*self.between, chance, since)
+            return arrivals.between(*self.between, random.Random(seed), since)  # noqa: S311  # as above
         if self.burst is not None:
-            return arrivals.bursts(self.burst.size, self.burst.every, since)
-        return arrivals.ramp([arrivals.Slope(stage.to, stage.seconds) for stage in self.ramp], since)
+            bursts = arrivals.bursts if of == 1 else arrivals.bursts_in_step
+            return bursts(_part(self.burst.size, process, of), self.burst.every, since)
+        slopes = [arrivals.Slope(stage.to, stage.seconds) for stage in self.ramp]
+        return arrivals.ramp(slopes, since, (process, of))
 
 
 def _part(whole: int, process: int, of: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from itertools import islice
+from itertools import takewhile
 from typing import Any
 
 import psutil
@@ -133,17 +133,36 @@ def test_what_cannot_be_shared_is_refused() -> None:
         load(between=["10ms", "20ms"])
     with pytest.raises(ValidationError, match="2 workers are too few for 3 processes"):
         load(workers=2)
+    with pytest.raises(ValidationError, match="burst: 2 at once are too few for 3 processes"):
+        load(burst={"size": 2, "every": "1s"})
     with pytest.raises(ValidationError, match="in_flight: 2 are too few for 3 processes"):
         load(rate="10/s", in_flight=2)
 
 
-@given(st.integers(1, 9), st.integers(1, 500), st.floats(0, 1e4))
-def test_shares_are_the_whole(of: int, rate: int, since: float) -> None:
-    pace: Paced = load(rate=f"{rate}/s", processes=of)
-    count = 20
-    whole = list(islice(pace.due(since, "seed"), count * of))
-    shares = [due for n in range(of) for due in islice(pace.due(since, "seed", n, of), count)]
-    assert sorted(shares) == whole
+PACES: list[dict[str, Any]] = [
+    {"rate": "37/s"},
+    {"ramp": [{"to": "50/s", "for": "20s"}, {"to": "10/s", "for": "5s"}]},
+    {"burst": {"size": 10, "every": "700ms"}, "in_flight": 10},
+]
+
+
+@given(st.sampled_from(PACES), st.lists(st.floats(0, 40), min_size=2, max_size=9))
+def test_shares_are_the_whole_whenever_each_begins(pace: dict[str, Any], begins: list[float]) -> None:
+    shared: Paced = load(processes=len(begins), **pace)
+    last, of = max(begins) + 1e-6, len(begins)
+
+    def due(since: float, *share: int) -> list[float]:
+        return [
+            at for at in takewhile(lambda at: at < last + 10, shared.due(since, "seed", *share)) if at > last
+        ]
+
+    whole = sorted(at for n in range(of) for at in due(last, n, of))
+    assert sorted(at for n, since in enumerate(begins) for at in due(since, n, of)) == whole
+    if "burst" not in pace:  # alone its bursts begin when it does
+        assert whole == due(last)
+    else:
+        assert {whole.count(at) for at in whole} == {10}, "all at the same instants"
+        assert all(shared.room(n, of) >= due(last, n, of).count(whole[0]) for n in range(of))
 
 
 @given(st.integers(1, 9), st.integers(9, 500), st.integers(9, 500))
