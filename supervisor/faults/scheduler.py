@@ -24,6 +24,7 @@ from supervisor.faults.claims import Claims
 from supervisor.faults.draws import Choice, Draw, choices
 from supervisor.faults.episode import LEAST, Episode, IntentLost, Scene
 from supervisor.faults.gate import Gate
+from supervisor.faults.hold import HOLD
 from supervisor.faults.limits import Bounds, Limits
 from supervisor.faults.lines import SKIP_PAUSE, Line
 from supervisor.faults.nemesis import Nemesis
@@ -154,16 +155,22 @@ class Scheduler:
 
         If any could not, nothing else has changed: their faults have nothing more drawn, the others go on.
         """
-        lines = [self.lines[name] for name in self._changing(faults)]
-        for line in lines:
+        changing = self._changing(faults)
+        for line in map(self.lines.__getitem__, changing):
             line.retired = True
             line.waiting.cancel()
-            if line.episode and not line.episode.closed:
-                line.episode.cut("the soak file was changed")
-        for episode in [line.episode for line in lines if line.episode]:
-            with anyio.move_on_after(UNDONE):
+        episodes = [
+            episode
+            for episode in self.episodes()
+            if episode.intent.written in changing and episode.intent.type != HOLD.key
+        ]
+        for episode in episodes:
+            if not episode.closed:
+                episode.cut("the soak file was changed")
+        with anyio.move_on_after(UNDONE):
+            for episode in episodes:
                 await episode.settled.wait()
-        broken = tuple(one.episode.intent.episode for one in lines if one.episode and not one.episode.undone)
+        broken = tuple(episode.intent.episode for episode in episodes if not episode.undone)
         if broken:
             self.reinstate()
         return broken

@@ -57,6 +57,20 @@ async def test_a_fault_that_is_injected_by_hand_is_an_episode_of_its_own(stage: 
     assert scheduler.by_hand == {}
 
 
+async def test_what_was_injected_by_hand_is_undone_before_its_fault_changes(stage: Stage) -> None:
+    script, stuck = Script(), Script(undo=no)
+    faults = {"a": fault(script, hold="1h"), "b": fault(stuck, hold="1h"), "c": fault(Script(), hold="1h")}
+    async with stage.running(**faults) as scheduler:
+        operator = Operator(scheduler)
+        for name in faults:
+            await operator.inject(name)
+        assert await scheduler.retire({name: faults[name] for name in "bc"}) == ()
+        assert script.asked == ["inject a@operator#1", "undo a@operator#1"]
+        assert await scheduler.retire({"c": faults["c"]}) == ("b@operator#1",)
+        assert not stage.watch.all(FaultUndone, episode="c@operator#1"), "that one stays as it is"
+        stuck.undo = Script().undo
+
+
 async def test_what_cannot_be_injected_is_refused_with_the_reason(stage: Stage) -> None:
     async def nobody(_: Any) -> Aim:
         raise CannotAim("nobody is there")
