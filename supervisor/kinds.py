@@ -65,6 +65,11 @@ class Kind(Strict):
     key: ClassVar[str]
     """The distinctive key; also the name of the field that holds it."""
 
+    @classmethod
+    def is_from_file(cls) -> bool:
+        """Whether it was loaded from a file of the user's, which no other process has as a module."""
+        return hasattr(sys.modules.get(cls.__module__), _STAMP)
+
 
 K = TypeVar("K", bound=Kind)
 

@@ -77,6 +77,11 @@ class Paced(Load):
 
     @model_validator(mode="after")
     def _can_be_shared(self) -> Self:
+        if self.processes > 1 and self.is_from_file():
+            raise ValueError(
+                "processes: a load of your own by `python:` runs in one process; declare several loads instead, "
+                "or bring it in a package by the entry point soakd.loads"
+            )
         if self.processes > 1 and not self.shareable:
             raise ValueError(
                 f"processes: a load {self.key} looks at its operations as a whole, which several processes cannot; "

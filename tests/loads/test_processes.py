@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,6 +25,7 @@ from supervisor.journal.events import (
 )
 from supervisor.loads.jetstream import JetStreamLoad
 from supervisor.loads.pace import Paced
+from supervisor.loads.registry import LOADS
 from supervisor.loads.request import RequestLoad
 
 
@@ -124,6 +126,18 @@ async def test_one_that_cannot_work_says_why(nats_bench: NatsBench) -> None:
         crashed = lambda: [e for e in nats_bench.bench.events if isinstance(e, TaskCrashed)]  # noqa: E731
         await until(lambda: len(crashed()) >= 2, 20)
     assert "there is no connection 'nobody'" in crashed()[0].error
+
+
+def test_a_load_of_ones_own_is_not_shared(tmp_path: Path) -> None:
+    """No other process could take it in, since its class is in no module there."""
+    (tmp_path / "own.py").write_text(
+        "from supervisor.loads.request import RequestLoad\n\nclass Own(RequestLoad):\n    pass\n"
+    )
+    entry = {"python": "own.py:Own", "request": "echo", "rate": "10/s"}
+    kind, keys = LOADS.find(entry, tmp_path)
+    kind.model_validate(keys)
+    with pytest.raises(ValidationError, match="a load of your own by `python:` runs in one process"):
+        kind.model_validate({**keys, "processes": 2})
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
