@@ -23,7 +23,9 @@ from supervisor.journal.events import FaultIntent
 from supervisor.kinds import Strict
 
 MARK: Final = "Soakd-Episode"
-"""The header by which undo knows what inject has written."""
+"""The header by which undo knows what inject has written, and the next aim what will be put back."""
+FOR_GOOD: Final = " for good"
+"""How the mark ends of what nobody will put back."""
 MOST_ENTRIES: Final = 100
 MOST_BYTES: Final = 262_144
 """What one episode remembers in the journal, to put it back."""
@@ -200,6 +202,8 @@ class Corrupt(Sparing):
         self.spare(world, await call(handle, f"STREAM.INFO.KV_{bucket}"), f"bucket {bucket}")
         if isinstance(of, Key):
             last = await entry(handle, bucket, of.key)
+            if last and _damaged(last):
+                raise CannotAim(f"entry {of.key} of {bucket} is damaged by {last.headers[MARK]} just now")
             if last and last.is_value:
                 raise CannotAim(f"entry {of.key} of {bucket} is there already: use change for it")
             return [_entry(of.key, last.seq if last else 0, None, of.value.encode())]
@@ -209,11 +213,15 @@ class Corrupt(Sparing):
         if size > MOST_ENTRIES:
             raise CannotAim(f"{size} entries of {bucket} are more than {MOST_ENTRIES}: pick fewer of them")
         found: dict[str, Stored] = {}
+        others = 0
         for key in sorted(names, key=lambda _: rng.random()) if of.pick else names:
-            if len(found) < size and (last := await entry(handle, bucket, key)) and last.is_value:
-                found[key] = last
+            if len(found) < size and (last := await entry(handle, bucket, key)):
+                others += _damaged(last)
+                if last.is_value and not _damaged(last):
+                    found[key] = last
         if not found:
-            raise CannotAim(f"bucket {bucket} has no entry just now that matches {of.key}")
+            why = f", but {others} that other episodes have damaged" if others else ""
+            raise CannotAim(f"bucket {bucket} has no entry just now that matches {of.key}{why}")
         return [
             _entry(key, last.seq, last.data, self._new(last.data, rng)) for key, last in sorted(found.items())
         ]
@@ -257,7 +265,8 @@ class Corrupt(Sparing):
 
     async def inject(self, world: World, intent: FaultIntent) -> None:
         """Do the damage; entries that somebody has changed meanwhile are left alone."""
-        what, headers = self.corrupt, {MARK: _mark(intent)}
+        for_good = FOR_GOOD if self.takes_back == NONE else ""
+        what, headers = self.corrupt, {MARK: _mark(intent) + for_good}
         if what.command:
             await run(what.command, world, intent, self.inject_timeout)
             return
@@ -329,6 +338,11 @@ async def _put_back(handle: Handle, bucket: str, one: Entry, mark: str) -> None:
     except ApiError as error:
         if error.err_code != STREAM_NOT_FOUND:
             raise
+
+
+def _damaged(last: Stored) -> bool:
+    """Say whether an entry is what an episode has made of it that will put it back: its value is not one to keep as the old one."""
+    return MARK in last.headers and not last.headers[MARK].endswith(FOR_GOOD)
 
 
 def _mark(intent: FaultIntent) -> str:

@@ -25,7 +25,7 @@ from supervisor.broker.connection import open_connections
 from supervisor.broker.options import Broker
 from supervisor.engines.program import run_program
 from supervisor.faults import recovery
-from supervisor.faults.base import Fault, UndoError
+from supervisor.faults.base import CannotAim, Fault, UndoError
 from supervisor.faults.corrupt import MARK, damaged
 from supervisor.faults.draws import Draw
 from supervisor.faults.recovery import undo_open
@@ -180,6 +180,36 @@ async def test_what_somebody_else_writes_meanwhile_stays(stage: Stage, server: S
             await fault.inject(stage.world, intent)
         await nc.jetstream().delete_key_value("CONFIG")
         await fault.undo(stage.world, intent)  # nothing to put back, nowhere to put it
+
+
+async def test_what_another_episode_will_put_back_is_left_to_it(stage: Stage, server: Server) -> None:
+    async with server() as nc:
+        kv = await bucket(nc, a=b"1", b=b"2")
+        gone = kind(corrupt={"delete": {"bucket": "CONFIG", "key": "a"}}, hold="1h")
+        every = kind(corrupt={"change": {"bucket": "CONFIG", "key": "[ab]", "value": "bad"}}, hold="1h")
+        new = kind(corrupt={"put": {"bucket": "CONFIG", "key": "a"}}, hold="1h")
+        stays = {"bucket": "CONFIG", "key": "b", "value": "ours"}
+        lasting = kind(corrupt={"change": stays}, undo="none")
+
+        async def strike(name: str, fault: Fault) -> FaultIntent:
+            undo = (await fault.aim(stage.world, rng())).undo
+            intent = FaultIntent(episode=f"{name}#1", fault=name, type="corrupt", n=1, undo=undo)
+            await fault.inject(stage.world, intent)
+            return intent
+
+        first = await strike("gone", gone)
+        with pytest.raises(CannotAim, match="entry a of CONFIG is damaged by gone#1"):
+            await new.aim(stage.world, rng())
+        second = await strike("every", every)
+        assert await values(kv, "a", "b") == [None, b"bad"]
+        with pytest.raises(CannotAim, match="but 2 that other episodes have damaged"):
+            await every.aim(stage.world, rng())
+        await gone.undo(stage.world, first)
+        await every.undo(stage.world, second)
+        assert await values(kv, "a", "b") == [b"1", b"2"]
+        for _ in range(2):
+            await strike("lasting", lasting)
+        assert await values(kv, "a", "b") == [b"1", b"ours"]
 
 
 async def test_what_was_damaged_by_hand_is_put_back_after_a_death(
