@@ -29,7 +29,7 @@ FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 1.0
 """Seconds between two tries to reach an engine that is away."""
 RECHECK: Final = 30.0
-"""Seconds between two listings while the stream lives: an engine skips a slow reader without a word."""
+"""Seconds between two looks at all units while the stream lives: an engine skips a slow reader without a word."""
 _LINE: Final = 1_000_000
 """Bytes of one event at most; labels make them long."""
 _log: Final = structlog.get_logger("soakd.docker")

@@ -31,6 +31,8 @@ ALONG: Final = 20.0
 """Seconds in which an engine that ends stops its containers: dockerd gives itself 15."""
 AGAIN: Final = 1.0
 """Seconds between two looks at a unit while the engine does not answer."""
+LATE: Final = 0.5
+"""Seconds that events may be on their way, which say more than an inspection does afterwards."""
 BLIND: Final = "while the engine was away"
 HEALTH: Final = "health_status: "
 UNHEALTHY: Final = f"{HEALTH}unhealthy"
@@ -151,11 +153,19 @@ class Tracker:
         }
 
     async def recheck(self) -> None:
-        """List the containers, which is cheap, and look at those that are not as they are known."""
+        """Look whether the engine has skipped us: at who is up or down against what is known, and at whether they are still the same lives."""
         up = await self._list()
-        for unit in self.units.values():
-            if up.get(unit.name, False) != (unit.life is not None):
-                await self.compare(unit)
+        differ = [one for one in self.units.values() if one.life or up.get(one.name, False)]
+        await at_once(self._recheck, differ)
+
+    async def _recheck(self, unit: Unit) -> None:
+        life = unit.life
+        seen = await inspect(self._api, life.container) if life else None
+        if life and seen and seen.running and seen.begun == life.begun:
+            return
+        await anyio.sleep(LATE)
+        if unit.life is life:
+            await self.compare(unit)
 
     async def compare(self, unit: Unit) -> None:
         """Look at a unit and tell what happened unseen."""

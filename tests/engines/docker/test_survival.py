@@ -14,8 +14,9 @@ from docker_engine import LABEL, SHELL, Client, PrivateEngine
 from docker_soak import IDLE, engine_of, new_name, soaking
 from provisioning import compose_command
 
-from supervisor.engines.base import EngineError, UnitState
-from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
+from supervisor.engines.base import EngineError, Exit, UnitState
+from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE, Which
+from supervisor.engines.dockerd.tracker import Manner, Tracker
 from supervisor.journal.events import (
     Cause,
     UnitCrashed,
@@ -291,3 +292,29 @@ async def test_the_socket_vanishes_during_a_crash(private: PrivateEngine, journa
         hide(private, hidden=False)
         await soak.crashed(unit)
         assert not soak.of(UnitStartFailed)
+
+
+async def test_a_restart_whose_events_never_came_is_seen_all_the_same(docker: Client, tmp_path: Path) -> None:
+    """It is up before and after: a listing shows nothing."""
+    restarted, kept = new_name(), new_name()
+    running(docker, restarted, kept)
+    engine = engine_of(docker, restarted, kept)
+
+    async def recreated(*_: object) -> None:
+        raise AssertionError
+
+    async with engine.docker.connect(tmp_path) as api, anyio.create_task_group() as group:
+        tracker = Tracker(api, Which(names=(restarted, kept)), Manner(True, False), group, recreated)
+        await tracker.enlist((restarted, kept))
+        before = {name: unit.life for name, unit in tracker.units.items()}
+        docker.call("POST", f"containers/{restarted}/restart", t=0)
+        with anyio.fail_after(20), tracker.news as news:
+            await tracker.recheck()
+            told = news.receive_nowait()
+        tracker.close()
+    assert isinstance(told, Exit)
+    assert told.unit == restarted
+    life = tracker.units[restarted].life
+    assert life
+    assert life is not before[restarted]
+    assert tracker.units[kept].life is before[kept]
