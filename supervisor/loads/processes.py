@@ -206,8 +206,9 @@ class Process:
         under_way = done.started - done.ok - done.failed - done.indeterminate
         unsure = rest.indeterminate + under_way
         dropped = rest.scheduled - rest.started  # with those that it was about to begin
-        if self._ended is not None or not (any(rest) or under_way):
-            return  # what it cut off in the end it has told of
+        whole = self._ended is not None and not self._ended.error
+        if whole or not (any(rest) or under_way):
+            return  # what it cut off in the end it has told of; but not where its load raised
         now = time.monotonic()
         errors = {name: n for name, n in ((UNREPORTED, rest.failed), (DIED, unsure)) if n}
         episodes = self._context.timeline.overlapping(self._since, now)

@@ -17,16 +17,20 @@ from pydantic import ValidationError
 
 from supervisor.journal.events import (
     EpisodeClosed,
+    Event,
     FaultIntent,
     FaultUndone,
     LoadStopped,
     LoadWindow,
+    Slice,
     TaskCrashed,
 )
 from supervisor.loads.jetstream import JetStreamLoad
 from supervisor.loads.pace import Paced
+from supervisor.loads.processes import Process
 from supervisor.loads.registry import LOADS
 from supervisor.loads.request import RequestLoad
+from supervisor.loads.shares import Ended, Told, Totals
 
 
 def load(**entry: Any) -> RequestLoad:
@@ -119,6 +123,29 @@ async def test_all_know_of_an_episode_before_it_is_injected(nats_bench: NatsBenc
 
 def unmarked(nats_bench: NatsBench) -> int:
     return sum(one.ok for window in nats_bench.windows for one in window.slices if not one.episodes)
+
+
+@pytest.mark.parametrize(
+    ("last_word", "unsure"),
+    [(None, 2), (Ended("Traceback: boom"), 2), (Ended(), 0)],
+    ids=["killed", "raised", "as told"],
+)
+async def test_what_was_under_way_is_counted_however_it_ended(
+    nats_bench: NatsBench, last_word: Ended | None, unsure: int
+) -> None:
+    told: list[Event] = []
+    process = Process(load(rate="10/s"), nats_bench.bench.context("load"), 0, told.append)
+    process._take(
+        Told(
+            LoadWindow(load="load", start=0, end=1, scheduled=5, started=5, dropped=0, slices=(Slice(ok=3),))
+        )
+    )
+    told.clear()
+    if last_word is not None:
+        process._take(last_word)
+    process._take_rest(Totals(scheduled=5, started=5, ok=3))
+    errors = [one.errors for window in told if isinstance(window, LoadWindow) for one in window.slices]
+    assert errors == ([{"process died": unsure}] if unsure else [])
 
 
 async def test_one_that_cannot_work_says_why(nats_bench: NatsBench) -> None:
