@@ -316,14 +316,22 @@ class Scheduler:
         return None
 
     async def _ready(self, fault: Fault, drawn: Draw) -> Aim:
-        """Aim and look what is expected before, once the gate is open; again if somebody closed it meanwhile."""
+        """Aim and look what is expected before, once the gate is open and none by hand is in place; again if somebody closed it meanwhile."""
         while True:
             await self.gate.opened()
+            for episode in self._by_hand_of(drawn.fault):
+                await episode.settled.wait()
+                if not episode.undone:
+                    raise CannotAim(f"{episode.intent.episode} could not be undone: mend that first")
             aim = await self._claim(fault, drawn)
             await self.expect_before(drawn.fault, drawn.episode)
-            if not self.gate.left:
+            if not (self.gate.left or self._by_hand_of(drawn.fault)):
                 return aim
             self.scene.claims.drop(drawn.episode)
+
+    def _by_hand_of(self, fault: str) -> list[Episode]:
+        """Return the episodes by hand of a fault of which something is in place, or may be: it has one at a time."""
+        return [one for one in self.by_hand.values() if one.intent.written == fault and not one.undone]
 
     async def expect_before(self, fault: str, episode: str) -> None:
         """Raise CannotAim if what is expected before an episode does not hold: it would show nothing."""

@@ -16,6 +16,7 @@ from supervisor.faults.operator import Operator, Refused
 from supervisor.faults.stop import Stop
 from supervisor.journal.events import (
     Cause,
+    DrawSkipped,
     EpisodeClosed,
     FaultInjected,
     FaultIntent,
@@ -55,6 +56,25 @@ async def test_a_fault_that_is_injected_by_hand_is_an_episode_of_its_own(stage: 
     assert [event.fault for event in stage.watch.all(FaultIntent)] == ["a@operator", "a@operator"]
     assert [event.what for event in stage.watch.all(OperatorActed, action="inject")] == ["a", "a"]
     assert scheduler.by_hand == {}
+
+
+async def test_a_draw_waits_for_what_was_injected_by_hand(stage: Stage) -> None:
+    waiting, stuck = Script(), Script(undo=no)
+    async with stage.running(
+        waiting=fault(waiting, every="1ms", hold="1h"), stuck=fault(stuck, every="1ms")
+    ) as scheduler:
+        operator = Operator(scheduler)
+        scheduler.gate.close()
+        await operator.inject("waiting")
+        await operator.inject("stuck")
+        scheduler.gate.open()
+        skipped = await stage.watch.until(DrawSkipped, fault="stuck")
+        assert skipped.reason == "stuck@operator#1 could not be undone: mend that first"
+        assert waiting.asked == ["inject waiting@operator#1"]
+        await operator.abort()
+        await stage.watch.until(FaultInjected, episode="waiting#1")
+        stuck.undo = Script().undo
+    assert waiting.asked[:3] == ["inject waiting@operator#1", "undo waiting@operator#1", "inject waiting#1"]
 
 
 async def test_what_was_injected_by_hand_is_undone_before_its_fault_changes(stage: Stage) -> None:
