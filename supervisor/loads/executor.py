@@ -89,6 +89,7 @@ class Executor:
             missed += 1
         self._recorder.scheduled(missed)
         self._recorder.dropped(missed)
+        self._recorder.reached(start + at)
         last, intended = 0.0, start + at
         while await self._wait_until(intended, TICK if intended - last < DENSE else 0.0):
             last, intended = intended, self._start_all_due(group, start, due, intended)
@@ -105,6 +106,7 @@ class Executor:
             intended = start + next(due)
         self._open += begun
         self._recorder.scheduled(scheduled)
+        self._recorder.reached(intended)
         self._recorder.started(begun)
         self._recorder.dropped(scheduled - begun)
         return intended

@@ -90,6 +90,7 @@ class Process:
             code = process.returncode
         finally:
             self._take_rest(ledger.read())
+            self._owe(ledger.next_due)
             ledger.close()
         if last := self._last_words(bytes(said)):
             raise ProcessDied(f"{self.title} of load {context.name} ended with {code}: {last}")
@@ -118,7 +119,6 @@ class Process:
             group.start_soon(self._watch, process.kill, said)
             async for message in messages(partial(_read, process.stdout.receive)):
                 self._take(message)
-            self._owed = time.monotonic() - context.start
             for waiting in self._heard.values():
                 waiting.set()
             self._heard.clear()
@@ -199,6 +199,13 @@ class Process:
                 self._reported = self._reported.plus(_totals(window))
                 self._since = window.end
             self._tell_crew(message.event)
+
+    def _owe(self, next_due: float | None) -> None:
+        """Owe what it did not schedule: from long before its end if it hung, from before its life if it never came to that."""
+        if next_due is not None:
+            self._owed = next_due - self._context.start
+        elif self._owed is None:
+            self._owed = time.monotonic() - self._context.start
 
     def _take_rest(self, done: Totals) -> None:
         """Count what the process did and did not report."""

@@ -113,6 +113,9 @@ class Recorder:
         """Count operations that should have been started by now, dropped ones included."""
         self._window.scheduled += n
 
+    def reached(self, next_due: float) -> None:
+        """Note until when an open loop has scheduled: for who counts what is due once this process hangs or dies."""
+
     def started(self, n: int = 1) -> None:
         """Count operations that were started."""
         self._window.started += n

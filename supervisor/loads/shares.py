@@ -125,19 +125,25 @@ class Ledger:
     def __init__(self, descriptor: int) -> None:
         """`descriptor`: of a memory file; it belongs to the ledger from now on."""
         self.descriptor = descriptor
-        self._memory = mmap.mmap(descriptor, _SLOTS * 8)
+        self._memory = mmap.mmap(descriptor, (_SLOTS + 1) * 8)
         self.slots = memoryview(self._memory).cast("q")
 
     @classmethod
     def new(cls) -> Ledger:
         """Return an empty one."""
         descriptor = os.memfd_create("soakd totals")
-        os.ftruncate(descriptor, _SLOTS * 8)
+        os.ftruncate(descriptor, (_SLOTS + 1) * 8)
         return cls(descriptor)
 
     def read(self) -> Totals:
         """Return what is counted by now."""
-        return Totals(*self.slots)
+        return Totals(*self.slots[:_SLOTS])
+
+    @property
+    def next_due(self) -> float | None:
+        """Monotonic seconds from which on nothing was scheduled yet; None if nothing ever was."""
+        # A microsecond less, so that rounding never leaves out the operation that is due just then.
+        return self.slots[_SLOTS] / 1e9 - 1e-6 if self.slots[_SLOTS] else None
 
     def close(self) -> None:
         """Give the memory back."""
@@ -178,3 +184,6 @@ class CountedRecorder(Recorder):
     def dropped(self, n: int = 1) -> None:  # noqa: D102
         super().dropped(n)
         self.ledger.slots[2] += n
+
+    def reached(self, next_due: float) -> None:  # noqa: D102
+        self.ledger.slots[_SLOTS] = int(next_due * 1e9)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psutil
 import pytest
 from hypothesis import given
@@ -25,12 +27,13 @@ from supervisor.journal.events import (
     Slice,
     TaskCrashed,
 )
+from supervisor.loads.executor import Executor
 from supervisor.loads.jetstream import JetStreamLoad
 from supervisor.loads.pace import Paced
 from supervisor.loads.processes import Process
 from supervisor.loads.registry import LOADS
 from supervisor.loads.request import RequestLoad
-from supervisor.loads.shares import Ended, Told, Totals
+from supervisor.loads.shares import CountedRecorder, Ended, Ledger, Told, Totals
 
 
 def load(**entry: Any) -> RequestLoad:
@@ -146,6 +149,32 @@ async def test_what_was_under_way_is_counted_however_it_ended(
     process._take_rest(Totals(scheduled=5, started=5, ok=3))
     errors = [one.errors for window in told if isinstance(window, LoadWindow) for one in window.slices]
     assert errors == ([{"process died": unsure}] if unsure else [])
+
+
+async def test_what_is_due_after_the_last_that_was_scheduled_is_owed(nats_bench: NatsBench) -> None:
+    """Not only from when it ended: one that hangs is killed long after it stopped to schedule."""
+    pace = load(rate="100/s")
+    context = replace(nats_bench.bench.context("load"), owed=0.001, processes=3)
+    ledger = Ledger.new()
+    recorder = CountedRecorder("load", context.journal, context.timeline)
+    recorder.ledger = ledger
+
+    async def operate() -> None:
+        if ledger.read().started >= 5:
+            context.stop.set()
+
+    with anyio.fail_after(20):
+        await Executor(pace, replace(context, recorder=recorder), operate).run()
+    process = Process(pace, context, 0, lambda _: None)
+    process._owe(ledger.next_due)
+    assert process._owed is not None
+    scheduled = ledger.read().scheduled
+    assert next(pace.due(process._owed, "", 0, 3)) == pytest.approx((scheduled + 1) * 3 / 100)
+    owed = process._owed
+    process._owe(None)
+    assert process._owed == owed, "a life that scheduled nothing leaves what was owed before it"
+    recorder.close()
+    ledger.close()
 
 
 async def test_one_that_cannot_work_says_why(nats_bench: NatsBench) -> None:
