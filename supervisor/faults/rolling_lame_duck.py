@@ -13,7 +13,6 @@ from pydantic import Field
 from supervisor.broker.connection import BrokerError
 from supervisor.broker.control import system, unwell
 from supervisor.broker.embedded import LAME_DUCK
-from supervisor.engines.base import EngineError
 from supervisor.engines.fleet import Desired
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import Layout, Problem, World
@@ -24,8 +23,6 @@ from supervisor.values import Duration, format_duration
 
 LOOK: Final = 0.1
 """Seconds from one look to the next."""
-DRAINING: Final = 5.0
-"""Seconds that a node has to show in recovery that it is ready: one that is still seeing its clients off never does."""
 _DURATION: Final = re.compile(
     r"""^(?:"[^"\n]*"|'[^'\n]*'|(?!#|//)[^"'\n])*?["']?\blame_duck_duration\b"""
     r"""["']?\s*[:=]?\s*["']?(\d+(?:\.\d+)?)(ms|s|m|h)?\b""",
@@ -103,22 +100,20 @@ class RollingLameDuck(Rolling):
     async def undo(self, world: World, intent: FaultIntent) -> None:
         """Start what is down. A node that is on its way out cannot be called back: it is stopped, and started again."""
         if world.recovering:
-            await together(ours(world, intent), lambda unit: _end_draining(world, unit, intent))
+            await together(_draining(world, intent), lambda unit: _end(world, unit, intent))
         await super().undo(world, intent)
 
 
-async def _end_draining(world: World, unit: str, intent: FaultIntent) -> None:
-    """Stop a node that still is what it was at the intent and is not ready: it would go later, when nobody looks any more."""
-    fleet, by = world.fleet, intent.episode
-    before = {target.unit: target.incarnation for target in intent.targets}
-    await fleet.hold(unit, by=by, desired=Desired.UP)
-    if not is_up(fleet, unit) or fleet.status(unit).observed.incarnation != before[unit]:
-        return
-    with anyio.move_on_after(DRAINING):
-        try:
-            await fleet.wait_ready(unit)
-        except EngineError:
-            pass
-        else:
-            return
-    await fleet.stop(unit, by=by, timeout=HURRY)
+def _draining(world: World, intent: FaultIntent) -> list[str]:
+    """Return the node whose turn it was: the first that is still what it was at the intent; those after it were never told to go.
+
+    Whether it is ready does not tell: a unit without a check says so at once, and goes later, when nobody looks any more.
+    """
+    fleet, before = world.fleet, {target.unit: target.incarnation for target in intent.targets}
+    same = (unit for unit in ours(world, intent) if fleet.status(unit).observed.incarnation == before[unit])
+    return [unit for unit in same if is_up(fleet, unit)][:1]
+
+
+async def _end(world: World, unit: str, intent: FaultIntent) -> None:
+    await world.fleet.hold(unit, by=intent.episode, desired=Desired.UP)
+    await world.fleet.stop(unit, by=intent.episode, timeout=HURRY)

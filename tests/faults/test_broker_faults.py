@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.client import JetStreamContext
 from nats.js.errors import NoStreamResponseError
 from pydantic import ValidationError
-from scripted_fault import PATIENCE, Stage, free_and_up, incarnations, until
+from scripted_fault import PATIENCE, Open, Stage, free_and_up, incarnations, until
 
 from supervisor.broker.connection import open_connections
 from supervisor.broker.control import Leaders, leader, meta_leader, system
@@ -39,6 +40,7 @@ from supervisor.journal.events import (
     FaultInjected,
     FaultIntent,
     FaultUndone,
+    Target,
     UnitExited,
     UnitReady,
     UnitRestarted,
@@ -362,6 +364,19 @@ async def test_a_lame_duck_that_is_cut_short_is_stopped_and_comes_back(
         assert free_and_up(stage.fleet)
         assert incarnations(stage.fleet) != before
     assert stage.watch.all(FaultUndone, attempts=1)
+
+
+async def test_after_a_death_the_node_whose_turn_it_was_is_started_again(stage: Stage, opened: Open) -> None:
+    """Also one without a check, which counts as ready while it sees its clients off; not those that were not told to go."""
+    async with opened(nats1="exec sleep 1000", nats2="exec sleep 1000") as fleet:
+        before = incarnations(fleet)
+        targets = tuple(Target(unit=unit, incarnation=before[unit]) for unit in before)
+        intent = FaultIntent(episode="a#1", fault="a", type="rolling_lame_duck", n=1, targets=targets)
+        fault = kind(rolling_lame_duck=["nats1", "nats2"])
+        await fault.undo(replace(stage.world, recovering=True), intent)
+        after = incarnations(fleet)
+        assert (after["nats1"] != before["nats1"], after["nats2"]) == (True, before["nats2"])
+        assert free_and_up(fleet)
 
 
 async def test_a_cluster_that_is_not_well_is_not_rolled(stage: Stage, cluster: Cluster) -> None:
