@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -256,7 +257,7 @@ class DockerEngine(Engine):
         async with self.docker.connect(context.base) as api, nursery() as group:
             known = self if self._seen is not None else await self.discover(context.base)
             locks = Locks(api, await ourselves(api, context.run), context.name, partial(restore, api))
-            tracker = Tracker(api, self.docker.which, self._manner(), group, self._came_anew(api))
+            tracker = Tracker(api, self.docker.which, self._manner(), group, self._came_anew(api, locks))
             try:
                 await self._begin(api, locks, tracker, known.unit_names(), context)
                 yield DockerUnits(api, self.docker, tracker)
@@ -278,8 +279,8 @@ class DockerEngine(Engine):
         await tracker.enlist(names)
         await locks.take([self._found(unit) for unit in tracker.units.values() if unit.last])
         if not context.recovering:
-            for unit, found in locks.found.items():
-                if found.policy and (seen := tracker.units[unit].last):
+            for found in locks.found:
+                if found.policy and (seen := tracker.units[found.unit].last):
                     await set_policy(api, seen, NO_POLICY)
         await tracker.follow()
 
@@ -300,11 +301,15 @@ class DockerEngine(Engine):
             policy=dict(seen.policy) if takes else {},
         )
 
-    def _came_anew(self, api: Api) -> Callable[[Unit, Container], Awaitable[None]]:
-        """Return what is done about a container that took another one's place in mid-run: its policy is taken off as well."""
+    def _came_anew(self, api: Api, locks: Locks) -> Callable[[Unit, Container], Awaitable[None]]:
+        """Return what is done about a container that took another one's place in mid-run: its policy is taken off and noted as well."""
 
-        async def suspend(_: Unit, seen: Container) -> None:
+        async def suspend(unit: Unit, seen: Container) -> None:
             if self.docker.own_policy is OwnPolicy.SUSPEND and seen.has_policy:
+                before = next((found for found in locks.found if found.unit == unit.name), None)
+                # Whether it is to be down at the end, the unit's lock says: it is stopped once.
+                up = before is None or before.running or not before.ours
+                await locks.note(replace(self._found(unit), running=up, ours=False))
                 await set_policy(api, seen, NO_POLICY)
 
         return suspend
@@ -319,7 +324,7 @@ class DockerEngine(Engine):
             except EngineError as error:
                 failures.append(f"{found.unit}: {error}")
 
-        await at_once(put_back, locks.found.values())
+        await at_once(put_back, locks.found)
         if not failures:
             await locks.release()
         return "; ".join(failures)

@@ -60,6 +60,7 @@ class Lock:
     name: str
     mark: str
     run: str
+    engine: str
     owner: Owner | None
     found: Found | None
 
@@ -76,9 +77,15 @@ class Locks:
         self._taken: list[Lock] = []
 
     @property
-    def found(self) -> dict[str, Found]:
-        """How each locked unit was found, when this run began."""
-        return {lock.found.unit: lock.found for lock in self._taken if lock.found}
+    def found(self) -> list[Found]:
+        """How each locked unit was found when this run began, and what took a unit's place since."""
+        return [lock.found for lock in self._taken if lock.found]
+
+    async def note(self, found: Found) -> None:
+        """Keep for later how a container was found that took the place of a locked unit's: a volume cannot be changed."""
+        if found.container not in {one.container for one in self.found}:
+            lock, _ = await self._create(f"{PREFIX}{found.name}-{found.container}", found)
+            self._taken.append(lock)
 
     async def take(self, units: list[Found]) -> None:
         """Lock all units or none; EngineError names the run that has one of them."""
@@ -147,6 +154,10 @@ class Locks:
         try:
             if (now := await _look(self._api, dead.name)) and now.mark == dead.mark:
                 if dead.found:
+                    for lock in await left_by(self._api, dead.run, dead.engine):
+                        if lock.found and lock.found.name == dead.found.name and lock.name != dead.name:
+                            await self._heal(lock.found)
+                            await remove(self._api, lock.name)
                     await self._heal(dead.found)
                 await remove(self._api, dead.name)
         finally:
@@ -186,6 +197,7 @@ def _read(volume: Mapping[str, Any]) -> Lock:
         name=volume["Name"],
         mark=labels.get(_MARK, ""),
         run=labels.get(_RUN, ""),
+        engine=labels.get(_ENGINE, ""),
         owner=parse(labels.get(_OWNER, "")),
         found=Found(**json.loads(found)) if found else None,
     )

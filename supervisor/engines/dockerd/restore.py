@@ -24,7 +24,9 @@ async def restore(api: Api, found: Found, *, dead: bool = True) -> list[str]:
     done: list[str] = []
     if container is None:
         return done
-    if found.policy and not container.has_policy and found.policy != NO_POLICY:
+    # One that took its place has been noted with its own policy, if it had one.
+    same = container.id == found.container
+    if same and found.policy and not container.has_policy and found.policy != NO_POLICY:
         await set_policy(api, container, found.policy)
         done.append(f"gave {found.unit} its restart policy {found.policy['Name']} back")
         container = await inspect(api, container.id) or container

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,10 @@ from docker_engine import SHELL, Client
 from docker_soak import IDLE, engine_of, new_name, said, soaking
 
 from supervisor.engines.base import EngineContext, EngineError, UnitState
+from supervisor.engines.dockerd.locks import Found, Locks
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
+from supervisor.engines.dockerd.owners import ourselves
+from supervisor.engines.dockerd.restore import restore
 from supervisor.engines.fleet import Protected
 from supervisor.journal.events import (
     Cause,
@@ -34,6 +39,10 @@ def end(docker: Client, name: str) -> None:
 
 def policy(docker: Client, name: str) -> str:
     return str(docker.inspect(name)["HostConfig"]["RestartPolicy"]["Name"])
+
+
+def with_policy(name: str) -> dict[str, object]:
+    return {"RestartPolicy": {"Name": name}}
 
 
 def up(docker: Client, *, labels: dict[str, str] | None = None, host: dict[str, object] | None = None) -> str:
@@ -193,6 +202,24 @@ async def test_a_policy_that_comes_in_mid_run_is_suspended_as_well(
     assert (policy(docker, anew), policy(docker, updated)) == ("always", "always")
 
 
+async def test_a_container_that_comes_in_mid_run_gets_its_own_policy_back(
+    docker: Client, journal: JournalWriter
+) -> None:
+    """Not that of the container whose place it took, which may have had another, or none."""
+    policies = {"none": ("no", "always"), "other": ("always", "unless-stopped"), "gone": ("always", "no")}
+    units = {case: up(docker, host=with_policy(old)) for case, (old, _) in policies.items()}
+    engine = engine_of(docker, *units.values(), own_policy="suspend")
+    async with soaking(journal, engine) as soak:
+        for case, unit in units.items():
+            docker.remove(unit)
+            docker.create(unit, IDLE, host=with_policy(policies[case][1]))
+            docker.start(unit)
+            await soak.until(lambda u=unit: policy(docker, u) == "no")
+    assert {case: policy(docker, unit) for case, unit in units.items()} == {
+        case: new for case, (_, new) in policies.items()
+    }
+
+
 # --- other runs ------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +296,19 @@ async def test_a_dead_run_is_put_back_by_the_next_one(
     async with soaking(journal, engine_of(docker, kept, lower, own_policy="suspend")):
         assert (policy(docker, kept), docker.state(lower)) == ("no", "exited")
     assert (policy(docker, kept), docker.state(lower)) == ("always", "exited")
+
+
+async def test_a_dead_runs_notes_are_cleared_with_its_lock(docker: Client, tmp_path: Path) -> None:
+    unit = up(docker, host=with_policy("no"))
+    new = docker.inspect(unit)["Id"]
+    async with engine_of(docker, unit).docker.connect(tmp_path) as api:
+        us = await ourselves(api, new_name("run"))
+        dead = Locks(api, replace(us, run=new_name("run"), pid=2**30), "docker", partial(restore, api))
+        await dead.take([Found(unit, "gone", unit, running=True, policy={"Name": "always"})])
+        policy_of_new = {"Name": "unless-stopped", "MaximumRetryCount": 0}
+        await dead.note(Found(unit, new, unit, running=True, policy=policy_of_new))
+        assert await Locks(api, us, "docker", partial(restore, api)).clear_dead(unit)
+    assert policy(docker, unit) == "unless-stopped"
 
 
 # --- these tests themselves ------------------------------------------------------------------------------------------
