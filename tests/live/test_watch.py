@@ -85,6 +85,7 @@ async def test_a_broker_alone_in_a_terminal(server: str, watch: Watch) -> None:
     await client.close()
 
 
+@pytest.mark.timeout(150)
 async def test_more_buckets_than_are_followed_and_those_that_come_and_go(server: str, watch: Watch) -> None:
     client = await nats.connect(server, user="admin", password="secret")
     js = client.jetstream()
