@@ -245,10 +245,10 @@ async def test_a_container_is_squeezed_and_given_back_what_it_had(
         stage.fleet = soak.fleet
         before = await limits(soak.fleet, unit)
         async with stage.running(
-            cpu=kind(cpu_squeeze=unit, cpus=0.1, hold="200ms"),
+            cpu=kind(cpu_squeeze=unit, cpus=0.1, hold="1s"),
             memory=kind(memory_squeeze=unit, memory="20MB", hold="200ms"),
         ):
-            await stage.watch.until(FaultInjected)
+            await stage.watch.until(FaultInjected, episode="cpu#1")  # the other one may come first
             squeezed = await limits(soak.fleet, unit)
             await stage.watch.until(EpisodeClosed, 2)
         assert not stage.watch.all(UndoFailed)
