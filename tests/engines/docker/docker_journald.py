@@ -39,10 +39,8 @@ def engine_with_journald(root: Path) -> Iterator[PrivateEngine]:
         command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", SCRIPT]
         journald = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        listens, deadline = (
-            Path(f"/proc/{journald.pid}/root/run/systemd/journal/socket"),
-            time.monotonic() + PATIENCE,
-        )
+        seen_by_it = Path("/proc", str(journald.pid), "root")
+        listens, deadline = seen_by_it / "run/systemd/journal/socket", time.monotonic() + PATIENCE
         while not listens.exists() or JOURNALD.name not in Path(f"/proc/{journald.pid}/cmdline").read_text():
             assert journald.poll() is None, (root / "journald.log").read_text()
             assert time.monotonic() < deadline, "journald does not start"
