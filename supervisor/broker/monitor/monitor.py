@@ -23,6 +23,7 @@ from supervisor.broker.client import BrokerError
 from supervisor.broker.handle import Handle
 from supervisor.broker.monitor import gauges
 from supervisor.broker.monitor.advisories import SUBJECTS, SYSTEM, told
+from supervisor.broker.monitor.invariants import Question
 from supervisor.broker.monitor.pace import Pace
 from supervisor.broker.monitor.picture import Picture
 from supervisor.broker.monitor.snapshot import Consumers, Snapshot
@@ -234,7 +235,7 @@ class Monitor:
     async def _ask(self) -> None:
         """Ask the leaders of streams that changed or are in doubt."""
         ledger = self._picture.ledger
-        await each(list(ledger.questions)[:ASKED], self._question)
+        await each(list(ledger.questions.values())[:ASKED], self._question)
         await each(self._picture.wanted()[:ASKED], self._one)
 
     async def _one(self, name: str) -> None:
@@ -247,9 +248,10 @@ class Monitor:
         except BrokerError:
             return  # unknown; asked again
 
-    async def _question(self, name: str) -> None:
-        ledger = self._picture.ledger
-        question = ledger.questions[name]
+    async def _question(self, question: Question) -> None:
+        ledger, name = self._picture.ledger, question.before.name
+        if ledger.questions.get(name) is not question:
+            return  # while it waited for its turn, another loop heard of the stream and dropped it
         try:
             stored = await stored_at(self._handle, name, question.before.last, ASK)
             asked = time.monotonic()
