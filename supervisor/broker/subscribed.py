@@ -32,6 +32,7 @@ class Subscribed:
         self.subject, self.queue = subject, queue
         self._callback, self._forget, self._broken = callback, forget, broken
         self._made: dict[Client, Subscription] = {}
+        self._ended = False
 
     def made(self, client: Client) -> bool:
         """Say whether it was made on a client."""
@@ -41,20 +42,27 @@ class Subscribed:
         """Make it on a client; nats.errors.Error if that is closed, has no room for it in time, or the subject is none."""
         self._made = {known: sub for known, sub in self._made.items() if not known.is_closed}
         with anyio.move_on_after(PATIENCE):
-            self._made[client] = await client.subscribe(self.subject, queue=self.queue, cb=self._deliver)
-        if client not in self._made:
+            sub = await client.subscribe(self.subject, queue=self.queue, cb=self._deliver)
+            self._made[client] = sub
+        if self._ended:  # meanwhile, by its owner, who does not know of this client
+            await self._end()
+        elif client not in self._made:
             raise nats.errors.TimeoutError
 
     async def unsubscribe(self) -> None:
         """End it; what has arrived and was not handled yet is dropped."""
+        self._ended = True
         self._forget(self)
-        for sub in self._made.values():
+        await self._end()
+
+    async def _end(self) -> None:
+        while self._made:
+            _, sub = self._made.popitem()
             with anyio.move_on_after(PATIENCE):
                 try:
                     await sub.unsubscribe()
                 except nats.errors.Error:
                     continue  # its client is closing, and the subscription with it
-        self._made.clear()
 
     async def _deliver(self, msg: Msg) -> None:
         try:

@@ -92,3 +92,12 @@ def test_the_book_always_has_the_newest_of_each_key_and_counts_right(
         newest[key] = max(newest.get(key, 0), revision)
     assert {key: entry.revision for key, entry in known.entries().items()} == newest
     assert known.live == sum(entry.operation is PUT for entry in known.entries().values())
+
+
+def test_what_was_told_anew_is_not_set_back() -> None:
+    known = book(("a", 5, PUT), ("b", 5, PUT))
+    for key in ("a", "b"):
+        known.apply(key, Entry(2, PUT))
+    known.apply("b", Entry(6, PUT))
+    known.accept([("a", 2), ("b", 2), ("gone", 2)])
+    assert (known["a"].revision, known["b"].revision, known.older) == (2, 6, set())

@@ -206,6 +206,16 @@ def test_silent_streams_are_asked_in_turn_and_urgent_ones_not_for_ever(world: Wo
     assert not world.picture.urgent
 
 
+def test_what_is_announced_while_a_stream_is_asked_about_has_it_asked_again(world: World) -> None:
+    asked = world.now
+    world.now += 1
+    world.picture.announce("STREAM", "LEADER_ELECTED", ("A",), "n2")
+    world.picture.hear(Stream("A", CREATED, world.now, leader="n1"), asked)
+    assert world.picture.wanted() == ["A"], "that answer may be older than the announcement"
+    world.hear("A", leader="n2")
+    assert world.picture.wanted() == []
+
+
 # --- consumers -------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +249,24 @@ def test_one_that_only_does_not_answer_or_comes_back_is_not(world: World) -> Non
         ("A > e", "A > d")
     ]
     assert "A" not in world.picture.consumers
+
+
+def test_a_list_that_was_asked_for_before_a_consumer_was_deleted_brings_it_not_back(world: World) -> None:
+    consumers(world, "d", "e")
+    late = Consumers(world.now + 1, 2, durables=frozenset({"d", "e"}))
+    world.now += 2
+    world.picture.announce("CONSUMER", "DELETED", ("A", "e"), "")
+    world.picture.summarise("A", late)
+    assert (world.picture.consumers["A"].durables, world.picture.consumers["A"].durable) == ({"d"}, 1)
+    consumers(world, "d", wait=2 * PATIENCE)
+    (told,) = world.told()
+    assert isinstance(told, ConsumerChanged)
+    assert (told.change, told.count, told.consumers) == ("deleted", 1, ("A > e",))
+    world.picture.announce("CONSUMER", "CREATED", ("A", "e"), "")
+    consumers(world, "d", "e")
+    assert world.picture.consumers["A"].durables == {"d", "e"}
+    world.picture.summarise("A", late)
+    assert world.picture.consumers["A"].seen == world.now, "an older list replaces no newer one"
 
 
 def test_an_announced_one_is_told_once_and_our_own_never(world: World) -> None:

@@ -58,9 +58,9 @@ class Book:
         return CHANGES[entry.operation] if self.complete else None
 
     def accept(self, revisions: Iterable[tuple[str, int]]) -> None:
-        """Take smaller revisions for true: they were asked about."""
+        """Take smaller revisions for true: they were asked about. Keys that were told anew meanwhile stay as told."""
         for key, revision in revisions:
-            if key in self._packed:
+            if key in self.older:
                 self._packed[key] = pack(self[key]._replace(revision=revision))
                 self.older.discard(key)
         self._frozen = None

@@ -25,7 +25,7 @@ FRESH: Final = 30.0
 SILENT: Final = 32
 """Silent streams that are asked again in one round."""
 REMEMBERED: Final = 1_000
-"""Deleted streams that would be recognised if they came back."""
+"""Deleted streams, and consumers, that would be recognised if they came back."""
 LEADERLESS: Final = 5.0
 """Seconds without a leader that a majority follows until that is told: shorter ones end by themselves."""
 VIOLATIONS: Final = 100
@@ -42,7 +42,7 @@ class Picture:
         self.streams: dict[str, Stream] = {}
         self.consumers: dict[str, Consumers] = {}
         self.urgent: dict[str, float] = {}
-        """Streams to ask about soon, and since when."""
+        """Streams to ask about soon, and when that was last wished for."""
         self.when_gone: dict[str, Callable[[], None]] = {}
         """What to call when a stream is gone."""
         self.meta_leader = ""
@@ -56,6 +56,8 @@ class Picture:
         self._unled: dict[str, float] = {}
         self._unled_told: set[str] = set()
         self._lost: dict[tuple[str, str], float] = {}
+        self._ended: OrderedDict[tuple[str, str], float] = OrderedDict()
+        """Consumers whose end was announced, and when: a list that was asked for before may still have them."""
 
     # --- streams -----------------------------------------------------------------------------------------------------
 
@@ -86,7 +88,7 @@ class Picture:
             self._unled.setdefault(name, self._clock())
             return
         self.presence.settle(name, asked)
-        self.urgent.pop(name, None)
+        self.relieve(name, asked)
         self._lead(name, stream.leader)
         if known is not None and known.leader and known.leader != stream.leader:
             self.news.leader("elected", "stream", f"{name}: {stream.leader}")
@@ -95,8 +97,13 @@ class Picture:
     def hurry(self, names: Iterable[str]) -> None:
         """Have streams asked about soon."""
         for name in names:
-            if len(self.urgent) < URGENT:
-                self.urgent.setdefault(name, self._clock())
+            if name in self.urgent or len(self.urgent) < URGENT:
+                self.urgent[name] = self._clock()
+
+    def relieve(self, name: str, asked: float) -> None:
+        """A stream was asked about at a time; what was announced of it since then is not in the answer."""
+        if name in self.urgent and self.urgent[name] <= asked:
+            del self.urgent[name]
 
     def silence(self, names: Iterable[str]) -> None:
         """Take note of streams that exist and did not answer."""
@@ -180,10 +187,13 @@ class Picture:
     # --- consumers ---------------------------------------------------------------------------------------------------
 
     def summarise(self, stream: str, now: Consumers) -> None:
-        """Take what is known of a stream's consumers. A durable one that looks miss for long enough is gone."""
-        if stream not in self.presence.there:
+        """Take what is known of a stream's consumers, asked at `now.seen`. A durable one that looks miss for long enough is gone."""
+        known = self.consumers.get(stream, now)
+        if stream not in self.presence.there or now.seen < known.seen:
             return
-        before = self.consumers.get(stream, now).durables
+        ended = {name for name in now.durables if self._ended.get((stream, name), now.seen) > now.seen}
+        now = replace(now, durable=now.durable - len(ended), durables=now.durables - ended)
+        before = known.durables - ended
         for name in before - now.durables if not now.missing else ():
             self._lost.setdefault((stream, name), now.seen)
         lost = [key for key in self._lost if key[0] == stream]
@@ -239,9 +249,13 @@ class Picture:
         match what:
             case "CREATED":
                 self.news.consumer("created", title)
+                self._ended.pop((stream, name), None)
             case "DELETED":
                 self.news.consumer("deleted", title)
                 self._lost.pop((stream, name), None)
+                self._ended[stream, name] = self._clock()
+                if len(self._ended) > REMEMBERED:
+                    self._ended.popitem(last=False)
                 if known := self.consumers.get(stream):
                     self.consumers[stream] = replace(known, durables=known.durables - {name})
             case "LEADER_ELECTED":

@@ -27,11 +27,14 @@ class Revisions:
     def __init__(self, handle: Handle, stream: str, prefix: str, book: Book) -> None:
         self._handle, self._stream, self._prefix, self._book = handle, stream, prefix, book
         self._since: dict[str, float] = {}
+        self._back: dict[str, dict[str, int]] = {}
+        """What the last examination found."""
 
     async def examine(self, stream: Stream) -> tuple[Violation | None, list[str]]:
         """Ask about keys that have been in doubt for long enough, `stream` being what its leader just said of it.
 
-        Return what was violated, and the keys that have no message any more. BrokerError if the leader does not answer.
+        Return what was violated, and the keys that have no message any more. BrokerError if the leader does not answer. Two
+        examinations must agree: questions about keys may be answered by a leader that was paused and does not know that it is none.
         """
         older, now = self._book.older, stream.seen
         self._since = {key: self._since.get(key, now) for key in older}
@@ -39,6 +42,8 @@ class Revisions:
         vanished: list[str] = []
         back: dict[str, dict[str, int]] = {}
         for key in due:
+            if key not in older:
+                continue  # while others were asked about, it was told anew, or the bucket went
             known, _, mortal = self._book[key]
             last = await self._last(key)
             if last is None:
@@ -47,13 +52,15 @@ class Revisions:
                 older.discard(key)  # it was told of an old one; the new one is on its way or here
             elif await stored_at(self._handle, self._stream, known, CALL) is None:
                 back[key] = {"known": known, "now": last, "mortal": mortal}
-        if not back:
+        agreed = {key: each for key, each in back.items() if self._back.get(key) == each}
+        self._back = back
+        if not agreed:
             return None, vanished
         again = await look(self._handle, self._stream, CALL)
         if not again.quorum or again.created != stream.created:
             return None, vanished
-        self._book.accept((key, each["now"]) for key, each in back.items())
-        lost = {key: each for key, each in back.items() if not _may_go(each, again)}
+        self._book.accept((key, each["now"]) for key, each in agreed.items())
+        lost = {key: each for key, each in agreed.items() if not _may_go(each, again)}
         return _violation(self._stream, lost, again) if lost else None, vanished
 
     async def _last(self, key: str) -> int | None:

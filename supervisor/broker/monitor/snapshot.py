@@ -56,6 +56,7 @@ class Consumers:
     """The consumers of a stream, soakd's own left out."""
 
     seen: float
+    """When they were asked about."""
     durable: int = 0
     ephemeral: int = 0
     idle: int = 0

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from supervisor.broker.api import MESSAGE_NOT_FOUND, PASSES, ApiError, ask, call, decoded
+from supervisor.broker.api import MESSAGE_NOT_FOUND, PASSES, ApiError, ask, call, decoded, pages
 from supervisor.broker.handle import Handle
 from supervisor.broker.monitor.snapshot import Consumers, Stream
 from supervisor.broker.ordered import OURS
@@ -107,6 +107,21 @@ async def stored_at(handle: Handle, stream: str, sequence: int, deadline: float)
     return str(answer["message"]["time"])
 
 
+async def subjects_held(handle: Handle, stream: str, filter_: str) -> tuple[set[str], int]:
+    """Return the subjects that hold messages and match a filter, and the last sequence of whoever said so.
+
+    That may be a leader which was paused and does not know that it is none: what is above its last sequence it cannot know.
+    """
+    lasts: list[int] = []
+
+    def subjects(answer: dict[str, Any]) -> Collection[str]:
+        lasts.append(int(answer["state"]["last_seq"]))
+        return answer["state"].get("subjects") or ()
+
+    found = await pages(handle, f"STREAM.INFO.{stream}", {"subjects_filter": filter_}, subjects)
+    return found, min(lasts)
+
+
 def parse(info: Mapping[str, Any], now: float) -> Stream:
     """Return the stream that a description of the API stands for."""
     config, state, cluster = info["config"], info["state"], info.get("cluster") or {}
@@ -150,7 +165,8 @@ def is_authoritative(leader: str, replicas: Collection[Mapping[str, Any]]) -> bo
 
 
 async def summarise(handle: Handle, stream: str, deadline: float) -> Consumers:
-    """Read all consumers of a stream; BrokerError if there is no answer in time."""
+    """Read all consumers of a stream, as they are now or later; BrokerError if there is no answer in time."""
+    asked = time.monotonic()
     infos: dict[str, Mapping[str, Any]] = {}
     missing: set[str] = set()
     offset = 0
@@ -165,7 +181,7 @@ async def summarise(handle: Handle, stream: str, deadline: float) -> Consumers:
             break
     ours = [name for name in infos if name.startswith(OURS)]
     known = [infos[name] for name in infos.keys() - missing - set(ours)]
-    return add_up(known, sum(not name.startswith(OURS) for name in missing), time.monotonic())
+    return add_up(known, sum(not name.startswith(OURS) for name in missing), asked)
 
 
 def add_up(infos: Collection[Mapping[str, Any]], missing: int, now: float) -> Consumers:

@@ -14,7 +14,7 @@ from typing import Final
 
 import anyio
 
-from supervisor.broker.api import STREAM_NOT_FOUND, ApiError, stream_subjects
+from supervisor.broker.api import STREAM_NOT_FOUND, ApiError
 from supervisor.broker.client import BrokerError
 from supervisor.broker.handle import Handle
 from supervisor.broker.monitor.entries import VANISHED, Book
@@ -22,7 +22,7 @@ from supervisor.broker.monitor.pace import SHARE, Pace
 from supervisor.broker.monitor.picture import Picture
 from supervisor.broker.monitor.revisions import Revisions
 from supervisor.broker.monitor.snapshot import Bucket, Entry, Operation, Stream
-from supervisor.broker.monitor.streams import look
+from supervisor.broker.monitor.streams import look, subjects_held
 from supervisor.broker.ordered import Ordered, OrderedConsumers
 
 CALL: Final = 1.0
@@ -184,15 +184,15 @@ class Watch:
 
     async def _reconcile(self, stream: Stream) -> None:
         """Find the keys that went without a marker. The list costs the server some 3 ms for a thousand keys."""
-        there: set[str] = set()
+        there, last = set[str](), stream.last
         if stream.subjects:
             if (start := time.monotonic()) < self._reconcile_at:
                 return
-            subjects = await stream_subjects(self._handle, self.stream, f"{self._prefix}>")
+            subjects, last = await subjects_held(self._handle, self.stream, f"{self._prefix}>")
             there = {subject.removeprefix(self._prefix) for subject in subjects}
             end = time.monotonic()
             self._reconcile_at = end + (end - start) * (1 / SHARE - 1)
-        self._drop(self._book.absent(there, stream.last))
+        self._drop(self._book.absent(there, min(last, stream.last)))
 
     def _drop(self, keys: list[str]) -> None:
         for key in self._book.drop(keys):
