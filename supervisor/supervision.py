@@ -59,20 +59,21 @@ class Supervisor:
                 crashes.append(now := time.monotonic())
                 gave_up = self._intensity.exceeded(crashes, now)
                 text = "".join(traceback.format_exception(error))[-4000:]
-                self._journal.emit(
-                    TaskCrashed(
-                        task=name, error=f"{type(error).__name__}: {error}", traceback=text, gave_up=gave_up
-                    )
-                )
+                self._journal.emit(TaskCrashed(task=name, error=what(error), traceback=text, gave_up=gave_up))
                 log.exception("a part of soakd crashed", task=name, gave_up=gave_up)
                 if gave_up:
-                    self._give_up(
-                        f"{name} crashed more than {self._intensity}: {type(error).__name__}: {error}"
-                    )
+                    self._give_up(f"{name} crashed more than {self._intensity}: {what(error)}")
                     return
             else:
                 return
             await anyio.sleep(PAUSE)
+
+
+def what(error: BaseException) -> str:
+    """Return the class and the text of an exception; of a group that has only one in it, of that one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 @asynccontextmanager

@@ -54,6 +54,8 @@ def _ourselves(tally: Tally) -> Iterator[str]:
     for load in tally.loads.values():
         if load.cut_off:
             yield f"load {load.name}: {plural(load.cut_off, 'operation')} cut off at the end, counted as indeterminate"
+        if load.killed:
+            yield f"load {load.name} lost a process {times(load.killed.count)}, which was started again: {load.killed}"
         if load.dropped or load.late:
             yield f"load {load.name}: {load.dropped:,} operations dropped, {load.late:,} started late"
     if tally.cleanups_failed:

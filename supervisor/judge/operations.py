@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from supervisor.journal.events import LoadStopped, LoadWindow, Sample, Slice
-from supervisor.judge.counting import add
+from supervisor.journal.events import LoadBroken, LoadStopped, LoadWindow, Sample, Slice
+from supervisor.judge.counting import Some, add
 from supervisor.judge.curve import Curve
 from supervisor.judge.damage import STAGES
 from supervisor.judge.episodes import split_mark
@@ -116,7 +116,11 @@ class LoadTotals(Amounts):
     unexplained_samples: list[Sample] = field(default_factory=list)
     curve: Curve = field(default_factory=Curve)
     crashed: int = 0
-    """How often the load itself crashed and was begun anew: what it had not settled by then it never will."""
+    """How often the load, or a process of it, ended before it should: what it had not settled by then it never will."""
+    broken: Some = field(default_factory=Some)
+    """Those where it is the load that went wrong: it raised, or did not return in its time."""
+    killed: Some = field(default_factory=Some)
+    """Processes of it that ended without a word."""
 
     def window(self, window: LoadWindow) -> None:
         """Add what the load did between two instants."""
@@ -140,6 +144,17 @@ class LoadTotals(Amounts):
                     self.stages[earliest(piece.episodes)] += failures
                 else:
                     add(self.unexplained_errors, piece.errors)
+
+    @property
+    def without_outcome(self) -> int:
+        """Operations that were begun and of which nothing more was ever heard."""
+        return max(self.started - self.finished, 0)
+
+    def broke(self, event: LoadBroken) -> None:
+        """Take that the load broke."""
+        self.crashed += 1
+        some = self.killed if event.how == "killed" else self.broken
+        some.add(": ".join(filter(None, (event.process, event.error))))
 
     def stopped(self, event: LoadStopped) -> None:
         """Count the operations that were cut off, unless the load has reported them itself."""

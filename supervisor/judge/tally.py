@@ -17,6 +17,7 @@ from supervisor.journal.events import (
     HookRan,
     InvariantViolated,
     JournalTrouble,
+    LoadBroken,
     LoadStopped,
     LoadWindow,
     LoopLag,
@@ -187,8 +188,6 @@ class Tally:
             case JournalTrouble():
                 self.trouble.setdefault(event.what, Some()).add(event.detail)
             case TaskCrashed():
-                if event.task.startswith("load ") and (load := self.loads.get(event.task.split()[1])):
-                    load.crashed += 1
                 crashed = self.tasks_gave_up if event.gave_up else self.tasks_crashed
                 crashed.add(f"{event.task} ({event.error})")
             case _:
@@ -295,6 +294,8 @@ class Tally:
                 self._first("invariant violated", First(moment, what, self.episodes.open()))
             case LoadStopped():
                 self._load(event.load).stopped(event)
+            case LoadBroken():
+                self._load(event.load).broke(event)
             case CleanedUp() if event.error:
                 self.cleanups_failed.add(f"{event.load}: {event.error}")
             case _:

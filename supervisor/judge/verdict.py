@@ -194,6 +194,12 @@ def _loads(tally: Tally) -> Iterator[Finding]:
         elif not load.ok:
             text = f"load {load.name}: none of its {plural(load.finished, 'operation')} was ok, so it shows nothing"
             yield _doubt("never-ok", text, f"{load.name}.log")
+        if load.broken:
+            text = f"load {load.name} broke {times(load.broken.count)}, and what it had under way is unknown: {load.broken}"
+            yield _doubt("load-broken", text, JOURNAL)
+        if tally.ended and load.without_outcome:
+            text = f"load {load.name}: {plural(load.without_outcome, 'operation')} begun of which nothing more was heard"
+            yield _doubt("no-outcome", text, JOURNAL)
         if load.unreadable:
             text = f"load {load.name}: latencies of {plural(load.unreadable, 'slice')} could not be read"
             yield _doubt("unreadable", text, JOURNAL)

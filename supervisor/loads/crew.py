@@ -6,22 +6,45 @@ Results merge exactly: windows add up, and what a process did not report before 
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 import anyio
 
-from supervisor.journal.events import Event, LoadStopped, LoadWindow
+from supervisor.journal.events import Event, LoadBroken, LoadStopped, LoadWindow
 from supervisor.journal.fold import fold_windows
 from supervisor.loads.base import Load, LoadContext
+from supervisor.loads.executor import CRASHED, CUT_SHORT
 from supervisor.loads.pace import Paced
 from supervisor.loads.processes import Process, ProcessDied
-from supervisor.supervision import Supervisor
+from supervisor.supervision import Supervisor, what
 
 
 async def run_load(load: Load, context: LoadContext) -> None:
-    """Run a load, in as many processes as it wants."""
-    if isinstance(load, Paced) and load.processes > 1:
-        await _Crew(load, context).run()
-    else:
-        await load.run(context)
+    """Run a load, in as many processes as it wants. If it breaks, that is on record, and what was under way indeterminate.
+
+    What was due between an earlier life of the load that crashed and this one is owed, and counts as dropped.
+    """
+    if context.recorder.next_due is not None:
+        context = replace(context, owed=context.recorder.next_due - context.start)
+    try:
+        if isinstance(load, Paced) and load.processes > 1:
+            await _Crew(load, context).run()
+        else:
+            await load.run(context)
+    except Exception as error:
+        _break(context, "raised", what(error))
+        raise
+    except anyio.get_cancelled_exc_class():
+        _break(context, "cut short", "it had not returned when its time was over")
+        raise
+
+
+def _break(context: LoadContext, how: Literal["raised", "cut short"], error: str) -> None:
+    recorder = context.recorder
+    recorder.forsake(CRASHED if how == "raised" else CUT_SHORT, error)
+    recorder.flush()
+    context.journal.emit(LoadBroken(load=context.name, how=how, error=error))
 
 
 class _Crew:

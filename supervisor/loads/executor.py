@@ -50,6 +50,10 @@ class Failure(NamedTuple):
     outcome: Outcome = "failed"
 
 
+CRASHED: Final = "load crashed"
+"""The error class of operations in which the load itself raised, and of those that were under way with them."""
+CUT_SHORT: Final = "cut short"
+"""That of operations under way in a load that did not return in its time."""
 TIMEOUT: Final = Failure("timeout", outcome="indeterminate")
 """It may have happened all the same."""
 
@@ -57,7 +61,10 @@ Operate = Callable[[], Awaitable[Failure | None]]
 
 
 class Executor:
-    """One load's operations. `operate` does one and returns None if it was ok; what it raises ends the executor."""
+    """One load's operations. `operate` does one and returns None if it was ok.
+
+    What it raises ends the executor; that operation and all that are under way with it are indeterminate.
+    """
 
     def __init__(self, pace: Paced, context: LoadContext, operate: Operate) -> None:
         self._pace, self._context, self._operate = pace, context, operate
@@ -67,12 +74,15 @@ class Executor:
         self._open = 0
         self._working: set[int] = set()
         self._wanted = 0
+        self._last: anyio.CancelScope | None = None
+        """What cuts off operations at the end of the run; None as long as that has not come, and if the load crashed."""
 
     async def run(self) -> int:
         """Run until the load is to stop; return how many operations had to be cut off."""
         async with anyio.create_task_group() as operations:
             await (self._closed_loop if self._crew else self._open_loop)(operations)
-            operations.cancel_scope.deadline = anyio.current_time() + LAST
+            self._last = operations.cancel_scope
+            self._last.deadline = anyio.current_time() + LAST
         return self._open
 
     # --- open loop -----------------------------------------------------------------------------------------------------
@@ -117,7 +127,11 @@ class Executor:
         self._recorder.lagged(lag)
         if lag > LATE:
             self._recorder.late()
-        failure = await self._operate()
+        try:
+            failure = await self._operate()
+        except BaseException as error:
+            self._broken_off(intended, start, error)
+            raise
         self._count(intended, start, failure)
         self._open -= 1
 
@@ -156,7 +170,11 @@ class Executor:
             recorder.started()
             self._open += 1
             start = now()
-            failure = await operate()
+            try:
+                failure = await operate()
+            except BaseException as error:
+                self._broken_off(start, start, error)
+                raise
             self._count(start, start, failure)
             self._open -= 1
             n += 1
@@ -167,6 +185,17 @@ class Executor:
         self._working.discard(worker)
 
     # --- counting ------------------------------------------------------------------------------------------------------
+
+    def _broken_off(self, intended: float, start: float, error: BaseException) -> None:
+        """Count an operation whose end nobody sees; but not one that the end of the run cuts off, which `run` returns."""
+        if isinstance(error, Exception):
+            self._last = None
+            detail, name = f"{type(error).__name__}: {error}", CRASHED
+        elif self._last and self._last.cancel_called:
+            return
+        else:
+            detail, name = "", CUT_SHORT if self._stop.is_set() else CRASHED
+        self._count(intended, start, Failure(name, detail, "indeterminate"))
 
     def _count(self, intended: float, start: float, failure: Failure | None) -> None:
         end = time.monotonic()

@@ -68,6 +68,10 @@ class Recorder:
         """The marks have been the same since then, so an operation that began later overlaps just these."""
         self._window = _Window(self._since)
         self._unsubscribe = timeline.subscribe(self._marks_changed)
+        self._open = 0
+        """Operations under way when the present window began."""
+        self.next_due: float | None = None
+        """Monotonic seconds from which on nothing was scheduled yet; None as long as there was no open loop."""
         self._others: list[Callable[[], None]] = []
 
     def record(
@@ -114,7 +118,8 @@ class Recorder:
         self._window.scheduled += n
 
     def reached(self, next_due: float) -> None:
-        """Note until when an open loop has scheduled: for who counts what is due once this process hangs or dies."""
+        """Note until when an open loop has scheduled: for who begins anew after it, and owes what was due meanwhile."""
+        self.next_due = next_due
 
     def started(self, n: int = 1) -> None:
         """Count operations that were started."""
@@ -139,9 +144,25 @@ class Recorder:
         """Add to a counter of the load's own, such as `lost`, `duplicates` or `skipped`."""
         self._window.count(name, amount)
 
+    @property
+    def open(self) -> int:
+        """How many operations were started and have no outcome."""
+        window = self._window
+        return self._open + window.started - window.finished
+
+    def forsake(self, error: str, detail: str = "") -> None:
+        """Count what is under way as indeterminate: nobody will see its end any more.
+
+        Since when it was under way is not known here, so only the episodes of this moment explain it.
+        """
+        now = self._clock()
+        for _ in range(self.open):
+            self.record(intended=now, start=now, end=now, outcome="indeterminate", error=error, detail=detail)
+
     def flush(self) -> None:
         """Emit what was counted since the last window; nothing if nothing was."""
         now = self._clock()
+        self._open = self.open
         if not self._window.empty:
             self._sink.emit(self._window.event(self._load, now))
         for other in tuple(self._others):
@@ -267,6 +288,11 @@ class _Window:
     def empty(self) -> bool:
         counts = self.scheduled or self.started or self.late or self.dropped
         return not (counts or self.tallies or self.counters)
+
+    @property
+    def finished(self) -> int:
+        tallies = (*self.tallies.values(), self.rest)
+        return sum(tally.ok + tally.failed + tally.indeterminate for tally in tallies)
 
     def admit(self, marks: tuple[str, ...]) -> _Tally:
         """Return the tally for a set of marks that has none yet."""

@@ -217,6 +217,15 @@ def _(event: ev.StreamChanged) -> Line | None:
 
 
 @line.register
+def _(event: ev.LoadBroken) -> Line:
+    level = "warning" if event.how == "killed" else "error"
+    return level, f"load {event.load} {_BROKEN[event.how]}", {"process": event.process, "error": event.error}
+
+
+_BROKEN: Final = {"raised": "raised", "killed": "lost a process", "cut short": "did not return in time"}
+
+
+@line.register
 def _(event: ev.InvariantViolated) -> Line:
     return (
         "error",

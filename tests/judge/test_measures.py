@@ -13,6 +13,7 @@ from judge_story import BOOT, START, Story, patient, piece
 
 from supervisor.journal.events import (
     EndReason,
+    LoadBroken,
     LoadWindow,
     LoopLag,
     Phase,
@@ -20,7 +21,6 @@ from supervisor.journal.events import (
     Record,
     RunStarted,
     SteadyChanged,
-    TaskCrashed,
 )
 from supervisor.journal.fold import fold
 from supervisor.journal.lines import encode, line_of, parse
@@ -387,7 +387,7 @@ def test_a_zero_of_one_load_does_not_speak_for_another() -> None:
 
 
 def test_what_a_crashed_load_had_not_settled_is_unknown() -> None:
-    story = counting("lost == 0", {"lost": 0}).tell(TaskCrashed(task="load rpc", error="e", traceback=""))
+    story = counting("lost == 0", {"lost": 0}).tell(LoadBroken(load="rpc", how="killed", error="e"))
 
     assert only(story.end()).verdict is Verdict.INCONCLUSIVE
 

@@ -20,6 +20,8 @@ from supervisor.journal.events import (
     HookRan,
     InvariantViolated,
     JournalTrouble,
+    LoadBroken,
+    LoadStopped,
     LoadWindow,
     Observation,
     OpenEvent,
@@ -150,6 +152,14 @@ DOUBTS: dict[str, tuple[Callable[[], Story], str]] = {
         lambda: begun(loads=("rpc",)).window("rpc", piece("a#1:during", failed=3)).end(),
         "load rpc: none of its 3 operations was ok, so it shows nothing (see rpc.log)",
     ),
+    "load-broken": (
+        lambda: passing().tell(LoadBroken(load="rpc", how="raised", error="KeyError: 'x'")).end(),
+        "load rpc broke once, and what it had under way is unknown: KeyError: 'x' (see journal-*.jsonl)",
+    ),
+    "no-outcome": (
+        lambda: begun(loads=("rpc",)).operate(started=107).tell(LoadStopped(load="rpc", open=5)).end(),
+        "load rpc: 2 operations begun of which nothing more was heard (see journal-*.jsonl)",
+    ),
     "unreadable": (
         lambda: begun(loads=("rpc",)).window("rpc", Slice(ok=3, response=(1.0, 1.0, -5, 3))).end(),
         "load rpc: latencies of 1 slice could not be read (see journal-*.jsonl)",
@@ -235,6 +245,8 @@ def test_passes_when_nothing_speaks_against_it() -> None:
         .tell(FaultUndone(episode="a#2"), EpisodeClosed(episode="a#2", recovered=True)).end(),
         begun().crash().end(),
         begun().tell(TaskCrashed(task="probes", error="E: e", traceback="")).end(),
+        begun(loads=("rpc",)).operate().tell(LoadBroken(load="rpc", process="process 1 of 2", how="killed", error="e")).end(),
+        begun(loads=("rpc",)).operate(started=105).tell(LoadStopped(load="rpc", open=5)).end(),
         begun().tell(Observation(values={LAG: 1.0})).end(),
         begun().tell(SteadyChanged(holds=False), SteadyChanged(holds=True)).end(),
         begun().end().tell(SteadyChanged(holds=False, failing=("units are stopped by now",))),

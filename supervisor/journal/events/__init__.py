@@ -31,7 +31,7 @@ from supervisor.journal.events.faults import (
     Target,
     UndoFailed,
 )
-from supervisor.journal.events.loads import LoadStopped, LoadWindow, Sample, Slice
+from supervisor.journal.events.loads import LoadBroken, LoadStopped, LoadWindow, Sample, Slice
 from supervisor.journal.events.looking import (
     Evidence,
     InvariantViolated,
@@ -90,6 +90,7 @@ __all__ = [
     "JournalTrouble",
     "LeaderChanged",
     "LinksOpened",
+    "LoadBroken",
     "LoadStopped",
     "LoadWindow",
     "LoopLag",

@@ -72,6 +72,17 @@ class LoadWindow(Event, kind="load.window", folds=True):
     """What a kind counts besides operations: lost, duplicates, tests skipped."""
 
 
+class LoadBroken(Event, kind="load.broken"):
+    """A load, or one of the processes that share it, ended otherwise than it should."""
+
+    load: str
+    process: str = ""
+    """Which one, `process 1 of 3`; empty: the load as a whole."""
+    how: Literal["raised", "killed", "cut short"]
+    """It raised; its process ended without a word; or it had not returned when its time at the end was over."""
+    error: str
+
+
 class LoadStopped(Event, kind="load.stopped"):
     """A load ended in order; `open` operations were cut off and count as indeterminate."""
 

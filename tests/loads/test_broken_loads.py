@@ -1,0 +1,96 @@
+"""Loads that break: what they had under way is counted, and the verdict says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from broken_loads import Raises, Stays
+from load_bench import Bench, until
+from test_run import Soakd, soakd, wait  # noqa: F401  # a fixture
+
+from supervisor.journal import events as ev
+from supervisor.loads.crew import run_load
+from supervisor.loads.pace import Paced
+from supervisor.supervision import Supervisor
+
+HERE = Path(__file__).with_name("broken_loads.py")
+
+
+def check_sums(bench: Bench, cut_off: int = 0) -> None:
+    """Whatever was due was begun or dropped, and whatever was begun has an outcome."""
+    counts, dropped = bench.counts, sum(window.dropped for window in bench.windows)
+    ended = sum(counts.get(outcome, 0) for outcome in ("ok", "failed", "indeterminate"))
+    assert counts["started"] == ended + cut_off
+    assert counts["scheduled"] == counts["started"] + dropped
+
+
+@pytest.mark.parametrize("pace", [{"rate": "100/s"}, {"workers": 8}], ids=["open", "closed"])
+async def test_a_load_that_raises_loses_nothing_it_had_under_way(bench: Bench, pace: dict[str, Any]) -> None:
+    context, given_up = bench.context("load"), list[str]()
+    load: Paced = Raises.model_validate({"raises": 30, **pace})
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            supervisor = Supervisor(group, bench.journal, given_up.append)
+            supervisor.keep("load load", lambda: run_load(load, context))
+            await until(lambda: any(isinstance(event, ev.TaskCrashed) for event in bench.events))
+            broken = dict(bench.counts)
+            await bench.until_counted(context, "ok", int(broken["ok"]) + 5)
+            context.stop.set()
+    await bench.settle()
+    assert broken["started"] == broken["ok"] + broken["indeterminate"], "counted as soon as it broke"
+    assert broken["indeterminate"] == broken["load crashed"] >= 2
+    assert bench.counts["load crashed"] == broken["load crashed"]
+    check_sums(bench)
+    dropped = sum(window.dropped for window in bench.windows)
+    assert dropped >= 20 if "rate" in pace else not dropped, "what was due while it was away"
+    (told,) = [event for event in bench.events if isinstance(event, ev.LoadBroken)]
+    assert (told.how, told.error) == ("raised", "LookupError: no such thing")
+    assert any(sample.detail == "LookupError: no such thing" for sample in bench.samples)
+
+
+async def test_a_load_that_is_cut_short_loses_nothing_either(bench: Bench) -> None:
+    context = bench.context("load")
+    load: Paced = Stays.model_validate({"stays": 3, "workers": 2})
+    async with anyio.create_task_group() as group:
+        group.start_soon(run_load, load, context)
+        await bench.until_counted(context, "ok", 4)
+        context.stop.set()
+        group.cancel_scope.cancel()
+    await bench.settle()
+    check_sums(bench)
+    assert 3 <= bench.counts["cut short"] == bench.counts["indeterminate"] <= 5
+    assert [event.how for event in bench.events if isinstance(event, ev.LoadBroken)] == ["cut short"]
+
+
+def test_a_run_whose_loads_break_does_not_pass(soakd: Soakd) -> None:  # noqa: F811
+    own = {"python": f"{HERE}:Raises", "workers": 4}
+    soakd.start(
+        {
+            "soak": "small",
+            "grace": "3s",
+            "loads": {
+                "raises": {**own, "raises": 10},
+                "stays": {**own, "python": f"{HERE}:Stays", "stays": 3},
+                "well": {**own, "raises": 0},
+            },
+            "thresholds": ["load well: ok operations > 0"],
+        }
+    )
+    wait("a load that broke", lambda: soakd.soaking() and soakd.events(ev.LoadBroken), 60)
+    soakd.process.terminate()  # type: ignore[union-attr]
+    assert soakd.end(60) == 3, soakd.output
+    verdict = soakd.verdict()
+    assert verdict["verdict"] == "inconclusive"
+    reasons = "\n".join(str(reason) for reason in verdict["reasons"])
+    assert "load raises broke once" in reasons
+    assert "LookupError: no such thing" in reasons
+    assert "load stays broke once" in reasons
+    assert "it had not returned when its time was over" in reasons
+    assert "load well" not in reasons
+    for load in verdict["loads"].values():
+        assert load["started"] == load["ok"] + load["failed"] + load["indeterminate"]
+    assert verdict["loads"]["raises"]["errors"]["load crashed"] >= 1
+    assert verdict["loads"]["stays"]["errors"]["cut short"] >= 3
