@@ -34,6 +34,8 @@ PROTECT: Final = "soakd.protect"
 """A unit with this label set to `true` is never the target of an episode."""
 TELLING: Final = 1.0
 """Seconds that the last exit may take from the engine into the journal, before the run ends."""
+AGAIN: Final = 1.0
+"""Seconds until a unit whose readiness check has had its time is looked at again."""
 
 
 _log: Final = structlog.get_logger("soakd.fleet")
@@ -84,6 +86,7 @@ class Fleet:
         self._ours: set[str] = set()
         """Units that this run brought up: the only ones it takes down."""
         self._departures = Departures()
+        self._group: TaskGroup | None = None
         for unit in resting:
             self._units[unit].entrust(OUTSIDE, Desired.DOWN)
 
@@ -264,6 +267,20 @@ class Fleet:
             self._journal.emit(
                 UnitStarted(unit=member.id, incarnation=incarnation, pid=seen.pid, by=by, took=took)
             )
+            if (
+                self._group is not None and by != "run"
+            ):  # `start_all` waits itself, and fails where it waits in vain
+                self._group.start_soon(self._see_ready, member, seen.incarnation)
+
+    async def _see_ready(self, member: Member, incarnation: str | None) -> None:
+        """Have it on record when a unit is ready, however long that takes and whoever started it: faults, too, and outsiders."""
+        while member.is_up and member.observed and member.observed.incarnation == incarnation:
+            try:
+                await self.wait_ready(member.id)
+            except EngineError:  # its time is up, or it has ended, which we hear of in a moment
+                await anyio.sleep(AGAIN)
+            else:
+                return
 
     async def stop(self, unit: str, *, by: str, timeout: float | None = None) -> None:
         """Stop a unit in order (see `Units.stop`); down already: no error."""
@@ -388,10 +405,16 @@ class Fleet:
     # --- what happens to it ------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Follow the engines' exits: find the cause of each, journal it, tell the unit's watchdog. A leaf task."""
-        async with anyio.create_task_group() as group:
-            for name, engine in self._engines.items():
-                group.start_soon(self._follow, name, engine, group)
+        """Follow the engines' exits: find the cause of each, journal it, tell the unit's watchdog. A leaf task.
+
+        What is started meanwhile is seen to become ready.
+        """
+        try:
+            async with anyio.create_task_group() as self._group:
+                for name, engine in self._engines.items():
+                    self._group.start_soon(self._follow, name, engine, self._group)
+        finally:
+            self._group = None
 
     async def _follow(self, name: str, engine: Units, group: TaskGroup) -> None:
         async with engine.exits() as exits:

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
+from supervisor.engines import fleet as fleet_module
 from supervisor.engines.base import EngineContext, EngineError, UnitState
 from supervisor.engines.departures import KEPT
 from supervisor.engines.fleet import Departure, Desired, Fleet, Held, Protected
@@ -107,6 +108,33 @@ async def test_units_start_in_order_and_stop_the_other_way_round(journal: Journa
             assert stage.fleet.status(unit).observed.state is UnitState.DOWN
             with pytest.raises(Held, match="down by run"):
                 await stage.fleet.start(unit, by="watchdog")
+
+
+async def test_what_a_fault_or_somebody_starts_is_seen_to_become_ready(
+    journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it, and its check's time is up before it is ready: yet it does not pass as starting for ever."""
+    monkeypatch.setattr(fleet_module, "AGAIN", 0.05)
+    slow = [sys.executable, "-uc", "import time; time.sleep(0.6); print('ready'); time.sleep(1000)"]
+    units = {
+        "slow": {"command": slow, "ready": {"log": "ready", "timeout": "200ms"}},
+        "plain": IDLE,
+        "short": {"command": "true", "ready": {"log": "never"}},
+    }
+    async with staged(journal, **units) as stage:
+        for unit in units:
+            await stage.fleet.start(unit, by=EPISODE)
+        started = await stage.heard(UnitStarted, "slow")
+        assert (await stage.heard(UnitReady, "plain")).unit == "plain"
+        ready = await stage.heard(UnitReady, "slow")
+        assert (ready.incarnation, started.by) == (started.incarnation, EPISODE)
+        await stage.heard(UnitExited, "short")
+        await stage.fleet.kill("slow", by=EPISODE, signal=signal.SIGKILL)
+        await stage.heard(UnitExited, "slow")
+        await stage.fleet.start("slow", by=EPISODE)
+        again = await stage.heard(UnitReady, "slow", 2)
+        assert again.incarnation != ready.incarnation
+        await stage.fleet.stop_all()
 
 
 async def test_the_first_failure_ends_the_start_and_shows_the_log(journal: JournalWriter) -> None:
