@@ -216,6 +216,7 @@ async def begin(this: Run) -> None:
                 counters={name: load.counters for name, load in soak.loads.items() if load.counters},
                 settled={name: load.settled for name, load in soak.loads.items() if load.settled},
                 units=tuple(soak.units()),
+                engines={unit: engine for unit, (engine, _) in soak.units().items()},
                 loads=tuple(soak.loads),
                 faults=tuple(soak.faults),
                 probes=tuple(probe.title for probe in lifetimes.steady_probes(soak)),

@@ -7,7 +7,7 @@ person does. All of it works from the run directory alone and may be done twice.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,7 @@ import anyio.to_thread
 import structlog
 
 from supervisor.broker.connection import Connections, open_connections
-from supervisor.engines.base import EngineContext, EngineError, Units
-from supervisor.engines.fleet import Fleet
+from supervisor.engines.base import Engine, EngineContext, EngineError
 from supervisor.engines.survivors import end_survivors
 from supervisor.faults.base import World
 from supervisor.faults.recovery import undo_open
@@ -31,7 +30,8 @@ from supervisor.journal.timeline import Timeline
 from supervisor.journal.writer import JournalWriter, open_journal
 from supervisor.links import remains
 from supervisor.links.base import LinkError
-from supervisor.soak import Soak, UnitNames
+from supervisor.reaching import Reached, names_of
+from supervisor.soak import Soak
 from supervisor.soakfile.errors import SoakFileError
 from supervisor.soakfile.load import load
 
@@ -41,7 +41,12 @@ _log: Final = structlog.get_logger("soakd.recover")
 
 
 class CannotRecover(Exception):  # noqa: N818  # what happened is in the name
-    """A run could not be healed; the text says why and what to do."""
+    """A run could not be healed, or not all of it; the text says why and what to do."""
+
+    def __init__(self, text: str, done: Sequence[str] = ()) -> None:
+        super().__init__(text)
+        self.done = tuple(done)
+        """What was done all the same, in words."""
 
 
 class NoBeginning(CannotRecover):
@@ -123,48 +128,59 @@ async def _heal(directory: Path) -> list[str]:
         if not past.ended:
             journal.emit(RunEnded(reason=EndReason.DIED, detail="the daemon left without a word"))
         contexts = {
-            name: EngineContext(name, past.started.run, directory, base, journal, recovering=True)
+            name: EngineContext(
+                name,
+                past.started.run,
+                directory,
+                base,
+                journal,
+                recovering=True,
+                units=names_of(past.started.engines, name),
+            )
             for name in soak.engines
         }
         # Units that end with their run are ended first. The others are needed to undo what was done to them, and are put back
         # as they were found after that. A process that does not end is no reason to leave a fault in place.
         done, failed = await _end_processes_of(soak, contexts, past.started.run)
-        try:
-            soak = await _with_units(soak, base)
-            async with AsyncExitStack() as engines:
-                fleet = await _fleet(soak, contexts, journal, engines)
-                environment = soak.broker.environment() if soak.broker else {}
-                connections = await _connections(soak, past, journal, engines)
-                world = World(
-                    fleet,
-                    connections,
-                    base=base,
-                    environment=environment,
-                    links=remains.Remains(past.started.run),
-                    servers_ended=_servers_ended(soak),
-                )
-                done += await undo_open(past.open, soak.faults, world, journal)
-            more = await _recover_engines(soak, contexts, outliving=True)
-            done, failed = done + more[0], failed + more[1]
-        except EngineError as error:
-            failed.append(str(error))
+        lines, away = await _undo(soak, past, contexts, base, journal)
+        failed += [f"{name}: {why}" for name, why in away.items()]
+        there = {name: engine for name, engine in soak.engines.items() if name not in away}
+        more = await _recover_engines(there, contexts, outliving=True)
         for episode in past.undone:
             journal.emit(EpisodeClosed(episode=episode, recovered=None))
+    left = (await anyio.to_thread.run_sync(read_past, directory)).open
+    done += [line for episode, line in lines.items() if episode not in left] + more[0]
+    failed += [line for episode, line in lines.items() if episode in left] + more[1]
+    if left and journal.trouble:
+        why = journal.trouble[0].detail
+        failed.append(f"the journal cannot record that {', '.join(left)} is undone: {why}")
     try:  # last of all: until here it relayed
         done += await _end_links(past.started.run)
     except CannotRecover as error:
         failed.append(str(error))
-    left = await anyio.to_thread.run_sync(read_past, directory)
-    if left.open:
-        names = ", ".join(left.open)
-        failed.append(
-            f"the journal cannot record that {names} is undone: {journal.trouble[0].detail}"
-            if journal.trouble
-            else f"{names} is not undone: see fault.undo_failed in its journal for what is broken and how to mend it"
-        )
     if failed:
-        raise CannotRecover(f"cannot recover all of {directory}: {'; '.join(failed)}")
+        raise CannotRecover(f"cannot recover all of {directory}: {'; '.join(failed)}", done)
     return done
+
+
+async def _undo(
+    soak: Soak, past: Past, contexts: Mapping[str, EngineContext], base: Path, journal: JournalWriter
+) -> tuple[dict[str, str], Mapping[str, str]]:
+    """Undo what is open, as far as engines can be reached; return a line about each episode, and why which engines are away."""
+    reached = Reached(soak.engines, contexts, past.started.engines, journal)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(reached.opened())
+        servers_ended = _servers_ended(soak, past.started.engines)
+        world = World(
+            reached.fleet,
+            await _connections(soak, past, journal, stack, servers_ended=servers_ended),
+            base=base,
+            environment=soak.broker.environment() if soak.broker else {},
+            links=remains.Remains(past.started.run),
+            servers_ended=servers_ended,
+        )
+        lines = await undo_open(past.open, soak.faults, world, journal, away=reached.missing)
+    return dict(zip(past.open, lines, strict=True)), reached.away
 
 
 async def _read_soak(directory: Path, base: Path, run: str) -> Soak:
@@ -180,18 +196,12 @@ async def _read_soak(directory: Path, base: Path, run: str) -> Soak:
         ) from error
 
 
-async def _with_units(soak: Soak, base: Path) -> Soak:
-    """Return the soak with the units that its engines find."""
-    engines = {name: await engine.discover(base) for name, engine in soak.engines.items()}
-    return soak.model_copy(update={"engines": engines})
-
-
 async def _recover_engines(
-    soak: Soak, contexts: Mapping[str, EngineContext], *, outliving: bool
+    engines: Mapping[str, Engine], contexts: Mapping[str, EngineContext], *, outliving: bool
 ) -> tuple[list[str], list[str]]:
     """Let engines clean up after the run, each also if another one cannot; return what was done, and what could not be."""
     done, failed = list[str](), list[str]()
-    for name, engine in soak.engines.items():
+    for name, engine in engines.items():
         if engine.units_outlive_run is outliving:
             try:
                 done += await engine.recover(contexts[name])
@@ -204,7 +214,7 @@ async def _end_processes_of(
     soak: Soak, contexts: Mapping[str, EngineContext], run: str
 ) -> tuple[list[str], list[str]]:
     """End units that end with their run, and the commands of its loads and probes; return what was done, and what could not be."""
-    done, failed = await _recover_engines(soak, contexts, outliving=False)
+    done, failed = await _recover_engines(soak.engines, contexts, outliving=False)
     try:
         if commands := await _end_processes(run):
             done.append(f"ended {commands} processes of loads, probes and faults")
@@ -233,11 +243,11 @@ async def recover_all(what: Path) -> list[str]:
         try:
             lines = await _heal_entry(entry)
         except CannotRecover as error:
+            lines = list(error.done)
             failed.append(str(error))
-        else:
-            done += lines if directory else [f"{entry.run_dir}:", *lines]
+        done += lines if directory or not lines else [f"{entry.run_dir}:", *lines]
     if failed:
-        raise CannotRecover("\n".join(failed))
+        raise CannotRecover("\n".join(failed), done)
     return done or [f"{what}: nothing was left to heal"]
 
 
@@ -273,34 +283,23 @@ async def _end_links(run: str) -> list[str]:
     return ["ended the process of the links"] if ended else []
 
 
-async def _fleet(
-    soak: Soak, contexts: Mapping[str, EngineContext], journal: JournalWriter, stack: AsyncExitStack
-) -> Fleet:
-    """Open the engines whose units go on after a run; the units of the others have ended with it."""
-    opened: dict[str, Units] = {}
-    for name, engine in soak.engines.items():
-        if engine.units_outlive_run:
-            opened[name] = await stack.enter_async_context(engine.open(contexts[name]))
-    names = {unit: place for unit, place in soak.units().items() if place[0] in opened}
-    return Fleet(journal, opened, names, after={})
-
-
 async def _connections(
-    soak: Soak, past: Past, journal: JournalWriter, stack: AsyncExitStack
+    soak: Soak, past: Past, journal: JournalWriter, stack: AsyncExitStack, *, servers_ended: bool
 ) -> Connections | None:
     """Open connections if an open fault needs them to be undone, unless the servers have ended with the run."""
     wanted = [fault for one in past.open.values() if (fault := soak.faults.get(one.written))]
     if soak.broker is None or not any(fault.undo_needs_broker for fault in wanted):
         return None
-    if _servers_ended(soak):
+    if servers_ended:
         return None
     return await stack.enter_async_context(open_connections(soak.broker, journal))
 
 
-def _servers_ended(soak: Soak) -> bool:
-    """Say whether all servers of the broker were units that end with their run."""
-    nodes, names = soak.nodes(), UnitNames(soak.engines)
-    return bool(nodes) and not any(names.engine_of(node).units_outlive_run for node in nodes)
+def _servers_ended(soak: Soak, places: Mapping[str, str]) -> bool:
+    """Say whether all servers of the broker were units that end with their run; `places` has the engine of each unit."""
+    nodes = soak.broker.nodes if soak.broker else ()
+    found = [places.get(node) or places.get(node.partition("/")[2]) for node in nodes]
+    return bool(found) and all(name and not soak.engines[name].units_outlive_run for name in found)
 
 
 async def heal_abandoned(index: RunIndex) -> None:

@@ -14,7 +14,15 @@ import pytest
 
 from supervisor.engines.base import EngineContext, EngineError
 from supervisor.engines.process import ProcessEngine
-from supervisor.journal.events import Event, FaultIntent, FaultUndone, RunStarted
+from supervisor.journal.events import (
+    EpisodeClosed,
+    Event,
+    FaultIntent,
+    FaultUndone,
+    RunStarted,
+    Target,
+    UndoFailed,
+)
 from supervisor.journal.replay import replay
 from supervisor.journal.runs import RunIndex
 from supervisor.journal.timeline import Timeline
@@ -47,10 +55,18 @@ class Graveyard:
         )
         return directory
 
-    def started(self, run: str) -> RunStarted:
-        file = str(self.folder / "soak.yaml")
+    def started(self, run: str, **more: Any) -> RunStarted:
         return RunStarted(
-            run=run, soak="small", seed=1, soakd="0", host="here", pid=1, boot="", duration=None, file=file
+            run=run,
+            soak="small",
+            seed=1,
+            soakd="0",
+            host="here",
+            pid=1,
+            boot="",
+            duration=None,
+            file=str(self.folder / "soak.yaml"),
+            **more,
         )
 
     def known(self) -> set[str]:
@@ -155,3 +171,49 @@ async def test_a_process_that_does_not_end_leaves_no_fault_in_place(
         await recover_all(directory)
     assert (graveyard.folder / "undone").exists()
     assert graveyard.known() == {"one"}
+
+
+@pytest.mark.parametrize("engines", [{"cart": "away", "box/cart": "box"}, {}], ids=["", "older-journal"])
+async def test_an_engine_that_is_away_keeps_no_other_undo_from_running(
+    graveyard: Graveyard, engines: dict[str, str]
+) -> None:
+    mark = graveyard.folder / "undone"
+    soak = {
+        "engines": {
+            "away": {"docker": {"project": "shop", "host": f"unix://{graveyard.folder}/none.sock"}},
+            "gone": {"docker": {"names": ["pay"], "host": f"unix://{graveyard.folder}/none.sock"}},
+        },
+        "faults": {
+            "f": {
+                "command": ["true"],
+                "undo": ["touch", str(mark)],
+                "units": {"label": "a=b"},
+                "every": "1s",
+            },
+            "g": {"pause": {"label": "a=b"}, "hold": "1h", "every": "1s"},
+        },
+    }
+    directory = await graveyard.bury(
+        "one",
+        graveyard.started("one", units=("cart",), engines=engines),
+        intent().model_copy(update={"targets": (Target(unit="cart", incarnation="1"),)}),
+        FaultIntent(episode="g#1", fault="g", type="pause", n=1, targets=(Target(unit="cart"),)),
+        soak=soak,
+    )
+    with pytest.raises(CannotRecover) as refusal:
+        await recover_all(directory)
+    assert mark.exists(), "a command needs no engine"
+    assert "f#1: undone (command of cart)" in refusal.value.done
+    for said in (
+        "away: cannot reach the Docker engine",
+        "gone: cannot",
+        "g#1: cannot undo it: cannot reach cart",
+    ):
+        assert said in str(refusal.value)
+    assert "run `soakd recover`" in str(refusal.value)
+    records = [record.event for record in replay(directory)]
+    assert [e.episode for e in records if isinstance(e, FaultUndone)] == ["f#1"]
+    assert [e.episode for e in records if isinstance(e, EpisodeClosed)] == ["f#1"]
+    broken = [e.broken for e in records if isinstance(e, UndoFailed)]
+    assert broken == ["pause may still be in place on cart: mend the cause and run `soakd recover`"]
+    assert graveyard.known() == {"one"}, "it is kept, for the next attempt"

@@ -235,6 +235,8 @@ def _recover(arguments: argparse.Namespace) -> int:
         for line in _loop(recover_all(arguments.what)):
             print(line)
     except CannotRecover as error:
+        for line in error.done:
+            print(line)
         _complain(f"soakd: {error}")
         return FAIL
     except SoakFileError as error:

@@ -110,6 +110,8 @@ class EngineContext:
     """What every unit is told: how to reach the broker (`SOAKD_NATS_URL`, `SOAKD_NATS_USER`, `SOAKD_NATS_PASSWORD`)."""
     recovering: bool = False
     """True: the run is dead. What it changed is left for `recover` to take back; only faults are undone with these units."""
+    units: tuple[str, ...] = ()
+    """In recovery: the names of the units that the run had here. Those that are gone by now are `ABSENT`."""
 
 
 class Units(Protocol):

@@ -259,7 +259,8 @@ class DockerEngine(Engine):
             locks = Locks(api, await ourselves(api, context.run), context.name, partial(restore, api))
             tracker = Tracker(api, self.docker.which, self._manner(), group, self._came_anew(api, locks))
             try:
-                await self._begin(api, locks, tracker, known.unit_names(), context)
+                names = tuple(dict.fromkeys((*known.unit_names(), *context.units)))
+                await self._begin(api, locks, tracker, names, context)
                 yield DockerUnits(api, self.docker, tracker)
             finally:
                 # The events are still followed: an engine that is away just now is waited for.

@@ -77,7 +77,7 @@ class Fleet:
 
         `resting` are ids of units that are down and not to be started (`Engine.resting`).
         """
-        self._journal, self._engines, self._leaders = journal, engines, leaders
+        self._journal, self._engines, self._leaders = journal, dict(engines), leaders
         self._units = {unit: Member(unit, engines[engine], name) for unit, (engine, name) in names.items()}
         self._ids = {place: unit for unit, place in names.items()}
         self._after = {
@@ -89,6 +89,14 @@ class Fleet:
         self._group: TaskGroup | None = None
         for unit in resting:
             self._units[unit].entrust(OUTSIDE, Desired.DOWN)
+
+    def join(self, name: str, engine: Units, units: Mapping[str, str]) -> None:
+        """Take in one more engine, with its units: id -> name there. Before `run` alone: nobody would follow its exits."""
+        self._engines[name] = engine
+        for unit, own in units.items():
+            self._units[unit] = Member(unit, engine, own)
+            self._ids[name, own] = unit
+            self._after[unit] = ()
 
     @property
     def ids(self) -> tuple[str, ...]:

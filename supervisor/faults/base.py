@@ -157,6 +157,12 @@ class Fault(Schedule, Kind):
     in_targets: ClassVar[bool] = True
     """The disturbance sits in the targets as inject left them: it is cut short where one vanishes or is replaced before undo."""
 
+    renews: ClassVar[bool] = False
+    """Inject itself may begin new lives of its targets: then a new incarnation is no sign of somebody else."""
+
+    undo_needs_engines: ClassVar[bool] = True
+    """Undo acts on the targets through their engines: as long as one of these cannot be reached, it is not undone."""
+
     alone: ClassVar[bool] = True
     """Its targets are its own: no other fault disturbs them at the same time."""
 

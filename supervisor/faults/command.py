@@ -55,6 +55,8 @@ class Command(Fault):
     """
 
     key: ClassVar[str] = "command"
+    renews: ClassVar[bool] = True
+    undo_needs_engines: ClassVar[bool] = False
 
     command: Argv = Field(
         description="What injects the fault: a program and its arguments. No shell is involved."

@@ -200,11 +200,27 @@ class Episode:
         if not self._fault.in_targets or not self._left:
             return ""
         now = self._look()
-        return "; ".join(
+        early = self._early()
+        found = [f"{unit} {what} between aim and the end of inject" for unit, what in early.items()]
+        found += (
             f"{unit} was {was[0]} when inject ended and {_changed(was, now.get(unit))} before undo"
             for unit, was in self._left.items()
-            if now.get(unit) != was
+            if now.get(unit) != was and unit not in early
         )
+        return "; ".join(found)
+
+    def _early(self) -> dict[str, str]:
+        """Return the targets that inject did not leave in the life that was aimed at, which is not its own doing."""
+        if self._fault.renews or not self._fault.hold:
+            return {}
+        meant = {one.unit: one.incarnation for one in self.intent.targets if one.incarnation}
+        found: dict[str, str] = {}
+        for unit, (state, incarnation) in self._left.items():
+            if unit in meant and state is UnitState.ABSENT:
+                found[unit] = "vanished"
+            elif unit in meant and incarnation not in {None, meant[unit]}:
+                found[unit] = "was replaced"
+        return found
 
     async def _undo(self) -> None:
         self.stage = "undoing"

@@ -40,6 +40,7 @@ class FillDisk(UnitFault):
     key: ClassVar[str] = "fill_disk"
     needs = HasVolumes
     in_targets: ClassVar[bool] = False
+    undo_needs_engines: ClassVar[bool] = False
 
     fill_disk: Selector = Field(description="The units whose disk is filled.")
     path: str = Field(

@@ -82,6 +82,7 @@ class OfLinks(Fault, ABC):
 
     at_once: ClassVar[int | None] = 0
     in_targets: ClassVar[bool] = False
+    undo_needs_engines: ClassVar[bool] = False
     alone: ClassVar[bool] = False
 
     @property

@@ -36,6 +36,7 @@ class OfBroker(Fault, ABC):
 
     at_once: ClassVar[int | None] = 0
     in_targets: ClassVar[bool] = False
+    undo_needs_engines: ClassVar[bool] = False
     of_servers: ClassVar[bool] = False
     """True: it needs the system account."""
 

@@ -6,8 +6,9 @@ what may still be broken, and made again a few times.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, Literal
 
 import anyio
@@ -26,6 +27,15 @@ FIRST_PAUSE: Final = 0.25
 """Seconds before the second attempt, doubled for each one after it: five attempts are made within 4 s of pauses."""
 COMMIT_TIMEOUT: Final = 5.0
 """Seconds that a record may take to the disk before whoever writes it stops waiting: as long as evidence of a crash may take."""
+
+
+Away = Callable[[FaultIntent], Awaitable[Mapping[str, str]]]
+"""Waits until it is known whether the engines of an episode's targets can be reached; returns the targets where not, each with why."""
+
+
+async def _nobody(_: FaultIntent) -> Mapping[str, str]:
+    await anyio.lowlevel.checkpoint()
+    return {}
 
 
 def describe(error: BaseException) -> str:
@@ -53,9 +63,18 @@ def still_broken(intent: FaultIntent, error: BaseException | None = None) -> str
 
 
 async def undo_episode(
-    fault: Fault, world: World, intent: FaultIntent, journal: Journal, by: Literal["run", "recover"] = "run"
+    fault: Fault,
+    world: World,
+    intent: FaultIntent,
+    journal: Journal,
+    by: Literal["run", "recover"] = "run",
+    *,
+    away: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """Undo one episode in up to `ATTEMPTS` attempts; return what the last one said, empty if it succeeded."""
+    """Undo one episode in up to `ATTEMPTS` attempts; return what the last one said, empty if it succeeded.
+
+    `away` are targets that cannot be reached just now, each with why: what was done to the others is undone, and the episode is not.
+    """
     failure = ""
     retrying = AsyncRetrying(
         stop=stop_after_attempt(ATTEMPTS),
@@ -79,6 +98,13 @@ async def undo_episode(
                     raise
     except RetryError:
         return failure
+    if away:
+        failure = "; ".join(f"cannot reach {unit}: {why}" for unit, why in away.items())
+        broken = f"{intent.type} may still be in place on {', '.join(away)}: mend the cause and run `soakd recover`"
+        await record(
+            journal, UndoFailed(episode=intent.episode, attempt=number, error=failure, broken=broken)
+        )
+        return failure
     await record(journal, FaultUndone(episode=intent.episode, by=by, attempts=number))
     return ""
 
@@ -96,17 +122,20 @@ async def undo_open(
     world: World,
     journal: Journal,
     by: Literal["run", "recover"] = "recover",
+    *,
+    away: Away = _nobody,
 ) -> list[str]:
     """Undo every episode that is open, all at once; return a line for a person about each, in the order given.
 
-    What is undone is closed in the journal as well; what is not stays open there, for the next attempt.
+    What is undone is closed in the journal as well; what is not stays open there, for the next attempt. `away` is asked for each that
+    is undone through the engines of its targets.
     """
     lines = dict.fromkeys(intents, "")
     world = replace(world, recovering=True)
 
     async def undo_one(intent: FaultIntent) -> None:
         fault = HOLD if intent.type == HOLD.key else faults.get(intent.written)
-        lines[intent.episode] = await _undo_and_say(intent, fault, world, journal, by)
+        lines[intent.episode] = await _undo_and_say(intent, fault, world, journal, by, away=away)
 
     async with anyio.create_task_group() as group:
         for intent in intents.values():
@@ -115,9 +144,15 @@ async def undo_open(
 
 
 async def _undo_and_say(
-    intent: FaultIntent, fault: Fault | None, world: World, journal: Journal, by: Literal["run", "recover"]
+    intent: FaultIntent,
+    fault: Fault | None,
+    world: World,
+    journal: Journal,
+    by: Literal["run", "recover"],
+    *,
+    away: Away,
 ) -> str:
-    episode = intent.episode
+    episode, gone = intent.episode, dict[str, str]()
     if fault is None or fault.key != intent.type:
         failure = f"the soak file has no {intent.type} fault named {intent.written}, so nothing here knows how to undo it"
         await record(
@@ -126,8 +161,10 @@ async def _undo_and_say(
         )
         truncated = ""
     else:
+        if fault.undo_needs_engines:
+            gone |= await away(intent)
         truncated = await _cut_short(fault, world.fleet, intent)
-        failure = await undo_episode(fault, world, intent, journal, by)
+        failure = await undo_episode(fault, world, intent, journal, by, away=gone)
     if failure:
         return f"{episode}: cannot undo it: {failure}. {still_broken(intent)}"
     await record(journal, EpisodeClosed(episode=episode, recovered=None, truncated=truncated))
@@ -138,7 +175,7 @@ async def _undo_and_say(
 async def _cut_short(fault: Fault, fleet: Fleet, intent: FaultIntent) -> str:
     """Say which targets somebody else took away or replaced before they could be healed; empty if none.
 
-    Only where the disturbance sits in the targets for a time: then no other life of theirs can be of the fault's own making.
+    Only where the disturbance sits in the targets for a time. A target that has ended with the run is not known to the fleet.
     """
     if not (fault.in_targets and fault.hold):
         return ""
@@ -151,6 +188,6 @@ async def _cut_short(fault: Fault, fleet: Fleet, intent: FaultIntent) -> str:
                 continue  # undo has more to say about that
             if seen.state is UnitState.ABSENT:
                 found.append(f"{target.unit} vanished before undo")
-            elif seen.incarnation not in {None, target.incarnation}:
+            elif not fault.renews and seen.incarnation not in {None, target.incarnation}:
                 found.append(f"{target.unit} was replaced before undo")
     return "; ".join(found)

@@ -22,6 +22,7 @@ class Restart(AtOnce):
 
     key: ClassVar[str] = "restart"
     over: ClassVar[str] = "is over once the units run again"
+    renews: ClassVar[bool] = True
 
     restart: Selector = Field(description="The units to restart.")
 

@@ -5,7 +5,7 @@ import time
 
 import anyio
 import pytest
-from scripted_fault import PATIENCE, Script, Scripted, Stage, to_its_end
+from scripted_fault import PATIENCE, Open, Script, Scripted, Stage, to_its_end
 
 from supervisor.engines.fleet import Fleet
 from supervisor.faults import episode as episodes
@@ -406,3 +406,24 @@ async def test_a_scheduler_that_crashed_goes_on_where_it_was(stage: Stage) -> No
     assert script.asked == [f"{step} a#{n}" for n in (1, 2, 3) for step in ("inject", "undo")]
     assert [intent.n for intent in stage.watch.all(FaultIntent, fault="b")] == [1, 2]
     assert len(stage.watch.all(EpisodeClosed)) == 5
+
+
+async def test_a_target_that_was_replaced_before_inject_was_over_is_not_what_was_aimed_at(
+    stage: Stage, opened: Open
+) -> None:
+    async with opened(a="exec sleep 1000") as fleet:
+
+        async def aim(_: random.Random) -> Aim:
+            await anyio.lowlevel.checkpoint()
+            return Aim((Target(unit="a", incarnation=fleet.status("a").observed.incarnation),))
+
+        async def replace(_: FaultIntent) -> None:
+            await fleet.stop("a", by="outside")
+            await fleet.start("a", by="outside")
+
+        one = Scripted.model_validate(
+            {"scripted": Script(aim=aim, inject=replace), "hold": "1ms", "every": "0s", "times": 1}
+        )
+        async with stage.running(a=one):
+            closed = await stage.watch.until(EpisodeClosed)
+    assert closed.truncated == "a was replaced between aim and the end of inject"

@@ -52,6 +52,8 @@ class RunStarted(Event, kind="run.started", durable=True):
     file: str = ""
     """The soak file, as an absolute path: relative paths in it are seen from its folder."""
     units: tuple[str, ...] = ()
+    engines: dict[str, str] = Field(default_factory=dict)
+    """The engine of each unit: recovery finds by it what is gone from there."""
     loads: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     thresholds: tuple[str, ...] = ()
