@@ -20,6 +20,8 @@ import blockbuster.blockbuster
 import pytest
 import structlog
 from blockbuster.blockbuster import BlockBuster, BlockBusterFunction, BlockingError
+from docker_engine import can_be_private
+from docker_fixtures import docker, docker_session, images  # noqa: F401  # fixtures
 
 import supervisor
 from supervisor.journal.writer import JournalWriter, open_journal
@@ -46,12 +48,44 @@ structlog.configure(
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist's own, which asks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests with a Docker engine in one worker: they share an engine and look at all that is on it."""
+    """Say which tests belong into one worker, and begin with the long ones: at the end they would keep one worker alone."""
     for item in items:
-        wanted = getattr(item, "fixturenames", ())
-        if "docker_session" in wanted or "DockerHarness" in item.nodeid:
-            item.add_marker(pytest.mark.xdist_group("docker"))
+        if group := _shared(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_limit, reverse=True)
+
+
+def _shared(item: pytest.Item) -> str:
+    """Name what a test shares with others: images, which take their time to build, a fixture of its module, somebody's Docker engine.
+
+    Of private engines each worker has its own. One of somebody's there is only once, and tests look at all that is on it.
+    """
+    wanted = getattr(item, "fixturenames", ())
+    if can_be_private() and ("docker_session" in wanted or "DockerHarness" in item.nodeid):
+        return "docker"
+    if "images" in wanted:
+        return "images"
+    known = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    by_module = any(known[name][-1].scope == "module" for name in wanted if name in known)
+    return item.nodeid.partition("::")[0] if by_module else ""
+
+
+def _limit(item: pytest.Item) -> float:
+    """Return the seconds that a test asks for; most are content with the limit that there is for all."""
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else 0.0
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[pytest.TestReport]:
+    """Where `CI` is `true` no test may be skipped, be it for want of an engine or of root: there it would never be missed."""
+    report: pytest.TestReport = yield  # type: ignore[misc, assignment]  # as hook wrappers have it
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"{item.nodeid} was skipped, which CI may not. {why}"
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -162,10 +196,20 @@ def _processes() -> dict[int, str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             with suppress(OSError):
-                if MARK.encode() in (entry / "environ").read_bytes():
+                if MARK.encode() in _environ(entry):
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
                     found[int(entry.name)] = command.decode(errors="replace")
     return found
+
+
+def _environ(process: Path) -> bytes:
+    """Return the environment of a process. In the middle of an `exec` there is none for a moment, and whoever is not seen is not missed."""
+    for _ in range(3):
+        if environ := (process / "environ").read_bytes():
+            return environ
+        (process / "exe").readlink()  # OSError: a zombie, or a part of the kernel
+        time.sleep(0.001)
+    return b""
 
 
 def _threads() -> dict[int, str]:

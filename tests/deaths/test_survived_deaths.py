@@ -17,7 +17,6 @@ from death_cases import CASES
 from death_worlds import Containers, Processes, linked
 from deaths import Death, die, missing
 from docker_engine import Client
-from docker_fixtures import docker, docker_session  # noqa: F401  # fixtures
 from test_run import SLEEPER, Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
 
 from supervisor.journal import events as ev
@@ -52,13 +51,14 @@ def test_nothing_is_left_of_links(both: bool) -> None:
 
 
 @pytest.mark.timeout(200)
-def test_nothing_is_left_of_containers(docker: Client, tmp_path: Path) -> None:  # noqa: F811  # the fixture
+def test_nothing_is_left_of_containers(docker: Client, tmp_path: Path) -> None:
     rng, kinds = random.Random(), ["stop", "pause", "disconnect"]  # noqa: S311  # as above
     with closing(Containers(docker, tmp_path, kinds)) as world:
         for both in (False, True):
             assert not left(die(world, kinds, rng.choice(kinds), "hold", both=both, rng=rng))
 
 
+@pytest.mark.timeout(150)
 def test_nothing_is_left_of_faults_of_the_broker(soakd: Soakd) -> None:  # noqa: F811  # the fixture
     """All of them at once on one embedded server, the lame duck in the middle of its way out."""
     client = (

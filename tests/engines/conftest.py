@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from docker_engine import Client
-from docker_fixtures import docker, docker_session, images  # noqa: F401  # fixtures
 from docker_gate import gated
 from docker_harness import DockerHarness
 from harness import Harness, ProcessHarness

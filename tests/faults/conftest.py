@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 import pytest
-from docker_fixtures import docker, docker_session  # noqa: F401  # fixtures
 from scripted_fault import Open, Stage, Watch
 
 from supervisor.engines.base import EngineContext

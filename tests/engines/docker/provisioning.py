@@ -55,15 +55,12 @@ def compose_command() -> list[str]:
     """Return Docker Compose as it is called here: v2, or v1, which Debian calls docker-compose."""
     for command in (["docker", "compose"], ["docker-compose"]):
         try:
-            if (
-                subprocess.run([*command, "version"], capture_output=True, timeout=30, check=False).returncode
-                == 0
-            ):
-                return command
+            asked = subprocess.run([*command, "version"], capture_output=True, timeout=30, check=False)
         except FileNotFoundError:
             continue
-    want("Docker Compose is missing; scripts/test installs docker-compose on Debian")
-    raise AssertionError
+        if asked.returncode == 0:
+            return command
+    return want("Docker Compose is missing; scripts/test installs docker-compose on Debian")
 
 
 @dataclass(frozen=True)
