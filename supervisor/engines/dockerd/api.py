@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from aiodocker.exceptions import DockerError
 from anyio import to_thread
 
 from supervisor.engines.base import EngineError
+from supervisor.engines.dockerd.container import nanoseconds
 
 SOCKET: Final = "unix:///var/run/docker.sock"
 SCHEMES: Final = ("unix://", "tcp://", "http://", "https://")
@@ -97,6 +99,26 @@ class Api:
         self._docker, self._endpoint, self._deadline = docker, endpoint, deadline
         self.online = anyio.Event()
         """Set while the engine is known to be there; replaced when it is known to be away."""
+        self._ahead = 0
+        """Nanoseconds by which the engine's clock is ahead of ours."""
+
+    def now(self) -> int:
+        """Return the time by the engine's clock, nanoseconds since the epoch: its events, lives and logs go by that one."""
+        return time.time_ns() + self._ahead
+
+    def theirs(self, wall: float) -> float:
+        """Return a time of ours by the engine's clock, both in seconds since the epoch."""
+        return wall + self._ahead / 1_000_000_000
+
+    def ago(self, at: int) -> float:
+        """Return the seconds that have gone by since a time of the engine's, which is in nanoseconds since the epoch."""
+        return (self.now() - at) / 1_000_000_000
+
+    async def compare_clocks(self) -> None:
+        """Ask for the engine's time; ApiError if it does not answer. A remote engine's clock may be hours off, and may be set."""
+        asked = time.time_ns()
+        said = nanoseconds((await self.call("GET", "info"))["SystemTime"])
+        self._ahead = said - (asked + time.time_ns()) // 2
 
     def offline(self) -> None:
         """Take note that the engine is away: calls that can wait do."""
@@ -231,6 +253,7 @@ async def _connect(endpoint: Endpoint, deadline: float) -> AsyncIterator[Api]:
         api = Api(docker, endpoint, deadline)
         try:
             await api.call("GET", "version")
+            await api.compare_clocks()
         except ApiError as error:
             raise EngineError(
                 f"{error}; start Docker, or say where it is with `host` or DOCKER_HOST"

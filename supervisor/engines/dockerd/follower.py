@@ -8,7 +8,6 @@ codes, and then everything is compared with what is seen.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,6 +29,8 @@ LONGEST_PAUSE: Final = 1.0
 """Seconds between two tries to reach an engine that is away."""
 RECHECK: Final = 30.0
 """Seconds between two looks at all units while the stream lives: an engine skips a slow reader without a word."""
+SET_BACK: Final = 1_000_000_000
+"""Nanoseconds by which the engine's clock is behind its last event if it was set back; less is an error of our estimate."""
 _LINE: Final = 1_000_000
 """Bytes of one event at most; labels make them long."""
 _log: Final = structlog.get_logger("soakd.docker")
@@ -82,7 +83,7 @@ class Follower:
         self._filters: dict[str, list[str]] = {"type": ["container"], "event": list(ACTIONS)}
         if label := f"{PROJECT}={which.project}" if which.project else which.label:
             self._filters["label"] = [label]
-        self._seen = time.time_ns()
+        self._seen = api.now()
         self.begun = anyio.Event()
         """Set once the first comparison is over: from then on nothing is missed."""
 
@@ -105,16 +106,20 @@ class Follower:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _params(self) -> dict[str, object]:
-        seconds, nanos = divmod(self._seen + 1, 1_000_000_000)
-        return {"since": f"{seconds}.{nanos:09d}", "filters": json.dumps(self._filters)}
+        return {"since": _written(self._seen + 1), "filters": json.dumps(self._filters)}
 
     async def _replay(self) -> None:
-        """Take what the engine remembers of the time since the last event."""
+        """Take what the engine remembers of the time since the last event, by its own clock: it would wait for a time to come."""
         if not self.begun.is_set():
             return
-        now = time.time_ns()
-        until = f"{now // 1_000_000_000}.{now % 1_000_000_000:09d}"
-        async with self._api.answer("GET", "events", params=self._params() | {"until": until}) as answer:
+        await self._api.compare_clocks()  # it may have been set meanwhile
+        now = self._api.now()
+        if now < self._seen - SET_BACK:
+            self._seen = now
+        if now <= self._seen + 1:
+            return
+        params = self._params() | {"until": _written(now)}
+        async with self._api.answer("GET", "events", params=params) as answer:
             for line in (await answer.read()).splitlines():
                 self._pass_on(line)
 
@@ -146,3 +151,8 @@ class Follower:
             await anyio.sleep(RECHECK)
             with suppress(ApiError):
                 await self._listener.recheck()
+
+
+def _written(at: int) -> str:
+    seconds, nanos = divmod(at, 1_000_000_000)
+    return f"{seconds}.{nanos:09d}"

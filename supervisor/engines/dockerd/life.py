@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -50,11 +50,17 @@ class Life:
         return incarnation(self.container, self.begun)
 
 
+def since(at: int) -> float:
+    """Return the seconds since a time in nanoseconds since the epoch, for an engine that shares our clock."""
+    return time.time() - at / _NANO
+
+
 class Unit:
     """One unit: its containers, oldest first, and its life if it is up."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, ago: Callable[[int], float] = since) -> None:
+        """`ago` gives the seconds since a time of the engine's (`Api.ago`)."""
+        self.name, self._ago = name, ago
         self.containers: list[str] = []
         """Ids; the last is the youngest, which is the one to start."""
         self.last: Container | None = None
@@ -102,7 +108,7 @@ class Unit:
         self.adopt(seen.id)
         self.last, self.labels = seen, seen.labels
         now = time.monotonic()
-        moment = now - (time.time() - begun / _NANO) if started is None else started
+        moment = now - self._ago(begun) if started is None else started
         self.life = Life(seen.id, begun, seen.pid, min(moment, now), paused=seen.paused)
         self.sent.clear()
         self.begins.set()
@@ -131,7 +137,7 @@ class Unit:
         assert life is not None  # noqa: S101  # the callers have looked
         self.told = max(at, life.begun)
         now = time.monotonic()
-        mono = now if live else min(max(now - (time.time() - at / _NANO), life.started), now)
+        mono = now if live else min(max(now - self._ago(at), life.started), now)
         number, name = (None, None) if code is None else ended(code)
         same = seen is not None and (seen.id, seen.begun) == (life.container, life.begun)
         facts = seen.facts if seen else self.last.facts if self.last else {}

@@ -34,6 +34,7 @@ AGAIN: Final = 1.0
 LATE: Final = 0.5
 """Seconds that events may be on their way, which say more than an inspection does afterwards."""
 BLIND: Final = "while the engine was away"
+UNTOLD: Final = "by looking, since no event of it came or could be taken"
 HEALTH: Final = "health_status: "
 UNHEALTHY: Final = f"{HEALTH}unhealthy"
 _log: Final = structlog.get_logger("soakd.docker")
@@ -67,6 +68,10 @@ class Tracker:
         self._recreated = recreated
         self.units: dict[str, Unit] = {}
         self._went_along: set[Unit] = set()
+        self._missed: set[Unit] = set()
+        """Whose events could not be taken, and who is therefore to be looked at."""
+        self._anew: set[Unit] = set()
+        """Who came up in another container, of which `recreated` has still to be told."""
         self._send, self._receive = anyio.create_memory_object_stream[News](NEWS)
         self.follower = Follower(api, which, self)
 
@@ -100,7 +105,7 @@ class Tracker:
 
     async def enlist(self, names: Iterable[str]) -> None:
         """Look at all units for the first time; what is up begins its life here, and nobody is told."""
-        self.units = {name: Unit(name) for name in names}
+        self.units = {name: Unit(name, self._api.ago) for name in names}
         await self._list()
         await at_once(self._see_first, self.units.values())
 
@@ -134,14 +139,22 @@ class Tracker:
     # --- looking -----------------------------------------------------------------------------------------------------
 
     async def compare_all(self) -> None:
-        """Look at every unit and tell what happened unseen. ApiError if the engine is away."""
+        """Look at every unit and tell what happened unseen. AwayError if the engine is away; one unit that it refuses is no reason."""
         await self._list()
-        await at_once(self.compare, self.units.values())
+        await at_once(self._compare_one, self.units.values())
         self.lost()  # also who was stopped by an engine that found him running when it started
         while self._went_along:
             unit = self._went_along.pop()
             if unit.life is None and unit.containers:
                 self._tell(Outside(unit.name, unit.observed(), stays=False))
+
+    async def _compare_one(self, unit: Unit) -> None:
+        try:
+            await self.compare(unit)
+        except AwayError:
+            raise
+        except ApiError as error:
+            self._look_later(unit, error)
 
     def lost(self) -> None:
         """Take note of who was stopped just before the stream ended or begins again: with the engine, not by anybody's will."""
@@ -165,20 +178,20 @@ class Tracker:
             return
         await anyio.sleep(LATE)
         if unit.life is life:
-            await self.compare(unit)
+            await self.compare(unit, UNTOLD)
 
-    async def compare(self, unit: Unit) -> None:
-        """Look at a unit and tell what happened unseen."""
+    async def compare(self, unit: Unit, how: str = BLIND) -> None:
+        """Look at a unit and tell what happened unseen; `how` it was found out is part of the record."""
         async with unit.lock:
             life = unit.life
             if life:
                 seen = await inspect(self._api, life.container)
                 if seen is None:
-                    self._tell(unit.end(None, life.begun, None, live=True, note=f"{BLIND}: it was removed"))
+                    self._tell(unit.end(None, life.begun, None, live=True, note=f"{how}: it was removed"))
                 elif not seen.running and (seen.begun, seen.id) == (life.begun, life.container):
-                    self._ended(unit, seen.code, seen.finished, seen, live=False, note=BLIND)
+                    self._ended(unit, seen.code, seen.finished, seen, live=False, note=how)
                 elif seen.begun != life.begun:
-                    note = BLIND + _again(unit.last, seen)
+                    note = how + _again(unit.last, seen)
                     # When the life before this one ended; the log up to then has all the lives that nobody saw.
                     at = (
                         seen.finished
@@ -193,10 +206,14 @@ class Tracker:
                 seen = await inspect(self._api, unit.container)
                 if seen and seen.running and unit.is_new(seen):
                     await self._arrived(unit, seen, seen.begun)
+                elif seen and unit.is_new(seen) and seen.finished > seen.begun:  # it came and went unseen
+                    unit.begin(seen, seen.begun)
+                    self._ended(unit, seen.code, seen.finished, seen, live=False, note=how)
                 elif seen:
                     unit.last = seen
             elif unit.life is None:
                 self._tell(Outside(unit.name, unit.observed()))
+            await self._welcome(unit)
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -210,20 +227,24 @@ class Tracker:
         async with unit.lock:
             try:
                 await self._apply(unit, event)
-            except AwayError as error:
-                _log.debug(
-                    "could not look after an event", unit=unit.name, action=event.action, why=str(error)
-                )
-                self._group.start_soon(self._catch_up, unit, name=f"docker catch up {unit.name}")
             except ApiError as error:
-                _log.warning("could not take an event", unit=unit.name, action=event.action, why=str(error))
+                self._look_later(unit, error)
+
+    def _look_later(self, unit: Unit, error: ApiError) -> None:
+        """See to it that a unit is looked at whose event could not be taken. The stream may live on, so nobody else would before long."""
+        if unit in self._missed:
+            return
+        self._missed.add(unit)
+        level = _log.debug if isinstance(error, AwayError) else _log.warning
+        level("cannot look at a unit: trying again", unit=unit.name, why=str(error))
+        self._group.start_soon(self._catch_up, unit, name=f"docker catch up {unit.name}")
 
     async def _catch_up(self, unit: Unit) -> None:
-        """Look at a unit whose event could not be taken. The stream may live on, so nobody else would before long."""
-        while True:
+        while unit in self._missed:
             try:
-                return await self.compare(unit)
-            except AwayError:
+                await self.compare(unit, UNTOLD)
+                self._missed.remove(unit)
+            except ApiError:
                 await anyio.sleep(AGAIN)
 
     async def _apply(self, unit: Unit, event: Event) -> None:
@@ -267,11 +288,16 @@ class Tracker:
             await self._arrived(unit, seen, min(seen.begun, event.at))
 
     async def _arrived(self, unit: Unit, seen: Container, begun: int) -> None:
-        known = unit.last.id if unit.last else seen.id
+        if unit.last and unit.last.id != seen.id:
+            self._anew.add(unit)
         unit.begin(seen, begun)
         self._tell(Outside(unit.name, unit.observed()))
-        if known != seen.id:
-            await self._recreated(unit, seen)
+        await self._welcome(unit)
+
+    async def _welcome(self, unit: Unit) -> None:
+        if unit in self._anew and unit.last:
+            await self._recreated(unit, unit.last)
+            self._anew.remove(unit)
 
     async def _died(self, unit: Unit, event: Event) -> None:
         life = unit.life
@@ -282,7 +308,13 @@ class Tracker:
         # The engine answers no question about a container before it has cleaned up after its end, tens of milliseconds later.
         # So nothing is asked that events have told: only what a life was that nobody saw, and whether the engine starts it again.
         asks = life is None or (unit.last is not None and unit.last.has_policy)
-        seen = await inspect(self._api, event.container) if asks else None
+        try:
+            seen = await inspect(self._api, event.container) if asks else None
+        except ApiError as error:
+            if life is None:
+                raise
+            seen = None  # how it ended is known all the same
+            self._look_later(unit, error)
         if life is None:  # a life that nobody saw begin; a start that failed is none
             if seen is None or not unit.told < seen.begun <= event.at:
                 return

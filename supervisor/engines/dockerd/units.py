@@ -18,7 +18,7 @@ from supervisor.engines.dockerd.life import Life, Unit
 from supervisor.engines.dockerd.logs import Wanted, follow, read
 from supervisor.engines.dockerd.powers import Powers
 from supervisor.engines.dockerd.restore import inspect
-from supervisor.engines.dockerd.tracker import News, Tracker
+from supervisor.engines.dockerd.tracker import UNTOLD, News, Tracker
 from supervisor.engines.member import HARMLESS
 from supervisor.engines.output import Awaited
 from supervisor.engines.problems import how
@@ -91,7 +91,7 @@ class DockerUnits(Powers):
             if seen is None:
                 raise GoneError(f"cannot start {unit}: its container was removed in that moment")
             if known.ended is None or known.ended.incarnation != seen.incarnation:
-                began = time.monotonic() - (time.time() - seen.begun / _NANO)
+                began = time.monotonic() - self._api.ago(seen.begun)
                 known.begin(seen, seen.begun, started=min(max(began, before), time.monotonic()))
                 return known.observed()
             known.last = (
@@ -215,7 +215,7 @@ class DockerUnits(Powers):
         with anyio.move_on_after(GONE):
             await life.gone.wait()
             return
-        await self._tracker.compare(known)  # its event may be lost
+        await self._tracker.compare(known, UNTOLD)  # its event may be lost
         if not life.gone.is_set():
             raise EngineError(
                 f"cannot end {known.name}: SIGKILL had no effect on its container within {GONE:g} s; see `docker inspect`"
@@ -269,6 +269,8 @@ class DockerUnits(Powers):
         known = self._tracker.units[unit]
         if known.last is None:
             raise EngineError(f"cannot read the log of {unit}: it has no container")
+        if last is None:  # times of ours; an exit's is the engine's already
+            since, until = (None if at is None else self._api.theirs(at) for at in (since, until))
         return await read(self._api, known.last, Wanted(last, since, until, stamped, known.life is None))
 
 

@@ -1,4 +1,4 @@
-"""A proxy before an engine's socket that loses, holds and refuses calls: what networks and hanging engines do to one call of many."""
+"""A proxy before an engine's socket that loses, holds and fails calls: what networks and broken engines do to one call of many."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from anyio.abc import TaskGroup
 
 REQUEST = re.compile(rb"^[A-Z]+ (\S+) HTTP/1\.1\r\n")
 BLOCK = 65_536
+FAILED = (
+    b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n"
+    b'{"message":"broken"}'
+)
 
 
 class Proxy:
@@ -21,12 +25,14 @@ class Proxy:
 
     def __init__(self, path: Path, engine: str, group: TaskGroup) -> None:
         self._path, self._engine, self._group = path, engine, group
-        self._refused = self._held = ""
+        self._refused = self._held = self._failing = ""
         self._open: dict[anyio.CancelScope, str] = {}
         self._server: asyncio.Server | None = None
         self._go_on = anyio.Event()
         self.holds = anyio.Event()
         """Set once a call is held."""
+        self.failures = 0
+        """Calls that were failed."""
 
     @property
     def url(self) -> str:
@@ -60,9 +66,13 @@ class Proxy:
         """Keep the next call with this in its path from the engine until `go_on`; it is lost if nobody waits for it any more."""
         self._held, self.holds, self._go_on = path, anyio.Event(), anyio.Event()
 
+    def fail(self, path: str) -> None:
+        """Answer calls with this in their path as an engine does that has an error of its own."""
+        self._failing = path
+
     def go_on(self) -> None:
         """Pass everything on again."""
-        self._refused = self._held = ""
+        self._refused = self._held = self._failing = ""
         self._go_on.set()
 
     async def _relay(self, asked: StreamReader, answering: StreamWriter) -> None:
@@ -73,7 +83,7 @@ class Proxy:
                 try:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._pass_answers, answers, answering, group.cancel_scope)
-                        await self._pass_requests(asked, asking, scope)
+                        await self._pass_requests(asked, asking, answering, scope)
                         group.cancel_scope.cancel()
                 finally:
                     await _closed(asking)
@@ -90,7 +100,7 @@ class Proxy:
         relay.cancel()
 
     async def _pass_requests(
-        self, reader: StreamReader, writer: StreamWriter, scope: anyio.CancelScope
+        self, reader: StreamReader, writer: StreamWriter, answering: StreamWriter, scope: anyio.CancelScope
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(BLOCK):
@@ -98,6 +108,11 @@ class Proxy:
                     self._open[scope] = path = found[1].decode()
                     if self._refused and self._refused in path:
                         return
+                    if self._failing and self._failing in path:
+                        self.failures += 1
+                        answering.write(FAILED)
+                        await answering.drain()
+                        continue
                     if self._held and self._held in path:
                         self._held = ""
                         self.holds.set()

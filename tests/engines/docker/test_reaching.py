@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import pytest
@@ -14,11 +15,14 @@ from docker_engine import SHELL, Client, PrivateEngine, make_certificates
 from docker_proxy import proxied
 from docker_soak import IDLE, engine_of, new_name, said, soaking
 
-from supervisor.engines.base import EngineError
-from supervisor.engines.dockerd import api, units
+from supervisor.engines.base import EngineError, Exit
+from supervisor.engines.dockerd import api, life, units
 from supervisor.engines.dockerd.api import Endpoint, connect
+from supervisor.engines.dockerd.names import Which
+from supervisor.engines.dockerd.tracker import UNTOLD, Manner, Tracker
 from supervisor.journal.events import UnitCrashed, UnitExited, UnitRestarted, UnitStartFailed
 from supervisor.journal.writer import JournalWriter
+from supervisor.supervision import nursery
 
 MEMORY = 256
 """Events that an engine remembers."""
@@ -205,3 +209,94 @@ async def test_the_socket_vanishes_and_comes_back(
             await proxy.appear()
             assert soak.last_words(await soak.crashed(unit, times)) == ["up"] * times
         assert not soak.of(UnitStartFailed)
+
+
+async def test_the_engine_fails_whenever_it_is_asked_about_a_unit(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    """Events go on, and say how a unit ended; that Docker has started it again is seen once the engine tells."""
+    unit, other = new_name(), new_name()
+    running(docker, unit, other, host={"RestartPolicy": {"Name": "always"}})
+    async with proxied(docker.path, tmp_path) as proxy:
+        engine = engine_of(docker, unit, other, host=proxy.url, own_policy="adopt")
+        async with soaking(journal, engine, delay="300ms") as soak:
+            proxy.fail(f"{docker.inspect(unit)['Id']}/json")
+            end(docker, unit)
+            await soak.until(lambda: soak.of(UnitCrashed, unit))
+            await soak.until(lambda: again(docker, unit, 1))
+            end(docker, other)
+            await soak.crashed(other)
+            proxy.go_on()
+            crash = await soak.crashed(unit)
+            assert (crash.signal, crash.facts.get("seen")) == ("SIGKILL", None)
+            assert soak.last_words(crash) == ["up"]
+            end(docker, unit)
+            assert soak.last_words(await soak.crashed(unit, 2)) == ["up"] * 2
+
+
+async def test_a_life_that_came_and_went_while_the_engine_failed(docker: Client, tmp_path: Path) -> None:
+    unit = new_name()
+    docker.create(unit, "echo up; exit 3")
+
+    async def recreated(*_: object) -> None:
+        raise AssertionError
+
+    async with (
+        proxied(docker.path, tmp_path) as proxy,
+        engine_of(docker, unit, host=proxy.url).docker.connect(tmp_path) as api,
+        nursery() as group,
+    ):
+        tracker = Tracker(api, Which(names=(unit,)), Manner(True, False), group, recreated)
+        await tracker.enlist((unit,))
+        await tracker.follow()
+        proxy.fail(f"{docker.inspect(unit)['Id']}/json")
+        docker.start(unit)
+        with anyio.fail_after(20), tracker.news as news:
+            while proxy.failures < 3 or docker.state(unit) != "exited":  # noqa: ASYNC110  # after either event, and once more
+                await anyio.sleep(0.01)
+            proxy.go_on()
+            while not isinstance(gone := await news.receive(), Exit):
+                pass
+        assert (gone.code, gone.facts["seen"], gone.outside) == (3, UNTOLD, False)
+        tracker.close()
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+async def test_the_clocks_differ(
+    docker: Client, journal: JournalWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """What an engine on another machine calls now is not our now: no event is lost, no time of a life is off, nor a part of its log."""
+    ahead = hours * 3600
+    ours = SimpleNamespace(
+        time=lambda: time.time() + ahead,
+        time_ns=lambda: time.time_ns() + ahead * 1_000_000_000,
+        monotonic=time.monotonic,
+    )
+    for module in (api, life, units):  # for all of this process it would be so for the test runner too
+        monkeypatch.setattr(module, "time", ours)
+    unit, adopted = new_name(), new_name()
+    running(docker, unit)
+    running(docker, adopted, host={"RestartPolicy": {"Name": "always"}})
+    async with proxied(docker.path, tmp_path) as proxy:
+        engine = engine_of(docker, unit, adopted, host=proxy.url, own_policy="adopt")
+        async with soaking(journal, engine) as soak:
+            began = soak.fleet.status(unit).observed.started
+            assert began is not None
+            assert 0 < time.monotonic() - began < 60
+            proxy.vanish()
+            for name in (unit, adopted):
+                end(docker, name)
+            await soak.until(lambda: again(docker, adopted, 1))
+            await proxy.appear()
+            for name in (unit, adopted):
+                crash = await soak.crashed(name)
+                assert crash.signal == "SIGKILL", (
+                    "by the event, which was replayed: of this life nobody else knows"
+                )
+                assert crash.uptime is not None
+                assert crash.uptime < 60
+                assert soak.last_words(crash) == ["up"]
+            await soak.until(lambda: said(docker, unit, 2))
+            assert await soak.fleet.logs(unit, since=ours.time() - 60) == b"up\n" * 2
+            assert await soak.fleet.logs(unit, since=ours.time() + 60) == b""
+            assert await soak.fleet.logs(unit, until=ours.time() - 60) == b""
