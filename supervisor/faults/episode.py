@@ -64,7 +64,8 @@ class Episode:
         self.placed, self.settled = anyio.Event(), anyio.Event()
         """Set when inject is over, and when undo is, however they ended."""
         self._fault, self._scene = fault, scene
-        self._cause = ""
+        self.cause = ""
+        """Who cut it short and why, where that was not as planned."""
         self._cut = anyio.CancelScope()
         self._undoing = anyio.CancelScope(shield=True)
         self._recovering = anyio.CancelScope()
@@ -89,7 +90,7 @@ class Episode:
 
     def cut(self, why: str = "") -> None:
         """Cut inject and hold short; everything after that takes the time that it takes. `why`: that was not as planned."""
-        self._cause = self._cause or why
+        self.cause = self.cause or why
         self._cut.cancel()
 
     async def live(self) -> None:
@@ -101,7 +102,7 @@ class Episode:
             with self._cut:
                 await self._disturb()
         finally:
-            self._truncated = self._cause or self._cut_short()
+            self._truncated = self.cause or self._cut_short()
             try:
                 await self._undo()
                 await self._recover()

@@ -45,6 +45,9 @@ class Operator:
         self._fleet, self._journal = scheduler.scene.world.fleet, scheduler.scene.journal
         self._counts: dict[str, int] = {}
         self._lock = anyio.Lock()
+        """Held by whoever is about to begin an episode by hand, until it has begun."""
+        self._coming: tuple[str, anyio.CancelScope] | None = None
+        """The fault whose targets are being chosen by hand, and what takes that back."""
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -99,10 +102,11 @@ class Operator:
     async def abort(self) -> Answer:
         """Undo every episode that is open now; units that are held stay so, and what comes next comes."""
         self._must_run()
-        open_now = ", ".join(episode.intent.episode for episode in self._disturbing())
+        open_now = [episode.intent.episode for episode in self._disturbing()]
+        open_now += [self._coming[0]] if self._coming else []
         if not open_now:
             raise Refused("no episode is open, so there is nothing to undo")
-        await self._acted("abort", open_now)
+        await self._acted("abort", ", ".join(open_now))
         undone = await self._cut("an operator aborted it")
         return {"said": "; ".join(undone), "undone": undone}
 
@@ -112,10 +116,15 @@ class Operator:
         return [one for one in found if not one.closed and not one.settled.is_set()]
 
     async def _cut(self, why: str) -> list[str]:
+        """Undo what is open, and take back what is about to be injected by hand; say of each what became of it."""
+        not_begun = []
+        if self._coming and not self._coming[1].cancel_called:
+            self._coming[1].cancel()
+            not_begun.append(f"{self._coming[0]} was not injected")
         episodes = self._disturbing()
         for episode in episodes:
             episode.cut(why)
-        return await self._settle(episodes)
+        return [*not_begun, *await self._settle(episodes)]
 
     async def _settle(self, episodes: Iterable[Episode]) -> list[str]:
         """Wait until the undo of episodes is over, and say of each what became of it."""
@@ -130,32 +139,56 @@ class Operator:
     async def inject(self, name: str) -> Answer:
         """Inject a fault now, also while the faults are paused; it is undone after its `hold` like any other."""
         self._must_run()
-        line = self._scheduler.lines.get(name)
-        if line is None:
+        if name not in self._scheduler.lines:
             raise Refused(f"there is no fault {name}{_near(name, self._scheduler.lines)}")
         async with self._lock:
-            for last in self._scheduler.episodes():
-                if last.intent.written == name and last.broken:
-                    raise Refused(
-                        f"{last.intent.episode} could not be undone: mend that first (see the report)"
-                    )
-                if last.intent.written == name and not last.closed:
-                    raise Refused(
-                        f"{last.intent.episode} is still open ({last.stage}): wait, or `soakd fault abort`"
-                    )
+            fault = self._free(name)
             n = self._counts.get(name, 0) + 1
             drawn = Draw(self._scheduler.seed, f"{name}{BY_HAND}", n, 0.0, from_start=False)
-            aim = await self._aim(line.fault, name, drawn)
-            await self._acted("inject", name)
+            aim = await self._choose(fault, name, drawn)
+            try:  # while it was aimed, a draw of the same fault may have begun, or another soak file come
+                self._free(name, fault)
+            except Refused:
+                self._scene.claims.drop(drawn.episode)
+                raise
+            episode = self._begin(fault, drawn, aim)
             self._counts[name] = n
-            episode = await self._begin(line.fault, drawn, aim)
+            await self._acted("inject", name)
+        await self._placed(episode)
         units = ", ".join(sorted(aim.units)) or "the system"
-        held = f", undone after {format_duration(line.fault.hold)}" if line.fault.hold else ""
+        held = f", undone after {format_duration(fault.hold)}" if fault.hold else ""
         return {
             "said": f"{drawn.episode} on {units}: {episode.stage}{held}",
             "episode": drawn.episode,
             "targets": sorted(aim.units),
         }
+
+    def _free(self, name: str, meant: Fault | None = None) -> Fault:
+        """Return a fault of which nothing is in place; Refused if something is, or if it is on its way out, or not who was meant."""
+        line = self._scheduler.lines.get(name)
+        if line is None or line.retired or (meant and line.fault is not meant):
+            raise Refused(f"the soak file is being changed, and {name} with it: try again")
+        for last in self._scheduler.episodes():
+            if last.intent.written == name and last.broken:
+                raise Refused(f"{last.intent.episode} could not be undone: mend that first (see the report)")
+            if last.intent.written == name and not last.closed:
+                raise Refused(
+                    f"{last.intent.episode} is still open ({last.stage}): wait, or `soakd fault abort`"
+                )
+        return line.fault
+
+    async def _choose(self, fault: Fault, name: str, drawn: Draw) -> Aim:
+        """Aim, unless somebody pauses or aborts the faults meanwhile: he means this one too."""
+        with anyio.CancelScope() as scope:
+            self._coming = (name, scope)
+            try:
+                aim = await self._aim(fault, name, drawn)
+            finally:
+                self._coming = None
+        if scope.cancel_called:
+            self._scene.claims.drop(drawn.episode)
+            raise Refused(f"{name} was not injected: an operator paused or aborted the faults meanwhile")
+        return aim
 
     async def _aim(self, fault: Fault, name: str, drawn: Draw) -> Aim:
         """Choose the targets and claim them; Refused if there are none, or somebody has them."""
@@ -187,45 +220,57 @@ class Operator:
                 "it would be too much at once (`limits` of the soak file): try again later, or `soakd fault abort`"
             )
 
-    async def _begin(self, fault: Fault, drawn: Draw, aim: Aim) -> Episode:
-        """Begin an episode whose units are claimed, and wait until its inject is over, or at least under way."""
-        if not self._scheduler.guardian_alive():
-            self._scene.claims.drop(drawn.episode)
-            raise Refused("the guardian is gone: nobody would undo it if soakd died")
-        episode = self._scheduler.begin(fault, intent_of(fault, drawn, aim))
+    def _begin(self, fault: Fault, drawn: Draw, aim: Aim) -> Episode:
+        """Begin an episode whose units are claimed."""
+        why, episode = "", None
+        if self._scheduler.finishing:
+            why = "the soak is ending: everything that is open is being undone"
+        elif not self._scheduler.guardian_alive():
+            why = "the guardian is gone: nobody would undo it if soakd died"
+        elif (episode := self._scheduler.begin(fault, intent_of(fault, drawn, aim))) is None:
+            why = "the part of soakd that injects is being started again: try once more"
         if episode is None:
             self._scene.claims.drop(drawn.episode)
-            raise Refused("the part of soakd that injects is being started again: try once more")
+            raise Refused(why)
+        return episode
+
+    async def _placed(self, episode: Episode) -> None:
+        """Wait until inject is over, or at least under way; Refused if nothing came of it."""
+        name = episode.intent.episode
         with anyio.move_on_after(PATIENCE / 2):
             await episode.placed.wait()
         if episode.lost:
             raise Refused(f"nothing was done: {episode.lost}")
         if episode.failed:
-            raise Refused(f"{drawn.episode} could not be injected, and is undone: {episode.failed}")
-        return episode
+            raise Refused(f"{name} could not be injected, and is undone: {episode.failed}")
+        if episode.cause:
+            raise Refused(f"{name} was cut short: {episode.cause}")
 
     # --- one unit ----------------------------------------------------------------------------------------------------
 
     async def hold(self, name: str, wanted: As | None = None) -> Answer:
         """Take a unit over, as it is or brought up or down: it is not restarted and no fault chooses it until `release`."""
         self._must_run()
-        unit, status = self._unit(name)
-        if held := self._held(unit):
-            raise Refused(
-                f"{unit} is held already, by {held.intent.episode}: `soakd unit release {unit}` first"
-            )
-        if status.holder:
-            raise Refused(f"{unit} is held {status.desired} by {status.holder}: wait, or `soakd fault abort`")
         async with self._lock:
+            unit, status = self._unit(name)
+            if held := self._held(unit):
+                raise Refused(
+                    f"{unit} is held already, by {held.intent.episode}: `soakd unit release {unit}` first"
+                )
+            if status.holder:
+                raise Refused(
+                    f"{unit} is held {status.desired} by {status.holder}: wait, or `soakd fault abort`"
+                )
             n = self._counts.get(OPERATOR, 0) + 1
             drawn = Draw(self._scheduler.seed, OPERATOR, n, 0.0, from_start=False)
             target = Target(unit=unit, incarnation=status.observed.incarnation)
             aim = Aim((target,), terms(status.observed.state, wanted))
             down = int(wanted == "down")
             self._claim(drawn.episode, Demand(aim.units, down, down * (unit in self._scheduler.bounds.nodes)))
-            await self._acted("hold", f"{unit} {wanted or 'as it is'}")
+            episode = self._begin(HOLD, drawn, aim)
             self._counts[OPERATOR] = n
-            await self._begin(HOLD, drawn, aim)
+            await self._acted("hold", f"{unit} {wanted or 'as it is'}")
+        await self._placed(episode)
         now = self._fleet.status(unit)
         return {
             "said": f"{unit} is held {now.desired} ({now.observed.state}) as {drawn.episode}: "

@@ -6,12 +6,14 @@ from typing import Any
 
 import anyio
 import pytest
-from scripted_fault import Open, Script, Scripted, Stage, free_and_up, until
+from scripted_fault import PATIENCE, Open, Script, Scripted, Stage, free_and_up, until
 
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Desired
 from supervisor.faults import recovery
 from supervisor.faults.base import Aim, CannotAim
+from supervisor.faults.limits import Bounds, Limits
+from supervisor.faults.nemesis import Nemesis
 from supervisor.faults.operator import Operator, Refused
 from supervisor.faults.stop import Stop
 from supervisor.journal.events import (
@@ -122,6 +124,136 @@ async def test_what_cannot_be_injected_is_refused_with_the_reason(stage: Stage) 
         await operator.inject("other")
     assert slow.asked == ["inject slow@operator#1", "undo slow@operator#1"], "the end undoes it"
     assert other.asked == []
+
+
+class Slow:
+    """A fault whose aim, and inject, last until the test lets them go on."""
+
+    def __init__(self) -> None:
+        self.aiming, self.go = anyio.Event(), anyio.Event()
+        self.script = Script(aim=self._aim)
+
+    async def _aim(self, _: Any) -> Aim:
+        self.aiming.set()
+        await self.go.wait()
+        return Aim(())
+
+
+async def refused(stage: Stage, operator: Operator, why: list[str]) -> None:
+    del stage
+    with pytest.raises(Refused) as refusal:
+        await operator.inject("a")
+    why.append(str(refusal.value))
+
+
+@pytest.mark.parametrize("act", ["abort", "pause"])
+async def test_what_is_only_aimed_at_is_not_begun_after_an_abort_or_a_pause(stage: Stage, act: str) -> None:
+    slow, why = Slow(), list[str]()
+    async with stage.running(a=fault(slow.script)) as scheduler, anyio.create_task_group() as group:
+        operator = Operator(scheduler)
+        group.start_soon(refused, stage, operator, why)
+        await slow.aiming.wait()
+        answer = await (operator.abort() if act == "abort" else operator.pause())
+        assert answer["undone"] == ["a was not injected"]
+        slow.go.set()
+    assert why == ["a was not injected: an operator paused or aborted the faults meanwhile"]
+    assert slow.script.asked == []
+    assert (
+        scheduler.scene.claims.take_now(
+            "x", Bounds(Limits.model_validate({})).demand(fault(Script()), Aim(()))
+        )
+        is None
+    )
+
+
+async def test_a_pause_while_it_is_injected_undoes_it_and_says_so(stage: Stage) -> None:
+    why = list[str]()
+
+    async def hang(_: FaultIntent) -> None:
+        await anyio.sleep_forever()
+
+    script = Script(inject=hang)
+    async with stage.running(a=fault(script, hold="1h")) as scheduler, anyio.create_task_group() as group:
+        operator = Operator(scheduler)
+        group.start_soon(refused, stage, operator, why)
+        await until(lambda: script.asked)
+        assert (await operator.pause())["undone"] == ["a@operator#1 is undone"]
+    assert why == ["a@operator#1 was cut short: an operator paused the faults"]
+
+
+async def test_two_by_hand_at_once_are_one_and_a_refusal(stage: Stage) -> None:
+    slow, why = Slow(), list[str]()
+    async with stage.running(a=fault(slow.script, hold="1h")) as scheduler:
+        operator = Operator(scheduler)
+        async with anyio.create_task_group() as group:
+            group.start_soon(operator.inject, "a")
+            await slow.aiming.wait()
+            group.start_soon(refused, stage, operator, why)
+            await anyio.wait_all_tasks_blocked()
+            slow.go.set()
+        assert slow.script.asked == ["inject a@operator#1"]
+    assert why[0].startswith("a@operator#1 is still open")
+
+
+async def test_a_draw_that_came_while_one_by_hand_was_aimed_goes_first(stage: Stage) -> None:
+    slow, why, first = Slow(), list[str](), True
+
+    async def aim(rng: Any) -> Aim:
+        nonlocal first
+        if first:
+            first = False
+            return await slow._aim(rng)
+        return Aim(())
+
+    script = Script(aim=aim)
+    async with stage.running(a=fault(script, every="1s", hold="1h")) as scheduler:
+        operator = Operator(scheduler)
+        async with anyio.create_task_group() as group:
+            group.start_soon(refused, stage, operator, why)
+            await stage.watch.until(FaultInjected, episode="a#1")
+            slow.go.set()
+    assert why[0].startswith("a#1 is still open")
+    assert script.asked == ["inject a#1", "undo a#1"]
+
+
+async def test_what_is_aimed_by_hand_while_its_fault_goes_is_not_begun(stage: Stage) -> None:
+    """Recovery reads the soak file as it is in use: it would not know how to undo it."""
+    slow, why = Slow(), list[str]()
+    async with stage.running(a=fault(slow.script, hold="1h")) as scheduler:
+        operator = Operator(scheduler)
+        async with anyio.create_task_group() as group:
+            group.start_soon(refused, stage, operator, why)
+            await slow.aiming.wait()
+            assert await scheduler.retire({}) == ()
+            slow.go.set()
+        scheduler.adopt({}, None, scheduler.bounds)
+    assert why == ["the soak file is being changed, and a with it: try again"]
+    assert slow.script.asked == []
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+async def test_a_nemesis_is_paused_aborted_and_goes_on(stage: Stage, overlap: bool) -> None:
+    stage.nemesis = Nemesis.model_validate({"of": ["a", "b"], "every": "1ms", "overlap": overlap})
+    scripts = {"a": Script(units=("n1",)), "b": Script(units=("n2",))}
+    faults = {name: Scripted.model_validate({"scripted": one, "hold": "1h"}) for name, one in scripts.items()}
+    open_at_once = 2 if overlap else 1
+    async with stage.running(**faults) as scheduler:
+        operator = Operator(scheduler)
+        with anyio.fail_after(PATIENCE):
+            await stage.watch.until(FaultInjected, open_at_once)
+            await operator.abort()
+            await stage.watch.until(FaultInjected, 2 * open_at_once)
+            await operator.pause()
+            assert len(stage.watch.all(FaultUndone)) == 2 * open_at_once
+            await anyio.sleep(0.1)
+            assert len(stage.watch.all(FaultIntent)) == 2 * open_at_once, (
+                "nothing is drawn while it is paused"
+            )
+            await operator.resume()
+            await stage.watch.until(FaultInjected, 3 * open_at_once)
+    cut = [event.truncated for event in stage.watch.all(EpisodeClosed)]
+    assert cut.count("an operator aborted it") == cut.count("an operator paused the faults") == open_at_once
+    assert len(stage.watch.all(FaultUndone)) == 3 * open_at_once
 
 
 async def test_a_pause_undoes_what_is_open_and_keeps_draws_waiting(stage: Stage) -> None:
