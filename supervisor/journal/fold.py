@@ -80,7 +80,7 @@ def fold(lines: Iterable[bytes], span: float, until: float = float("inf")) -> by
 
 def _source(event: Event) -> tuple[str, ...]:
     """What records must share to be merged; the class, too, since one that cannot be read stays as it is."""
-    return type(event).__name__, event.load if isinstance(event, LoadWindow) else ""
+    return type(event).__name__, event.load if isinstance(event, LoadWindow | LoopLag) else ""
 
 
 def _merge(group: Sequence[_Member], places: list[bytes]) -> None:
@@ -176,7 +176,7 @@ def fold_lags(lags: Sequence[LoopLag]) -> list[Event]:
     total = Histogram()
     for lag in lags:
         total.merge(Histogram.unpack(lag.times))
-    return [LoopLag(times=_packed(total))]
+    return [LoopLag(times=_packed(total), load=lags[0].load)]
 
 
 FOLDERS: Final[Mapping[str, Folder]] = {

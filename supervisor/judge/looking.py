@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from supervisor.judge.counting import plural
-from supervisor.judge.measures import OWN_SHARE, Part, Sliding, measure, tolerated
+from supervisor.judge.latencies import PackedSum
+from supervisor.judge.measures import OWN_SHARE, Part, Sliding, loops_of, measure, tolerated
 from supervisor.judge.metrics import OK_RATE, Subject, Unit, plain
 from supervisor.judge.operations import Amounts
 from supervisor.judge.scopes import Where
@@ -49,7 +50,7 @@ def look(threshold: Threshold, baseline: float, tally: Tally) -> Seen:
         return Seen(None, gap)
     match tally.meters.get(threshold.text):
         case Sliding() as sliding:
-            return _in_windows(threshold, baseline, sliding, tally)
+            return _in_windows(threshold, sliding, tally)
         case Part() as part:
             return _in_part(threshold, baseline, part, tally)
         case _ if threshold.scope or threshold.span or threshold.relative:
@@ -112,14 +113,19 @@ def _in_all(threshold: Threshold, baseline: float, tally: Tally) -> Seen:
             total = Amounts()
             for name in _loads(threshold, tally):
                 total.merge(tally.loads[name])
-            return _of_loads(threshold, baseline, total, tally.measured, tally)
+            return _of_loads(
+                threshold, baseline, total, tally.measured, tally, loops=tally.loops(_loads(threshold, tally))
+            )
         case Subject.UNIT:
             return _of_units(threshold.metric.name, threshold.of, tally)
         case Subject.FAULT:
             return _of_faults(threshold.metric.name, threshold.of, tally)
 
 
-def _of_loads(threshold: Threshold, baseline: float, amounts: Amounts, seconds: float, tally: Tally) -> Seen:
+def _of_loads(
+    threshold: Threshold, baseline: float, amounts: Amounts, seconds: float, tally: Tally, *, loops: PackedSum
+) -> Seen:
+    """`loops`: how late the event loops were meanwhile."""
     metric, name = threshold.metric, _name(threshold)
     if metric.counter is not None:
         return _counter(threshold, metric.counter, tally)
@@ -134,7 +140,7 @@ def _of_loads(threshold: Threshold, baseline: float, amounts: Amounts, seconds: 
             return Seen(None, f"{name} has no ok operation to take a time of")
         basis, doubt = (
             f"of {plural(amounts.ok, 'ok operation')}",
-            _own_lag(threshold, baseline, amounts, tally),
+            _own_lag(threshold, baseline, amounts, loops),
         )
     elif metric.name == OK_RATE:
         basis, doubt = f"{amounts.ok:,} ok in {format_duration(round(seconds, 1))}", ""
@@ -170,12 +176,12 @@ def _counter(threshold: Threshold, counter: str, tally: Tally) -> Seen:
     return Seen(total, "") if told else Seen(None, f"{name} never reported a count of {counter}")
 
 
-def _own_lag(threshold: Threshold, baseline: float, amounts: Amounts, tally: Tally) -> str:
+def _own_lag(threshold: Threshold, baseline: float, amounts: Amounts, loops: PackedSum) -> str:
     """Say whether our own lateness may be what a latency shows."""
     metric = threshold.metric
     quantile = metric.quantile or 0.0
     limit = tolerated(threshold.limit.at(baseline))
-    loop = tally.lags.histogram().quantile(quantile) or 0.0
+    loop = loops.histogram().quantile(quantile) or 0.0
     if loop > limit:
         return _too_late(f"its event loop was {metric.name.rpartition(' ')[2]} {_time(loop)} late")
     if metric.name.startswith("service"):
@@ -243,10 +249,11 @@ def _in_part(threshold: Threshold, baseline: float, part: Part, tally: Tally) ->
     if threshold.metric.quantile is not None and not amounts.lag.counts:  # which is not known by episodes
         for name in _loads(threshold, tally):
             amounts.lag.merge(tally.loads[name].lag)
-    return _of_loads(threshold, baseline, amounts, part.seconds(tally.alive.mono), tally)
+    loops = loops_of(threshold.load, part.loops)
+    return _of_loads(threshold, baseline, amounts, part.seconds(tally.alive.mono), tally, loops=loops)
 
 
-def _in_windows(threshold: Threshold, baseline: float, sliding: Sliding, tally: Tally) -> Seen:
+def _in_windows(threshold: Threshold, sliding: Sliding, tally: Tally) -> Seen:
     if tally.ended is not None:
         sliding.close(tally.alive.mono)
     span = format_duration(threshold.span or 0.0)
@@ -263,11 +270,8 @@ def _in_windows(threshold: Threshold, baseline: float, sliding: Sliding, tally: 
         return Seen(None, f"{_name(threshold)} did not finish a single operation")
     value, begin, end = sliding.worst
     times = " to ".join(tally.alive.at(mono).utc.strftime("%H:%M:%S") for mono in (begin, end))
-    doubt = ""
-    if threshold.metric.quantile is not None:
-        doubt = _own_lag(threshold, baseline, Amounts(), tally)
     missing = _unseen(sliding, seen) if sliding.looked < seen else ""
-    return Seen(value, f"the worst of {plural(seen, 'window')} of {span}, from {times} UTC", doubt, missing)
+    return Seen(value, f"the worst of {plural(seen, 'window')} of {span}, from {times} UTC", missing=missing)
 
 
 def _unseen(sliding: Sliding, seen: int) -> str:

@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from supervisor.journal.events import LoadWindow
+from supervisor.judge.latencies import PackedSum
 from supervisor.judge.metrics import OK_RATE, Subject, Unit
 from supervisor.judge.operations import EDGE, Amounts
 from supervisor.judge.thresholds import Threshold
 
 LATENESS: Final = 2.0
 """Seconds after which nothing is written any more of what happened before."""
+LAGS: Final = 11.0
+"""Seconds that are longer than those from one word on our own lag to the next."""
 OWN_SHARE: Final = 0.2
 """Of a latency's limit: above that our own lag may be what is seen."""
 OWN_LEAST: Final = 0.001
@@ -55,12 +58,27 @@ def tolerated(limit: float) -> float:
     return max(OWN_SHARE * limit, OWN_LEAST)
 
 
+Loops = dict[str, PackedSum]
+"""How late event loops were, by the load whose own they are; the daemon's under an empty name."""
+
+
+def loops_of(load: str | None, loops: Loops) -> PackedSum:
+    """Return how late the event loop was that a threshold's load runs in; of all loads, any of them."""
+    if load is not None:
+        return loops.get(load) or loops.get("") or PackedSum()
+    total = PackedSum()
+    for one in loops.values():
+        total.merge(one)
+    return total
+
+
 @dataclass(slots=True)
 class Part:
     """A part of a run, in totals: what a scope leaves, or what came after the baseline."""
 
     threshold: Threshold
     amounts: Amounts = field(default_factory=Amounts)
+    loops: Loops = field(default_factory=dict)
     begun: float | None = None
     """Monotonic seconds from which on it is measured; None: not yet."""
     ended: float | None = None
@@ -82,6 +100,16 @@ class Part:
         """Take something that happened to a unit."""
         if self.begun is not None and concerns(self.threshold, what, unit, tuple(marks)):
             self.amounts.counters[what] = self.amounts.counters.get(what, 0.0) + 1
+
+    def loop(
+        self, load: str, begin: float, end: float, lags: PackedSum, marks: Iterable[tuple[str, ...]]
+    ) -> None:
+        """Take how late an event loop was between two instants: the daemon's, or those of a load that has its own."""
+        scope = self.threshold.scope
+        if self.begun is None or end < self.begun or (self.ended is not None and begin > self.ended):
+            return
+        if scope is None or any(scope.takes(one) for one in marks):
+            self.loops.setdefault(load, PackedSum()).merge(lags)
 
     def now(self, mono: float) -> None:
         """Hear what time it is: a part has no times."""
@@ -119,6 +147,15 @@ class Worst(NamedTuple):
     end: float
 
 
+class _Loop(NamedTuple):
+    """How late an event loop was between two instants."""
+
+    begin: float
+    end: float
+    load: str
+    lags: PackedSum
+
+
 class Sliding:
     """A window that slides along the run."""
 
@@ -142,6 +179,7 @@ class Sliding:
         self._bins: dict[int, Amounts] = {}
         self._blurs: set[int] = set()
         self._window: deque[Amounts] = deque()
+        self._loops: deque[_Loop] = deque()
         self._sum = Amounts()
 
     def begin(self, mono: float) -> None:
@@ -173,10 +211,23 @@ class Sliding:
             amounts = self._at(mono)
             amounts.counters[what] = amounts.counters.get(what, 0.0) + 1
 
+    def loop(
+        self,
+        load: str,
+        begin: float,
+        end: float,
+        lags: PackedSum,
+        marks: Iterable[tuple[str, ...]],  # noqa: ARG002  # a window is of all that happened
+    ) -> None:
+        """Take how late an event loop was between two instants: the daemon's, or those of a load that has its own."""
+        if self._begun is not None and self.threshold.metric.quantile is not None:
+            self._loops.append(_Loop(begin, end, load, lags))
+
     def now(self, mono: float) -> None:
-        """Look at the windows that are over."""
+        """Look at the windows that are over, and of which all is known."""
+        patience = LATENESS if self.threshold.metric.quantile is None else LAGS
         if self._begun is not None:
-            self._slide(math.floor((min(mono, self._ended) - LATENESS) / self._step))
+            self._slide(math.floor((min(mono, self._ended) - patience) / self._step))
 
     def close(self, mono: float) -> None:
         """Look at the windows that are left, up to the end."""
@@ -219,16 +270,21 @@ class Sliding:
         if value is None:
             self.empty += 1
             return
-        if self._own_lag(value):
+        if self._own_lag(value, begin, end):
             self.lagged += 1
             return
         self.looked += 1
         if self.worst is None or self.threshold.worse(value, self.worst.value):
             self.worst = Worst(value, begin, end)
 
-    def _own_lag(self, value: float) -> bool:
+    def _own_lag(self, value: float, begin: float, end: float) -> bool:
         metric, limit = self.threshold.metric, self.threshold.limit
-        if metric.quantile is None or metric.name.startswith("service"):
+        if metric.quantile is None:
+            return False
+        tolerable = tolerated(value if self.threshold.relative else limit.value)
+        if self._loop_lag(begin, end, tolerable) > tolerable:
+            return True
+        if metric.name.startswith("service"):
             return False
         service = self._sum.latencies.service.quantile(metric.quantile)
         if (
@@ -239,7 +295,20 @@ class Sliding:
         ):
             return False  # it took too long even from when it was begun
         lag = self._sum.lag.histogram().quantile(metric.quantile)
-        return lag is not None and lag > tolerated(value if self.threshold.relative else limit.value)
+        return lag is not None and lag > tolerable
+
+    def _loop_lag(self, begin: float, end: float, tolerable: float) -> float:
+        """Return how late the event loop was within a window, at the threshold's quantile; 0 if it never was by more than is tolerable."""
+        while self._loops and self._loops[0].end < begin:
+            self._loops.popleft()
+        here = [one for one in self._loops if one.begin < end and one.end > begin]
+        if max((one.lags.highest for one in here), default=0.0) <= tolerable:
+            return 0.0
+        loops: Loops = {}
+        for one in here:
+            loops.setdefault(one.load, PackedSum()).merge(one.lags)
+        whole = loops_of(self.threshold.load, loops).histogram()
+        return whole.quantile(self.threshold.metric.quantile or 0.0) or 0.0
 
 
 Meter = Part | Sliding

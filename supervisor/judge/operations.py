@@ -117,6 +117,8 @@ class LoadTotals(Amounts):
     curve: Curve = field(default_factory=Curve)
     crashed: int = 0
     """How often the load, or a process of it, ended before it should: what it had not settled by then it never will."""
+    loops: PackedSum = field(default_factory=PackedSum)
+    """How late the event loops of its own processes were; empty if it runs in the daemon's."""
     broken: Some = field(default_factory=Some)
     """Those where it is the load that went wrong: it raised, or did not return in its time."""
     killed: Some = field(default_factory=Some)

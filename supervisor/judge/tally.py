@@ -56,6 +56,8 @@ from supervisor.values import format_duration
 NAMES: Final = 1000
 """Units, loads, probes: a soak names far fewer; whatever else a journal contains, memory stays bounded."""
 UNEXPLAINED: Final = "unexplained"
+SAMPLED: Final = 10.0
+"""Seconds of which the first word on our own lag tells."""
 LAG: Final = "soakd_event_loop_lag_seconds"
 _AFTERWARDS: Final = (RunEnded, FaultUndone, UndoFailed, EpisodeClosed, VerdictReached, HookRan)
 """What recovery and judging write when the soak is over."""
@@ -115,6 +117,8 @@ class Tally:
     """The worst lag of soakd's own event loop, in seconds."""
     lags: PackedSum = field(default_factory=PackedSum)
     """All of them, ten a second."""
+    _measured_lag: dict[str, float] = field(default_factory=dict, compare=False)
+    """Until when the lag of the daemon and of each load's processes is known, in monotonic seconds."""
     baseline: Baseline | None = None
     meters: dict[str, Meter] = field(default_factory=dict, compare=False)
     """By the text of a threshold that is not about the whole run simply."""
@@ -142,7 +146,7 @@ class Tally:
         elif isinstance(event, Observation):
             self.lag = max(self.lag, event.values.get(LAG, 0.0))
         elif isinstance(event, LoopLag):
-            self._lagged(event)
+            self._lagged(event, moment)
         else:
             self._timeline.apply(record)
             self.episodes.apply(event, moment)
@@ -207,11 +211,34 @@ class Tally:
         if phase is Phase.SOAKING:
             self.soaking = moment
 
-    def _lagged(self, event: LoopLag) -> None:
+    def _lagged(self, event: LoopLag, moment: Moment) -> None:
+        lags = PackedSum()
         try:
-            self.lags.add(event.times)
+            lags.add(event.times)
         except ValueError:
             self.trouble.setdefault("torn", Some()).add("a record of our own lag cannot be read")
+            return
+        if event.load:
+            self._load(event.load).loops.merge(lags)
+            self.lag = max(self.lag, lags.highest)
+        else:
+            self.lags.merge(lags)
+        begin = self._measured_lag.get(event.load, moment.mono - SAMPLED)
+        self._measured_lag[event.load] = moment.mono
+        marks = {
+            self._timeline.overlapping(*span)
+            for span in ((begin, moment.mono), (begin, begin), (moment.mono, moment.mono))
+        }
+        for meter in self.meters.values():
+            meter.loop(event.load, begin, moment.mono, lags, marks)
+
+    def loops(self, loads: Iterable[str]) -> PackedSum:
+        """Return how late the event loops were in which these loads ran."""
+        own = [self.loads[name].loops for name in loads]
+        total = PackedSum()
+        for one in own:
+            total.merge(one if one.counts else self.lags)
+        return total
 
     def _disturbed(self, what: str) -> None:
         if self.phase is Phase.BASELINE and self.baseline:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -53,6 +53,8 @@ class LoadContext:
     process: int = 0
     """Which of `processes` this is, from 0: a load that is shared does every so many-th operation in each."""
     processes: int = 1
+    together: Callable[[], Awaitable[float]] | None = None
+    """Of a load that is shared: waits until every process is ready, and returns the monotonic seconds at which all begin."""
     owed: float | None = None
     """Seconds since the run's start from when on operations were due that nobody began, since the process before this one died."""
 

@@ -6,8 +6,10 @@ Results merge exactly: windows add up, and what a process did not report before 
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Final, Literal
 
 import anyio
 
@@ -47,6 +49,12 @@ def _break(context: LoadContext, how: Literal["raised", "cut short"], error: str
     context.journal.emit(LoadBroken(load=context.name, how=how, error=error))
 
 
+READY: Final = 10.0
+"""Seconds after the first process was ready in which the others may become so, for all to begin together."""
+TOGETHER: Final = 0.05
+"""Seconds from the word to begin until they do: far longer than it takes to arrive."""
+
+
 class _Crew:
     """The processes of one load."""
 
@@ -55,6 +63,12 @@ class _Crew:
         self._open = 0
         self._windows: list[LoadWindow] = []
         self._beyond_help = ""
+        self._members: list[Process] = []
+        self._waiting: set[Process] = set()
+        self._first, self._at = anyio.Event(), 0.0
+        """When all began, in monotonic seconds; 0 as long as they have not."""
+        self._settled: dict[str, set[int]] = {}
+        """What is only known once somebody has looked, and which processes have: 0 is 0 when all of them say so."""
 
     async def run(self) -> None:
         """Keep all processes up until the load is to stop, and wait for their last words."""
@@ -69,8 +83,11 @@ class _Crew:
 
                 supervisor = Supervisor(group, self.context.journal, give_up)
                 for process in range(of):
-                    member = Process(self.load, self.context, process, self._take)
+                    take = partial(self._take, process)
+                    member = Process(self.load, self.context, process, take, self._is_ready)
+                    self._members.append(member)
                     supervisor.keep(f"load {name} {member.title}", member.run)
+                await self._begin_together()
         finally:
             leave()
             self._flush()
@@ -78,14 +95,43 @@ class _Crew:
             raise ProcessDied(self._beyond_help)
         self.context.journal.emit(LoadStopped(load=name, open=self._open))
 
-    def _take(self, event: Event) -> None:
+    async def _begin_together(self) -> None:
+        """Wait until all processes are ready, for some time, and let them begin."""
+        stop = self.context.stop
+        while not (self._at or stop.is_set()):
+            with anyio.move_on_after(READY if self._waiting else None) as patience:
+                await _either(self._first, stop)
+            self._first = anyio.Event()
+            if patience.cancelled_caught or len(self._waiting) == len(self._members):
+                self._at = time.monotonic() + TOGETHER
+        for member in self._waiting if self._at else ():
+            member.begin(self._at)
+
+    def _is_ready(self, member: Process) -> None:
+        """Take that a process waits for the beginning; one that comes later than that begins at once."""
+        self._waiting.add(member)
+        self._first.set()
+        if self._at:
+            member.begin(self._at)
+
+    def _take(self, process: int, event: Event) -> None:
         """Take what a process tells."""
         if isinstance(event, LoadWindow):
-            self._windows.append(event)
+            self._windows.append(self._settle(process, event))
         elif isinstance(event, LoadStopped):
             self._open += event.open
         else:
             self.context.journal.emit(event)
+
+    def _settle(self, process: int, window: LoadWindow) -> LoadWindow:
+        """Keep back that there was nothing of a kind, until all processes have said so."""
+        counters = dict(window.counters)
+        for name in [name for name in counters if name in self.load.settled]:
+            said = self._settled.setdefault(name, set())
+            said.add(process)
+            if not counters[name] and len(said) < self.load.processes:
+                del counters[name]
+        return window.model_copy(update={"counters": counters})
 
     def _flush(self) -> None:
         windows, self._windows = self._windows, []
@@ -93,3 +139,15 @@ class _Crew:
             for event in fold_windows(windows):
                 # Of many processes, but of the same time: nothing is coarser for that.
                 self.context.journal.emit(event.model_copy(update={"windows": 1}))
+
+
+async def _either(*events: anyio.Event) -> None:
+    """Wait for the first of several events."""
+    async with anyio.create_task_group() as group:
+
+        async def wait(event: anyio.Event) -> None:
+            await event.wait()
+            group.cancel_scope.cancel()
+
+        for event in events:
+            group.start_soon(wait, event)

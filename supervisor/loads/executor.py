@@ -79,21 +79,24 @@ class Executor:
 
     async def run(self) -> int:
         """Run until the load is to stop; return how many operations had to be cut off."""
+        together = self._context.together
+        begin = await together() if together else time.monotonic()
         async with anyio.create_task_group() as operations:
-            await (self._closed_loop if self._crew else self._open_loop)(operations)
+            await (self._closed_loop(operations) if self._crew else self._open_loop(operations, begin))
             self._last = operations.cancel_scope
             self._last.deadline = anyio.current_time() + LAST
         return self._open
 
     # --- open loop -----------------------------------------------------------------------------------------------------
 
-    async def _open_loop(self, group: TaskGroup) -> None:
-        start = self._context.start
-        since = max(time.monotonic() - start, 0.0)
+    async def _open_loop(self, group: TaskGroup, begin: float) -> None:
+        start, owed = self._context.start, self._context.owed
+        since = max(begin, time.monotonic()) - start
         seed = f"{self._context.seed}/{self._context.name}"
-        # Wherever a load begins, it begins now: what was due before it could begin is not owed. But where a process follows one that
-        # died, what was due meanwhile was nobody's choice to leave out.
-        due = self._pace.due(min(since, self._context.owed or since), seed, *self._share)
+        # Wherever a load begins, it begins now: what was due before it could begin is not owed. But where it follows an earlier life
+        # that died, or other processes began before this one, what was due meanwhile was nobody's choice to leave out.
+        first = begin - start if owed is None else owed
+        due = self._pace.due(max(min(since, first), 0.0), seed, *self._share)
         missed = 0
         while (at := next(due)) < since:
             missed += 1

@@ -1,7 +1,7 @@
 """One process of a load that is shared by several, as its run sees it: started, told what happens, and counted to the end.
 
-Where it dies, operations that had ended but were not reported are counted by outcome, without their times; those under way are
-indeterminate; and what was due until another one takes its place is dropped.
+Where it dies, operations that had ended but were not reported are counted all the same, from the memory it shared; those under way
+are indeterminate; and what was due until another one takes its place is dropped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from os import environ
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import anyio
 import anyio.abc
@@ -27,14 +27,27 @@ from supervisor.journal.events import (
     FaultInjected,
     FaultIntent,
     FaultUndone,
+    LoadBroken,
     LoadWindow,
     Record,
-    Sample,
-    Slice,
 )
 from supervisor.loads.base import LoadContext
 from supervisor.loads.pace import Paced
-from supervisor.loads.shares import Begin, Ended, Happened, Ledger, Ping, Stop, Told, Totals, messages, pack
+from supervisor.loads.recorder import Recorder
+from supervisor.loads.shares import (
+    Begin,
+    Ended,
+    Go,
+    Happened,
+    Ledger,
+    Ping,
+    Ready,
+    Stop,
+    Told,
+    Totals,
+    messages,
+    pack,
+)
 
 PULSE: Final = 5.0
 """Seconds from one question to a process whether it is well to the next."""
@@ -42,8 +55,6 @@ HUNG: Final = 10.0
 """Seconds of silence after which it is not: far longer than a busy one needs."""
 DIED: Final = "process died"
 """The error class of operations that were under way when their process died."""
-UNREPORTED: Final = "unreported"
-"""The error class of operations that failed just before their process died."""
 _KNOWN: Final = (FaultIntent, FaultInjected, FaultFailed, FaultUndone, EpisodeClosed)
 _LAST_WORDS: Final = 4000
 
@@ -53,15 +64,23 @@ class ProcessDied(Exception):  # noqa: N818  # what happened is in the name
 
 
 class Process:
-    """One process, life after life. `take` is given every event that it tells, and what it left unreported as a window."""
+    """One process, life after life."""
 
     def __init__(
-        self, load: Paced, context: LoadContext, process: int, take: Callable[[Event], None]
+        self,
+        load: Paced,
+        context: LoadContext,
+        process: int,
+        take: Callable[[Event], None],
+        ready: Callable[[Process], None],
     ) -> None:
+        """`take` is given every event that it tells, and what it left unreported as a window; `ready`: it waits for `begin`."""
         self._load, self._context, self._process, self._tell_crew = load, context, process, take
+        self._ready = ready
         self.title = f"process {process + 1} of {load.processes}"
         self._owed: float | None = None
-        self._reported, self._since = Totals(), 0.0
+        self._reported = Totals()
+        self._counted: dict[str, float] = {}
         self._queue = deque[bytes]()
         self._filled = anyio.Event()
         self._pings = 0
@@ -74,7 +93,7 @@ class Process:
         context, ledger, said = self._context, Ledger.new(), bytearray()
         if context.stop.is_set():
             return
-        self._reported, self._since, self._ended = Totals(), time.monotonic(), None
+        self._reported, self._counted, self._ended = Totals(), {}, None
         code: int | None = None
         try:
             async with await anyio.open_process(
@@ -89,10 +108,13 @@ class Process:
                 await self._talk(process, said)
             code = process.returncode
         finally:
-            self._take_rest(ledger.read())
+            self._take_rest(ledger)
             self._owe(ledger.next_due)
             ledger.close()
         if last := self._last_words(bytes(said)):
+            how: Literal["raised", "killed"] = "raised" if self._ended else "killed"
+            error = last.splitlines()[-1] if self._ended else f"it ended with {code}: {last}"
+            context.journal.emit(LoadBroken(load=context.name, process=self.title, how=how, error=error))
             raise ProcessDied(f"{self.title} of load {context.name} ended with {code}: {last}")
 
     def _last_words(self, said: bytes) -> str:
@@ -124,6 +146,10 @@ class Process:
             self._heard.clear()
             group.cancel_scope.cancel()
 
+    def begin(self, at: float) -> None:
+        """Let it begin at an instant, in monotonic seconds."""
+        self._tell(Go(at))
+
     def _begin(self) -> Begin:
         context = self._context
         return Begin(
@@ -142,7 +168,7 @@ class Process:
             timeline=context.timeline.copy(),
         )
 
-    def _tell(self, message: Begin | Happened | Ping | Stop) -> None:
+    def _tell(self, message: Begin | Happened | Ping | Go | Stop) -> None:
         self._queue.append(pack(message))
         self._filled.set()
 
@@ -188,8 +214,10 @@ class Process:
 
     # --- counting ------------------------------------------------------------------------------------------------------
 
-    def _take(self, message: Told | Ping | Ended) -> None:
-        if isinstance(message, Ping):
+    def _take(self, message: Told | Ping | Ready | Ended) -> None:
+        if isinstance(message, Ready):
+            self._ready(self)
+        elif isinstance(message, Ping):
             if waiting := self._heard.pop(message.n, None):
                 waiting.set()
         elif isinstance(message, Ended):
@@ -197,7 +225,8 @@ class Process:
         else:
             if isinstance(window := message.event, LoadWindow):
                 self._reported = self._reported.plus(_totals(window))
-                self._since = window.end
+                for name, amount in window.counters.items():
+                    self._counted[name] = self._counted.get(name, 0.0) + amount
             self._tell_crew(message.event)
 
     def _owe(self, next_due: float | None) -> None:
@@ -207,42 +236,38 @@ class Process:
         elif self._owed is None:
             self._owed = time.monotonic() - self._context.start
 
-    def _take_rest(self, done: Totals) -> None:
-        """Count what the process did and did not report."""
+    def _take_rest(self, ledger: Ledger) -> None:
+        """Count what the process did and did not report, each operation with its own times and episodes."""
+        done, counters, now = ledger.read(), ledger.counters(), time.monotonic()
         rest = done.minus(self._reported)
-        under_way = done.started - done.ok - done.failed - done.indeterminate
-        unsure = rest.indeterminate + under_way
-        dropped = rest.scheduled - rest.started  # with those that it was about to begin
+        under_way = done.started - done.ended
+        more = {name: amount - self._counted.get(name, 0.0) for name, amount in counters.items()}
         whole = self._ended is not None and not self._ended.error
-        if whole or not (any(rest) or under_way):
+        if whole or not (any(rest) or under_way or any(more.values())):
             return  # what it cut off in the end it has told of; but not where its load raised
-        now = time.monotonic()
-        errors = {name: n for name, n in ((UNREPORTED, rest.failed), (DIED, unsure)) if n}
-        episodes = self._context.timeline.overlapping(self._since, now)
-        sample = Sample(
-            at=self._since, name="", outcome="indeterminate", error=DIED, detail=self.title, took=0.0
-        )
-        self._tell_crew(
-            LoadWindow(
-                load=self._context.name,
-                start=self._since,
-                end=now,
-                scheduled=rest.scheduled,
-                started=rest.started,
-                dropped=dropped,
-                slices=(
-                    Slice(
-                        episodes=episodes,
-                        ok=rest.ok,
-                        failed=rest.failed,
-                        indeterminate=unsure,
-                        errors=errors,
-                        first_failure=now if errors else None,
-                    ),
-                ),
-                samples=(sample,) if unsure else (),
+        recorder = Recorder(self._context.name, _Told(self._tell_crew), self._context.timeline)
+        recorder.scheduled(rest.scheduled)
+        recorder.started(rest.started)
+        recorder.late(rest.late)
+        recorder.dropped(rest.scheduled - rest.started)  # with those that it was about to begin
+        for one in ledger.last(rest.ended):
+            recorder.record(**one._asdict())
+        for name, amount in more.items():
+            if amount:
+                recorder.count(name, amount)
+        # Whatever is under way was begun before the next one was due, and is it no more by now.
+        since = min(ledger.next_due or now, now)
+        for _ in range(under_way):
+            recorder.record(
+                intended=since, start=since, end=now, outcome="indeterminate", error=DIED, detail=self.title
             )
-        )
+        recorder.close()
+
+
+class _Told(NamedTuple):
+    """Where windows go: to whoever takes all that a process tells."""
+
+    emit: Callable[[Event], None]
 
 
 def _totals(window: LoadWindow) -> Totals:
@@ -250,6 +275,7 @@ def _totals(window: LoadWindow) -> Totals:
         window.scheduled,
         window.started,
         window.dropped,
+        window.late,
         sum(one.ok for one in window.slices),
         sum(one.failed for one in window.slices),
         sum(one.indeterminate for one in window.slices),

@@ -1,4 +1,4 @@
-"""What passes between a load and the processes that share its work: messages over pipes, and totals in memory that both see."""
+"""What passes between a load and the processes that share its work: messages over pipes, and what they have counted in memory that both see."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from supervisor.broker.options import Broker
 from supervisor.journal.events import Event, Record
 from supervisor.journal.timeline import Timeline
 from supervisor.loads.pace import Paced
-from supervisor.loads.recorder import Outcome, Recorder
+from supervisor.loads.recorder import OTHER, Outcome, Recorder
 
 _LENGTH: Final = struct.Struct("!I")
-_OUTCOMES: Final[Mapping[str, int]] = {"ok": 3, "failed": 4, "indeterminate": 5}
-_SLOTS: Final = 6
+_OUTCOMES: Final[tuple[Outcome, ...]] = ("ok", "failed", "indeterminate")
+_NUMBERS: Final[Mapping[Outcome, int]] = {outcome: number for number, outcome in enumerate(_OUTCOMES)}
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
@@ -56,6 +56,17 @@ class Ping(NamedTuple):
     n: int
 
 
+class Ready(NamedTuple):
+    """From a process: it is ready to begin, and waits for `Go`."""
+
+
+class Go(NamedTuple):
+    """To a process: begin, with all others, at this instant."""
+
+    at: float
+    """Monotonic seconds, which all processes of a machine have alike."""
+
+
 class Stop(NamedTuple):
     """To a process: finish what is under way, send the rest, and leave."""
 
@@ -72,7 +83,7 @@ class Ended(NamedTuple):
     error: str = ""
 
 
-Message = Begin | Happened | Ping | Stop | Told | Ended
+Message = Begin | Happened | Ping | Ready | Go | Stop | Told | Ended
 
 
 def pack(message: Message) -> bytes:
@@ -97,7 +108,22 @@ async def messages(read: Callable[[int], Awaitable[bytes]]) -> AsyncIterator[Any
             del buffer[: _LENGTH.size + size]
 
 
-# --- totals ----------------------------------------------------------------------------------------------------------
+# --- what was counted ------------------------------------------------------------------------------------------------
+
+RING: Final = 32_768
+"""Ended operations of which the times are kept: more than any process reports at once."""
+NAMES: Final = 64
+"""Counters that have a place of their own, and as many error classes; the rest is counted under `other`."""
+_TOTALS: Final = 7
+_DUE: Final = _TOTALS
+_CELL: Final = 128
+"""Bytes of a name."""
+_ENTRY: Final = struct.Struct("=dddq")
+_AMOUNTS: Final = (_TOTALS + 1) * 8
+_COUNTERS: Final = _AMOUNTS + NAMES * 8
+_ERRORS: Final = _COUNTERS + NAMES * _CELL
+_ENDED: Final = _ERRORS + NAMES * _CELL
+_SIZE: Final = _ENDED + RING * _ENTRY.size
 
 
 class Totals(NamedTuple):
@@ -106,9 +132,15 @@ class Totals(NamedTuple):
     scheduled: int = 0
     started: int = 0
     dropped: int = 0
+    late: int = 0
     ok: int = 0
     failed: int = 0
     indeterminate: int = 0
+
+    @property
+    def ended(self) -> int:
+        """Operations that have an outcome."""
+        return self.ok + self.failed + self.indeterminate
 
     def minus(self, other: Totals) -> Totals:
         """Return what is more in this than in the other."""
@@ -119,35 +151,101 @@ class Totals(NamedTuple):
         return Totals(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
+class Happening(NamedTuple):
+    """An operation that has ended. Times are monotonic seconds."""
+
+    intended: float
+    start: float
+    end: float
+    outcome: Outcome
+    error: str
+
+
 class Ledger:
-    """Totals in memory that outlives the process which counts there: so nothing of what it did is forgotten if it is killed."""
+    """What a process has counted, in memory that outlives it: so nothing of what it did is forgotten if it is killed.
+
+    Totals and counters are of its whole life; of its operations the last `RING` are there one by one.
+    """
 
     def __init__(self, descriptor: int) -> None:
         """`descriptor`: of a memory file; it belongs to the ledger from now on."""
         self.descriptor = descriptor
-        self._memory = mmap.mmap(descriptor, (_SLOTS + 1) * 8)
-        self.slots = memoryview(self._memory).cast("q")
+        self._memory = mmap.mmap(descriptor, _SIZE)
+        self._view = memoryview(self._memory)
+        self.slots = self._view[:_AMOUNTS].cast("q")
+        self._amounts = self._view[_AMOUNTS:_COUNTERS].cast("d")
+        self._places: dict[tuple[int, str], int] = {}
+        self._ended = 0
 
     @classmethod
     def new(cls) -> Ledger:
         """Return an empty one."""
         descriptor = os.memfd_create("soakd totals")
-        os.ftruncate(descriptor, (_SLOTS + 1) * 8)
+        os.ftruncate(descriptor, _SIZE)
         return cls(descriptor)
+
+    # --- written by the process ----------------------------------------------------------------------------------------
+
+    def end(self, intended: float, start: float, end: float, outcome: Outcome, error: str) -> None:
+        """Note an operation. It counts with the last step, so that one that is half noted was under way."""
+        number = _NUMBERS[outcome]
+        code = number + (self._place(_ERRORS, error or "unknown") << 2 if number else 0)
+        _ENTRY.pack_into(self._memory, _ENDED + self._ended % RING * _ENTRY.size, intended, start, end, code)
+        self._ended += 1
+        self.slots[4 + number] += 1
+
+    def count(self, name: str, amount: float) -> None:
+        """Add to a counter."""
+        self._amounts[self._place(_COUNTERS, name)] += amount
+
+    def _place(self, table: int, name: str) -> int:
+        place = self._places.get((table, name))
+        if place is None:
+            used = sum(one == table for one, _ in self._places)
+            place = min(used, NAMES - 1)
+            if used < NAMES:
+                text = (OTHER if used == NAMES - 1 else name).encode()[:_CELL]
+                at = table + place * _CELL
+                self._memory[at : at + len(text)] = text
+                self._places[table, name] = place
+        return place
+
+    # --- read by the run -----------------------------------------------------------------------------------------------
 
     def read(self) -> Totals:
         """Return what is counted by now."""
-        return Totals(*self.slots[:_SLOTS])
+        return Totals(*self.slots[:_TOTALS])
+
+    def counters(self) -> dict[str, float]:
+        """Return the counters."""
+        names = (self._name(_COUNTERS, place) for place in range(NAMES))
+        return {name: self._amounts[place] for place, name in enumerate(names) if name}
+
+    def last(self, count: int) -> list[Happening]:
+        """Return so many operations that ended last, oldest first; fewer if they are more than `RING`."""
+        ended, found = self.read().ended, []
+        for n in range(ended - min(count, RING), ended):
+            entry = _ENTRY.unpack_from(self._memory, _ENDED + n % RING * _ENTRY.size)
+            intended, start, end, code = entry
+            error = self._name(_ERRORS, code >> 2) if code & 3 else ""
+            found.append(Happening(intended, start, end, _OUTCOMES[code & 3], error))
+        return found
+
+    def _name(self, table: int, place: int) -> str:
+        at = table + place * _CELL
+        return self._memory[at : at + _CELL].rstrip(b"\0").decode(errors="replace")
 
     @property
     def next_due(self) -> float | None:
         """Monotonic seconds from which on nothing was scheduled yet; None if nothing ever was."""
         # A microsecond less, so that rounding never leaves out the operation that is due just then.
-        return self.slots[_SLOTS] / 1e9 - 1e-6 if self.slots[_SLOTS] else None
+        return self.slots[_DUE] / 1e9 - 1e-6 if self.slots[_DUE] else None
 
     def close(self) -> None:
         """Give the memory back."""
         self.slots.release()
+        self._amounts.release()
+        self._view.release()
         self._memory.close()
         os.close(self.descriptor)
 
@@ -171,7 +269,7 @@ class CountedRecorder(Recorder):
         super().record(
             intended=intended, start=start, end=end, outcome=outcome, error=error, detail=detail, name=name
         )
-        self.ledger.slots[_OUTCOMES[outcome]] += 1
+        self.ledger.end(intended, start, end, outcome, error)
 
     def scheduled(self, n: int = 1) -> None:  # noqa: D102
         super().scheduled(n)
@@ -185,5 +283,14 @@ class CountedRecorder(Recorder):
         super().dropped(n)
         self.ledger.slots[2] += n
 
+    def late(self, n: int = 1) -> None:  # noqa: D102
+        super().late(n)
+        self.ledger.slots[3] += n
+
+    def count(self, name: str, amount: float = 1) -> None:  # noqa: D102
+        super().count(name, amount)
+        self.ledger.count(name, amount)
+
     def reached(self, next_due: float) -> None:  # noqa: D102
-        self.ledger.slots[_SLOTS] = int(next_due * 1e9)
+        super().reached(next_due)
+        self.ledger.slots[_DUE] = int(next_due * 1e9)

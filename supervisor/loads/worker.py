@@ -9,35 +9,44 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 import traceback
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Final, cast
+from dataclasses import replace
+from itertools import count
+from typing import Any, Final, cast
 
 import anyio
 import uvloop
 
 from supervisor.broker.connection import open_connections
 from supervisor.journal.base import Journal
-from supervisor.journal.events import Event
+from supervisor.journal.events import Event, LoopLag
 from supervisor.loads.base import LoadContext
+from supervisor.loads.executor import CRASHED
 from supervisor.loads.shares import (
     Begin,
     CountedRecorder,
     Ended,
+    Go,
     Happened,
     Ledger,
     Ping,
+    Ready,
     Stop,
     Told,
     messages,
     pack,
 )
-from supervisor.supervision import nursery
+from supervisor.supervision import nursery, what
+from supervisor.telemetry.lag import Lag
 from supervisor.telemetry.logging import plain
 
 REPORT: Final = 1.0
 """Seconds from one report of what was counted to the next."""
+LAGS: Final = 10
+"""Reports from one that tells how late the event loop was to the next."""
 LAST: Final = 5.0
 """Seconds that the last messages may take."""
 
@@ -57,40 +66,75 @@ async def main(totals: int) -> None:
     """Work until told to stop, or until nobody is there any more."""
     reader, writer = await _pipes()
     incoming = messages(reader.read)
-    begin: Begin = await anext(incoming)
-    recorder = CountedRecorder(begin.name, Upstream(writer), begin.timeline)
-    recorder.ledger = Ledger(totals)
-    stop, error = anyio.Event(), ""
-
-    async def listen() -> None:
-        async for message in incoming:
-            if isinstance(message, Happened):
-                begin.timeline.apply(message.record)
-            elif isinstance(message, Ping):
-                writer.write(pack(message))
-            elif isinstance(message, Stop):
-                stop.set()
-        os._exit(1)  # the run is gone: whatever is under way here is nobody's any more
-
-    async def report() -> None:
-        while True:
-            await anyio.sleep(REPORT)
-            recorder.flush()
-
+    worker = _Worker(await anext(incoming), writer, Ledger(totals))
     async with nursery() as group:
-        group.start_soon(listen)
-        group.start_soon(report)
-        try:
-            async with _context(begin, recorder, Upstream(writer), stop) as context:
-                await begin.load.run(context)
-        except Exception:  # noqa: BLE001  # the run decides: it is told, and raises it there
-            error = traceback.format_exc()
-        recorder.close()
-        writer.write(pack(Ended(error)))
+        group.start_soon(worker.listen, incoming)
+        group.start_soon(worker.report)
+        group.start_soon(worker.lag.run)
+        await worker.work()
         with anyio.move_on_after(LAST):
             await writer.drain()
             writer.close()
             await writer.wait_closed()
+
+
+class _Worker:
+    """The work of this process, and what it tells of it."""
+
+    def __init__(self, begin: Begin, writer: asyncio.StreamWriter, ledger: Ledger) -> None:
+        self.lag = Lag()
+        self._begin, self._writer, self._journal = begin, writer, Upstream(writer)
+        self._recorder = CountedRecorder(begin.name, self._journal, begin.timeline)
+        self._recorder.ledger = ledger
+        self._stop, self._go = anyio.Event(), anyio.Event()
+        self._at = 0.0
+
+    async def work(self) -> None:
+        """Run the load, and say how it ended."""
+        error = ""
+        try:
+            async with _context(self._begin, self._recorder, self._journal, self._stop) as context:
+                await self._begin.load.run(replace(context, together=self._together))
+        except Exception as raised:  # noqa: BLE001  # the run decides: it is told, and raises it there
+            self._recorder.forsake(CRASHED, what(raised))
+            error = traceback.format_exc()
+        self._recorder.close()
+        self._tell_lag()
+        self._writer.write(pack(Ended(error)))
+
+    async def _together(self) -> float:
+        self._writer.write(pack(Ready()))
+        await self._go.wait()
+        return self._at
+
+    async def listen(self, incoming: AsyncIterator[Any]) -> None:
+        """Do as the run says, for as long as there is one."""
+        async for message in incoming:
+            if isinstance(message, Happened):
+                self._begin.timeline.apply(message.record)
+            elif isinstance(message, Ping):
+                self._writer.write(pack(message))
+            elif isinstance(message, Go):
+                self._at = message.at
+                self._go.set()
+            elif isinstance(message, Stop):
+                self._at = self._at or time.monotonic()
+                self._stop.set()
+                self._go.set()
+        os._exit(1)  # the run is gone: whatever is under way here is nobody's any more
+
+    async def report(self) -> None:
+        """Tell what was counted, for ever."""
+        for n in count(1):
+            await anyio.sleep(REPORT)
+            self._recorder.flush()
+            if not n % LAGS:
+                self._tell_lag()
+
+    def _tell_lag(self) -> None:
+        _, times = self.lag.take()
+        if times.count:
+            self._journal.emit(LoopLag(times=tuple(times.pack()), load=self._begin.name))
 
 
 @asynccontextmanager

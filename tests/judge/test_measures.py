@@ -13,6 +13,9 @@ from judge_story import BOOT, START, Story, patient, piece
 
 from supervisor.journal.events import (
     EndReason,
+    EpisodeClosed,
+    FaultInjected,
+    FaultUndone,
     LoadBroken,
     LoadWindow,
     LoopLag,
@@ -347,6 +350,45 @@ def test_a_window_in_which_we_were_late_is_left_out() -> None:
 
     assert checked.verdict is Verdict.INCONCLUSIVE
     assert "soakd itself was so slow" in checked.why
+
+
+@pytest.mark.parametrize(
+    ("text", "lagging", "verdict"),
+    [
+        ("p99 < 1s in every 30s", (), "pass"),
+        ("p99 < 1s in every 30s", (4,), "inconclusive"),
+        ("p99 outside episodes < 1s", (4,), "inconclusive"),
+        ("p99 during restart-nats < 1s", (4,), "pass"),
+        ("p99 during restart-nats < 1s", (7,), "inconclusive"),
+        ("p99 < 5s in every 30s", (4,), "pass"),
+    ],
+)
+def test_a_slow_event_loop_is_held_against_the_time_it_was_slow_in(
+    text: str, lagging: tuple[int, ...], verdict: str
+) -> None:
+    story = of(text, faults=("restart-nats",), duration=None).wait(10)
+    for n in range(9):
+        if n == 7:
+            story.intend().tell(FaultInjected(episode="restart-nats#1", took=0.0))
+        marks = ("restart-nats#1:during",) if n == 7 else ()
+        story.wait(10).window("rpc", piece(*marks, ok=100, took=0.01))
+        story.tell(LoopLag(times=lagged(0.5 if n in lagging else 0.0001)))
+        if n == 7:
+            story.tell(FaultUndone(episode="restart-nats#1"))
+            story.tell(EpisodeClosed(episode="restart-nats#1", recovered=True, recovery=0.0))
+
+    checked = only(story.wait(1).end(EndReason.SIGNAL))
+
+    assert checked.verdict == verdict, checked.why
+
+
+@pytest.mark.parametrize(("load", "verdict"), [("", "pass"), ("rpc", "inconclusive"), ("other", "pass")])
+def test_processes_of_a_load_are_as_late_as_they_are_themselves(load: str, verdict: str) -> None:
+    """Of a load whose processes have event loops of their own it does not matter how late the daemon's was."""
+    story = of("load rpc: p99 < 1s", loads=("rpc", "other")).wait(10).operate(ok=100).operate("other")
+    story.tell(LoopLag(times=lagged(0.0001), load="rpc"), LoopLag(times=lagged(0.5), load=load))
+
+    assert seen(story.end())[0] == verdict
 
 
 # --- what loads count ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import psutil
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from load_bench import until
 from nats_bench import NatsBench
@@ -24,6 +24,7 @@ from supervisor.journal.events import (
     FaultUndone,
     LoadStopped,
     LoadWindow,
+    Record,
     Slice,
     TaskCrashed,
 )
@@ -33,7 +34,8 @@ from supervisor.loads.pace import Paced
 from supervisor.loads.processes import Process
 from supervisor.loads.registry import LOADS
 from supervisor.loads.request import RequestLoad
-from supervisor.loads.shares import CountedRecorder, Ended, Ledger, Told, Totals
+from supervisor.loads.shares import CountedRecorder, Ended, Ledger, Told
+from supervisor.values import Histogram
 
 
 def load(**entry: Any) -> RequestLoad:
@@ -137,18 +139,50 @@ async def test_what_was_under_way_is_counted_however_it_ended(
     nats_bench: NatsBench, last_word: Ended | None, unsure: int
 ) -> None:
     told: list[Event] = []
-    process = Process(load(rate="10/s"), nats_bench.bench.context("load"), 0, told.append)
+    context, ledger = nats_bench.bench.context("load"), Ledger.new()
+    process = Process(load(rate="10/s"), context, 0, told.append, lambda _: None)
+    recorder = CountedRecorder("load", process._context.journal, context.timeline)
+    recorder.ledger = ledger
+    context.timeline.apply(Record(1, 0.0, 3.0, FaultIntent(fault="f", episode="f#1", n=1, type="pause")))
+    context.timeline.apply(Record(2, 0.0, 4.0, FaultUndone(episode="f#1", attempts=1)))
+    context.timeline.apply(Record(3, 0.0, 5.0, EpisodeClosed(episode="f#1", recovered=True)))
+    recorder.scheduled(7)
+    recorder.started(7)
+    for n in range(3):
+        recorder.record(intended=n, start=n, end=n + 0.5, outcome="ok")
+    recorder.count("attempts", 5)
     process._take(
         Told(
-            LoadWindow(load="load", start=0, end=1, scheduled=5, started=5, dropped=0, slices=(Slice(ok=3),))
+            LoadWindow(
+                load="load",
+                start=0,
+                end=1,
+                scheduled=7,
+                started=7,
+                slices=(Slice(ok=3),),
+                counters={"attempts": 4.0},
+            )
         )
     )
     told.clear()
     if last_word is not None:
         process._take(last_word)
-    process._take_rest(Totals(scheduled=5, started=5, ok=3))
-    errors = [one.errors for window in told if isinstance(window, LoadWindow) for one in window.slices]
-    assert errors == ([{"process died": unsure}] if unsure else [])
+    recorder.record(intended=3.5, start=3.6, end=3.75, outcome="ok")
+    recorder.record(intended=6.0, start=6.0, end=7.0, outcome="failed", error="refused")
+    process._take_rest(ledger)
+    (window,) = [one for one in told if isinstance(one, LoadWindow)] or [None]
+    if not unsure:
+        assert window is None
+    else:
+        assert window is not None
+        assert window.counters == {"attempts": 1.0}
+        slices = {one.episodes: one for one in window.slices}
+        (during,), whole = (mark for mark in slices if mark), slices[()]
+        assert slices[during].ok == 1
+        assert Histogram.unpack(slices[during].response).highest == pytest.approx(0.25), "with its time"
+        assert whole.errors == {"refused": 1, "process died": unsure}
+    recorder.close()
+    ledger.close()
 
 
 async def test_what_is_due_after_the_last_that_was_scheduled_is_owed(nats_bench: NatsBench) -> None:
@@ -165,7 +199,7 @@ async def test_what_is_due_after_the_last_that_was_scheduled_is_owed(nats_bench:
 
     with anyio.fail_after(20):
         await Executor(pace, replace(context, recorder=recorder), operate).run()
-    process = Process(pace, context, 0, lambda _: None)
+    process = Process(pace, context, 0, lambda _: None, lambda _: None)
     process._owe(ledger.next_due)
     assert process._owed is not None
     scheduled = ledger.read().scheduled
@@ -216,6 +250,7 @@ PACES: list[dict[str, Any]] = [
 ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PACES), st.lists(st.floats(0, 40), min_size=2, max_size=9))
 def test_shares_are_the_whole_whenever_each_begins(pace: dict[str, Any], begins: list[float]) -> None:
     shared: Paced = load(processes=len(begins), **pace)

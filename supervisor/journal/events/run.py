@@ -122,6 +122,8 @@ class TaskCrashed(Event, kind="supervision.crashed"):
 class LoopLag(Event, kind="run.lag", folds=True):
     """How late the timers of soakd's own event loop came, ten times a second."""
 
+    load: str = ""
+    """The load whose processes' event loops these are; empty: the daemon's."""
     times: tuple[int | float, ...] = ()
     """`values.Histogram.pack`, in seconds."""
 
