@@ -254,7 +254,7 @@ async def soak_it(this: Run, output: Output, hidden: frozenset[str]) -> None:
             this.start = time.monotonic()
             phase(PhaseEntered(phase=Phase.BASELINE if this.soak.baseline else Phase.SOAKING))
             systemd.notify(f"READY=1\nSTATUS=soaking {this.soak.soak}")
-            flush = await enter(lifetimes.loads(this, connections))
+            flush = await enter(lifetimes.loads(this, fleet, connections))
             if this.soak.baseline is None or await undisturbed(this, this.soak.baseline, flush):
                 await enter(lifetimes.faults(this, fleet, connections, steady))
             await over(this)

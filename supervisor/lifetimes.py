@@ -35,10 +35,13 @@ from supervisor.faults.base import World
 from supervisor.faults.limits import Bounds
 from supervisor.faults.operator import Operator
 from supervisor.faults.scheduler import Scheduler
-from supervisor.journal.base import Journal
+from supervisor.journal.base import Journal, JournalError
 from supervisor.journal.events import EndReason
+from supervisor.journal.replay import ReplayError, replay
 from supervisor.journal.timeline import Timeline
 from supervisor.judge.abort import Abort
+from supervisor.judge.evaluation import Verdict
+from supervisor.judge.verdict import judge
 from supervisor.links.base import LinkError, told
 from supervisor.links.control import Links
 from supervisor.live.board import Board
@@ -46,7 +49,9 @@ from supervisor.live.picture import Wish
 from supervisor.live.target import ENDPOINT
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.crew import run_load
+from supervisor.loads.made import Leftovers
 from supervisor.loads.recorder import Recorder
+from supervisor.loads.server_logs import UnitLogs
 from supervisor.probes.base import Probe, View
 from supervisor.probes.expectations import Expectations
 from supervisor.probes.steady import SteadyState, default_probes
@@ -70,6 +75,8 @@ STOP_LOADS: Final = 10.0
 SETTLE: Final = 60.0
 """Seconds that the system may take to its steady state after the last load has stopped."""
 STOP_UNITS: Final = 30.0
+TIDY: Final = 10.0
+"""Seconds to remove what loads have made on the broker."""
 LOOK: Final = 2.0
 """Seconds of the grace that are kept for the last look, the verdict and its files."""
 
@@ -105,6 +112,8 @@ class Run:
     health: HealthWatch | None = None
     leaders: Leaders = field(default_factory=Leaders)
     links: Links | None = None
+    leftovers: Leftovers = field(default_factory=Leftovers)
+    """What loads have made on the broker and no longer need."""
     began: float = field(default_factory=time.monotonic)
     """Monotonic seconds at which the run began, before anything was started."""
     start: float = 0.0
@@ -295,6 +304,25 @@ async def broker(run: Run) -> AsyncGenerator[Connections | None]:
         supervisor.keep("broker monitor", monitor.run)
         yield connections
         run.board = None
+        with anyio.move_on_after(run.end.budget(TIDY, keep=LOOK), shield=True):
+            await _tidy(run)
+
+
+async def _tidy(run: Run) -> None:
+    """Remove the streams that loads have made, unless what is on record by now fails the run: then they are evidence."""
+    if not run.leftovers.streams:
+        return
+
+    def failed() -> bool:
+        return judge(replay(run.directory)).verdict is Verdict.FAIL
+
+    with suppress(JournalError, ReplayError, OSError):  # nobody knows: they stay
+        await run.journal.call(lambda: None)  # everything before this is written
+        if await anyio.to_thread.run_sync(failed, abandon_on_cancel=True):
+            kept = sorted(name for _, name in run.leftovers.streams)
+            _log.info("streams of a run that failed are kept as evidence", streams=kept)
+        else:
+            await run.leftovers.remove()
 
 
 @asynccontextmanager
@@ -349,12 +377,14 @@ def thresholds(run: Run) -> Generator[None]:
 
 
 @asynccontextmanager
-async def loads(run: Run, connections: Connections | None) -> AsyncGenerator[Callable[[], None]]:
+async def loads(
+    run: Run, fleet: Fleet, connections: Connections | None
+) -> AsyncGenerator[Callable[[], None]]:
     """Put the system under load; on the way out let every load finish what it is doing, and count it.
 
     What is yielded emits all that was counted up to now.
     """
-    stop = anyio.Event()
+    stop, logs = anyio.Event(), UnitLogs(fleet, run.soak.nodes(), run.journal) if run.soak.nodes() else None
     async with AsyncExitStack() as stack:
         recorders: list[Recorder] = []
         async with run.leaves() as counting, run.leaves() as supervisor:
@@ -376,6 +406,8 @@ async def loads(run: Run, connections: Connections | None) -> AsyncGenerator[Cal
                     recorder=recorder,
                     stop=stop,
                     connections=connections,
+                    server_logs=logs,
+                    leftovers=run.leftovers,
                     environment=run.told,
                 )
                 running[name] = anyio.Event()

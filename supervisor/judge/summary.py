@@ -15,6 +15,7 @@ from supervisor.judge.notes import notes
 from supervisor.judge.tables import clock
 from supervisor.judge.tally import Tally
 from supervisor.judge.verdict import Judgement
+from supervisor.judge.violations import violations
 from supervisor.values import format_duration
 
 FILES: Final = 3
@@ -28,6 +29,7 @@ def render(judgement: Judgement, directory: str = ".") -> str:
         _head(judgement),
         _why(judgement),
         _firsts(tally),
+        violations(tally),
         failing.unexplained(tally),
         tables.thresholds(judgement),
         tables.crashes(tally),

@@ -43,7 +43,7 @@ from supervisor.journal.events import (
 )
 from supervisor.journal.timeline import Timeline
 from supervisor.judge.baseline import Baseline
-from supervisor.judge.counting import Moment, Some, slot
+from supervisor.judge.counting import CASES, Moment, Some, slot
 from supervisor.judge.curve import Curve
 from supervisor.judge.episodes import Episodes
 from supervisor.judge.latencies import PackedSum
@@ -110,6 +110,8 @@ class Tally:
     steady: SteadyChanged | None = None
     """The last word on the steady state before judging began."""
     invariants: dict[str, Some] = field(default_factory=dict)
+    violations: list[InvariantViolated] = field(default_factory=list)
+    """The first ones, with all that is known of them."""
     trouble: dict[str, Some] = field(default_factory=dict)
     tasks_crashed: Some = field(default_factory=Some)
     tasks_gave_up: Some = field(default_factory=Some)
@@ -317,6 +319,8 @@ class Tally:
             case InvariantViolated():
                 key = slot(self.invariants, event.invariant)
                 self.invariants.setdefault(key, Some()).add(f"{event.subject}: {event.detail}")
+                if len(self.violations) < CASES:
+                    self.violations.append(event)
                 what = f"{event.invariant}: {event.subject}: {event.detail}"
                 self._first("invariant violated", First(moment, what, self.episodes.open()))
             case LoadStopped():

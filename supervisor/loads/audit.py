@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import base64
 import time
-from dataclasses import asdict
-from typing import Any, Final, Literal
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal, NamedTuple
+
+from pydantic_core import from_json
 
 from supervisor.broker import api
-from supervisor.broker.connection import Handle
-from supervisor.journal.events import InvariantViolated
-from supervisor.loads.base import LoadContext
+from supervisor.broker.connection import BrokerError, Handle
+from supervisor.broker.leadership import Leadership, is_authoritative
 from supervisor.loads.ledger import Acked, Ledger
 
 AT_ONCE: Final = 200
 """Messages that are looked at in one go."""
-TOLD: Final = 20
-"""Losses that are told with all their details; the others are only counted."""
 DEADLINE: Final = 2.0
+CONFIRM: Final = 1.0
+"""Seconds after which a loss that was seen is seen once more before it is one: a leader of the past lacks what came after it."""
+ELECTED: Final = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED"
 
 Fate = Literal["stream", "delivery", "retention"]
+
+
+class Lost(NamedTuple):
+    """A message that was acknowledged and is gone."""
+
+    acked: Acked
+    fate: Fate
+    state: dict[str, Any]
+    """The stream's, as STREAM.INFO has it, with `cluster` and `created`; empty if there is no such stream any more."""
+
+    @property
+    def where(self) -> str:
+        """Before all that the stream has (prefix), after it (postfix), or in between (middle)."""
+        if not self.state or self.acked.sequence > self.state["last_seq"]:
+            return "postfix"
+        return "prefix" if self.acked.sequence < self.state["first_seq"] else "middle"
 
 
 class Audit:
@@ -27,91 +45,112 @@ class Audit:
 
     def __init__(
         self,
-        context: LoadContext,
         handle: Handle,
         ledger: Ledger,
         *,
         stream: str,
         consumer: str,
         keeps: float,
+        remake: Callable[[int], Awaitable[None]],
     ) -> None:
-        """`keeps`: seconds for which the stream keeps every message; 0 if it is not ours and may drop what it likes."""
-        self.lost = 0
-        self._context, self._handle, self._ledger = context, handle, ledger
-        self._stream, self._consumer, self._keeps = stream, consumer, keeps
+        """`keeps`: seconds for which the stream keeps every message; 0 if it is not ours and may drop what it likes.
 
-    async def look(self, settle: float, prefix: str) -> None:
-        """Decide on what has been owed for `settle` seconds; BrokerError if the broker does not say. `prefix` begins every id."""
+        `remake` makes the consumer anew if it is gone, to begin at a place in the stream.
+        """
+        self.leadership = Leadership()
+        self._handle, self._ledger = handle, ledger
+        self._stream, self._consumer, self._keeps, self._remake = stream, consumer, keeps, remake
+        self._suspects: dict[int, float] = {}
+        """Messages that seemed lost, and since when."""
+
+    async def follow(self) -> Callable[[], Awaitable[None]]:
+        """Hear of new leaders of the stream; the return value ends that."""
+
+        async def elected(msg: Any) -> None:
+            try:
+                leader = str(from_json(msg.data)["leader"])
+            except (ValueError, KeyError, TypeError):
+                return
+            self.leadership.seen(leader, time.monotonic())
+
+        return (await self._handle.subscribe(f"{ELECTED}.{self._stream}", elected)).unsubscribe
+
+    async def look(self, settle: float, prefix: str) -> list[Lost]:
+        """Return what is lost of all that has been owed for `settle` seconds, and is no longer from now on. `prefix` begins every id.
+
+        BrokerError if the broker does not say.
+        """
+        state = await self._state()
         due: list[Acked] = []
         for acked in self._ledger.owed.values():
             if acked.at > time.monotonic() - settle or len(due) == AT_ONCE:
                 break
             due.append(acked)
         if not due:
-            return
-        consumer = await self._call(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
-        stream = await self._call(f"STREAM.INFO.{self._stream}")
+            self._suspects.clear()
+            return []
+        floor = await self._floor(due) if state else 0
+        lost: list[Lost] = []
+        suspects: dict[int, float] = {}
         for acked in due:
-            fate = await self._fate(acked, f"{prefix}{acked.n}", stream["state"], consumer)
-            if fate and self._ledger.owed.pop(acked.n, None):
-                await self._tell(acked, fate, f"{prefix}{acked.n}", stream)
+            fate = await self._fate(acked, f"{prefix}{acked.n}", state, floor)
+            since = self._suspects.get(acked.n, now := time.monotonic())
+            if fate and now - since < CONFIRM:
+                suspects[acked.n] = since
+            elif fate:
+                lost.append(Lost(acked, fate, state))
+        self._suspects = suspects
+        # All at once: who is cut off before this has decided nothing. Some may have arrived meanwhile.
+        return [one for one in lost if self._ledger.owed.pop(one.acked.n, None)]
 
-    async def _fate(
-        self, acked: Acked, name: str, state: dict[str, Any], consumer: dict[str, Any]
-    ) -> Fate | None:
+    async def _state(self) -> dict[str, Any]:
+        """Return what the stream's leader says of it, empty if there is no such stream; BrokerError if nobody may speak for it."""
+        try:
+            info = await self._call(f"STREAM.INFO.{self._stream}")
+        except api.ApiError as error:
+            if error.err_code == api.STREAM_NOT_FOUND:
+                return {}
+            raise
+        cluster = info.get("cluster") or {}
+        leader = str(cluster.get("leader") or "")
+        if cluster.get("name") and not is_authoritative(leader, cluster.get("replicas") or ()):
+            raise BrokerError(f"stream {self._stream}: {leader or 'nobody'} leads it without a majority")
+        self.leadership.seen(leader or self._handle.nc.server_title.partition(" ")[0], time.monotonic())
+        return {**info["state"], "cluster": cluster, "created": info["created"]}
+
+    async def _floor(self, due: list[Acked]) -> int:
+        """Return up to where the consumer's messages were acknowledged; a consumer that is gone begins anew with what is owed."""
+        try:
+            consumer = await self._call(f"CONSUMER.INFO.{self._stream}.{self._consumer}")
+        except api.ApiError as error:
+            if error.err_code != api.CONSUMER_NOT_FOUND:
+                raise
+            await self._remake(min(acked.sequence for acked in due))
+            return 0
+        return int(consumer["ack_floor"]["stream_seq"])
+
+    async def _fate(self, acked: Acked, name: str, state: dict[str, Any], floor: int) -> Fate | None:
         """Return what became of a message; None: it is there, and may still be delivered."""
+        if not state:
+            return "stream"
         if acked.sequence < state["first_seq"] and time.monotonic() - acked.at >= self._keeps:
             return "retention"
-        if await self._holds(acked.sequence) != name:
+        if await self.holds(acked.sequence) != name:
             return "stream"
         # The floor passes a message only when it was acknowledged by its reader, and that is us.
-        return "delivery" if consumer["ack_floor"]["stream_seq"] >= acked.sequence else None
+        return "delivery" if floor >= acked.sequence else None
 
-    async def _holds(self, sequence: int) -> str:
-        """Return the id of the message at a place of the stream; empty if there is none."""
+    async def holds(self, sequence: int) -> str:
+        """Return the id of the message at a place of the stream, as its leader has it; empty if there is none. BrokerError."""
         try:
             answer = await self._call(f"STREAM.MSG.GET.{self._stream}", {"seq": sequence})
         except api.ApiError as error:
-            if error.err_code == api.MESSAGE_NOT_FOUND:
+            if error.err_code in {api.MESSAGE_NOT_FOUND, api.STREAM_NOT_FOUND}:
                 return ""
             raise
         headers = base64.b64decode(answer["message"].get("hdrs", "")).decode(errors="replace")
         lines = (line.partition(": ") for line in headers.split("\r\n"))
-        return next((value for key, _, value in lines if key == "Nats-Msg-Id"), "?")
-
-    async def _tell(self, acked: Acked, fate: Fate, name: str, stream: dict[str, Any]) -> None:
-        count = self._context.recorder.count
-        count(f"lost_to_{fate}" if fate == "retention" else f"lost_in_{fate}")
-        if fate == "retention":
-            return
-        state = stream["state"]
-        where = "prefix" if acked.sequence < state["first_seq"] else "middle"
-        where = "postfix" if acked.sequence > state["last_seq"] else where
-        count("lost")
-        count(f"lost_{where}")
-        self.lost += 1
-        if self.lost > TOLD:
-            return
-        near = {
-            str(n): await self._holds(n) for n in (acked.sequence - 1, acked.sequence, acked.sequence + 1)
-        }
-        self._context.journal.emit(
-            InvariantViolated(
-                invariant="an acknowledged message is delivered",
-                subject=f"load {self._context.name}: stream {self._stream}",
-                detail=f"{name} was acknowledged as message {acked.sequence} and is lost: "
-                + ("the stream does not have it" if fate == "stream" else "it was never delivered"),
-                data={
-                    **asdict(acked),
-                    "id": name,
-                    "fate": fate,
-                    "where": where,
-                    "holds": near,
-                    "state": state,
-                    "cluster": stream.get("cluster", {}),
-                },
-            )
-        )
+        return next((value for key, _, value in lines if key == "Nats-Msg-Id"), "a message without id")
 
     async def _call(self, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         return await api.call(self._handle, subject, body, deadline=DEADLINE)

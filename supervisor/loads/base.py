@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
     from supervisor.broker.connection import Connections
     from supervisor.journal.timeline import Timeline
+    from supervisor.loads.made import Leftovers
     from supervisor.loads.recorder import Recorder
+
+
+class ServerLogs(Protocol):
+    """The logs of the broker's servers, as far as these are units of the soak."""
+
+    async def save(self, title: str, since: float, until: float) -> Mapping[str, str]:
+        """Save what the servers wrote between two wall times into files of the run directory, whose names begin with `title`.
+
+        Return for each server's unit the file's name, or in words why there is none. Takes a few seconds at most.
+        """
 
 
 class Sink(Protocol):
@@ -47,6 +58,10 @@ class LoadContext:
     stop: anyio.Event
     """Set when the load should finish what it is doing and return."""
     connections: Connections | None = None
+    server_logs: ServerLogs | None = None
+    """None: nobody knows of any."""
+    leftovers: Leftovers | None = None
+    """Where streams go that the load made and no longer needs; None: they are removed at once."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What every program that soakd starts gets besides its own: SOAKD_NATS_URL (a comma list of servers), SOAKD_NATS_USER and
     SOAKD_NATS_PASSWORD of the configured broker."""

@@ -212,7 +212,7 @@ class ClaimLoad(NatsLoad):
                     questions, flow.count, prefix=prefix, expired=flow.expired, doubt=flow.doubt
                 )
             if not flow.wrong:
-                await remove(handle, name)
+                await remove(context, handle, name)
 
     def _stream(self, subject: str) -> dict[str, Any]:
         return {

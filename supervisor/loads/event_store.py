@@ -17,6 +17,7 @@ from supervisor.loads.consumers import STALE, Consumers
 from supervisor.loads.executor import Executor
 from supervisor.loads.history import CONFLICTS, SETTLED, History
 from supervisor.loads.identity import Identity, Writer
+from supervisor.loads.made import remove
 from supervisor.loads.nats_load import NatsLoad, Subject
 from supervisor.loads.store import ANSWERS, Store
 from supervisor.supervision import nursery
@@ -121,7 +122,9 @@ class EventStoreLoad(NatsLoad):
             sound = await history.last_look()
             with suppress(BrokerError):
                 await consumers.look(handle, self.event_store, CLEAR)
-            await self._clear(handle, consumers, history.prefix if sound else None, remove=ours and sound)
+            await self._clear(handle, consumers, history.prefix if sound and not ours else None)
+            if ours and sound:
+                await remove(context, handle, self.event_store)
         context.recorder.flush()
         context.journal.emit(LoadStopped(load=context.name, open=open_))
 
@@ -147,16 +150,13 @@ class EventStoreLoad(NatsLoad):
             "duplicate_window": int(min(self.max_age, 120.0) * 1e9),
         }
 
-    async def _clear(self, handle: Handle, consumers: Consumers, events: str | None, *, remove: bool) -> None:
+    async def _clear(self, handle: Handle, consumers: Consumers, events: str | None) -> None:
         """Remove what we made, `events` being what the subjects of ours begin with, None if they are evidence.
 
         A broker that is away keeps it all: consumers end by themselves, events of a stream of ours too.
         """
         with anyio.move_on_after(CLEAR):
             try:
-                if remove:
-                    await api.call(handle, f"STREAM.DELETE.{self.event_store}")
-                    return
                 await consumers.clear(handle, self.event_store, CLEAR)
                 if events is not None:
                     await api.call(handle, f"STREAM.PURGE.{self.event_store}", {"filter": f"{events}.>"})

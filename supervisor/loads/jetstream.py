@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
@@ -19,6 +19,8 @@ from supervisor.loads.clients import CONNECT, SEEN, LoadClient, open_client
 from supervisor.loads.executor import TIMEOUT, Executor, Failure
 from supervisor.loads.identity import Identity, Writer
 from supervisor.loads.ledger import Acked, Ledger
+from supervisor.loads.losses import Losses
+from supervisor.loads.made import remove
 from supervisor.loads.nats_load import NatsLoad, Subject
 from supervisor.loads.publishing import publish
 from supervisor.loads.pull import Pull
@@ -44,13 +46,13 @@ class JetStreamLoad(NatsLoad):
     It is ok if the stream acknowledges it within `timeout`, in as many attempts as that takes, all with the same `Nats-Msg-Id`;
     indeterminate if any attempt went unanswered, else failed. A durable pull consumer reads everything back. Counters: `attempts`;
     `lost` (acknowledged and not delivered: `lost_in_stream` or `lost_in_delivery`), `lost_to_retention` (which is no loss),
-    `duplicates` (one message at two places of the stream), `redelivered` (legal), `unexpected`. `lost` is only reported as 0 if the
-    last look at the end was complete.
+    `duplicates` (one message at two places of the stream), `redelivered` (legal), `unexpected`, `consumers_lost`. `lost` is
+    only reported as 0 if the last look at the end was complete.
     """
 
     key: ClassVar[str] = "jetstream"
     counters: ClassVar[tuple[str, ...]] = (
-        *("attempts", "duplicates", "redelivered", "unexpected", "lost_to_retention"),
+        *("attempts", "duplicates", "redelivered", "unexpected", "lost_to_retention", "consumers_lost"),
         *_ACKS.values(),
         *SEEN.values(),
     )
@@ -95,25 +97,29 @@ class JetStreamLoad(NatsLoad):
             with anyio.fail_after(CONNECT):
                 ours = await self._prepare(handle, context.run, consumer)
             flow = _Flow(self, context, Writer(identity, self.size), sender)
-            pull = Pull(
-                reader, f"{handle.api_prefix}.CONSUMER.MSG.NEXT.{self.jetstream}.{consumer}", flow.take
-            )
-            await flow.questions.open()
-            await pull.open()
             audit = Audit(
-                context,
                 handle,
                 flow.ledger,
                 stream=self.jetstream,
                 consumer=consumer,
                 keeps=self.max_age if ours else 0.0,
+                remake=partial(self._remake, handle, context, consumer),
             )
+            flow.losses = Losses(self, context, audit, flow.ledger, flow.prefix)
+            pull = Pull(
+                reader, f"{handle.api_prefix}.CONSUMER.MSG.NEXT.{self.jetstream}.{consumer}", flow.take
+            )
+            await flow.questions.open()
+            await pull.open()
+            stack.push_async_callback(await audit.follow())
             group = await stack.enter_async_context(nursery())
             for task in (flow.questions.run, pull.run, partial(flow.watch, audit)):
                 group.start_soon(task)
             open_ = await Executor(self, context, flow.publish).run()
             complete = await flow.last_look(audit)
-            await self._clear(handle, consumer, remove=ours and complete and not audit.lost)
+            await self._clear(handle, consumer)
+            if ours and complete and flow.sound:
+                await remove(context, handle, self.jetstream)
         context.recorder.flush()
         context.journal.emit(LoadStopped(load=context.name, open=open_))
 
@@ -126,19 +132,26 @@ class JetStreamLoad(NatsLoad):
             if error.err_code != api.STREAM_NOT_FOUND:
                 raise
             info = await api.call(handle, f"STREAM.CREATE.{self.jetstream}", self._config(mark))
-        ours = info["config"].get("description") == mark
+        await self._consume(handle, consumer, info["state"]["last_seq"] + 1)
+        return bool(info["config"].get("description") == mark)
+
+    async def _remake(self, handle: Handle, context: LoadContext, consumer: str, start: int) -> None:
+        """Make the consumer again that the broker no longer has, though it is durable, so that what is owed can still arrive."""
+        context.recorder.count("consumers_lost")
+        await self._consume(handle, consumer, start)
+
+    async def _consume(self, handle: Handle, consumer: str, start: int) -> None:
         config: dict[str, Any] = {
             "durable_name": consumer,
             "ack_policy": "explicit",
             "ack_wait": int(5e9),
             "max_ack_pending": 20_000,
             "deliver_policy": "by_start_sequence",
-            "opt_start_seq": info["state"]["last_seq"] + 1,
+            "opt_start_seq": start,
             "inactive_threshold": int(CONSUMER_LIVES * 1e9),
         }
         body = {"stream_name": self.jetstream, "config": config}
         await api.call(handle, f"CONSUMER.DURABLE.CREATE.{self.jetstream}.{consumer}", body)
-        return bool(ours)
 
     def _config(self, mark: str) -> dict[str, Any]:
         return {
@@ -149,28 +162,27 @@ class JetStreamLoad(NatsLoad):
             "storage": self.storage,
             "max_age": int(self.max_age * 1e9),
             "duplicate_window": int(min(self.max_age, 120.0) * 1e9),
+            "allow_direct": True,  # so that each replica can be asked what it holds
         }
 
-    async def _clear(self, handle: Handle, consumer: str, *, remove: bool) -> None:
-        """Remove what we made. A broker that is away keeps it: the consumer ends by itself, the stream's messages too."""
-        with anyio.move_on_after(1):
-            try:
-                await api.call(handle, f"CONSUMER.DELETE.{self.jetstream}.{consumer}")
-                if remove:
-                    await api.call(handle, f"STREAM.DELETE.{self.jetstream}")
-            except BrokerError:
-                return
+    async def _clear(self, handle: Handle, consumer: str) -> None:
+        """Remove our consumer; with a broker that is away it ends by itself."""
+        with anyio.move_on_after(1), suppress(BrokerError):
+            await api.call(handle, f"CONSUMER.DELETE.{self.jetstream}.{consumer}")
 
 
 class _Flow:
     """Messages on their way through the stream."""
+
+    losses: Losses
 
     def __init__(self, load: JetStreamLoad, context: LoadContext, writer: Writer, client: LoadClient) -> None:
         self.ledger = Ledger()
         self._load, self._writer, self._client = load, writer, client
         self._subject, self._count = load.published_to, context.recorder.count
         identity = writer.identity
-        self._prefix = f"{identity.run}.{identity.load}.{identity.epoch}.{identity.writer}."
+        self._wrong = False
+        self.prefix = f"{identity.run}.{identity.load}.{identity.epoch}.{identity.writer}."
         self.questions = Questions(
             client,
             min(load.attempt, load.timeout),
@@ -180,13 +192,14 @@ class _Flow:
     async def publish(self) -> Failure | None:
         """Publish the next message, in as many attempts as its time allows."""
         payload = self._writer.next()
-        n, deadline = self._writer.n, time.monotonic() + self._load.timeout
-        headers = {"Nats-Msg-Id": f"{self._prefix}{n}"}
+        n, began = self._writer.n, time.monotonic()
+        deadline = began + self._load.timeout
+        headers = {"Nats-Msg-Id": f"{self.prefix}{n}"}
         self.ledger.begin(n)
         acked, unsure = None, False
         try:
             while True:
-                result = await self._attempt(n, payload, headers)
+                result = await self._attempt(n, payload, headers, began)
                 if isinstance(result, Acked):
                     acked = result
                     return None
@@ -197,12 +210,14 @@ class _Flow:
         finally:
             self.ledger.end(n, acked)
 
-    async def _attempt(self, n: int, payload: bytes, headers: dict[str, str]) -> Acked | Failure:
+    async def _attempt(
+        self, n: int, payload: bytes, headers: dict[str, str], began: float
+    ) -> Acked | Failure:
         self._count("attempts", 1)
-        result = await publish(self.questions, self._subject, payload, headers)
-        return (
-            result if isinstance(result, Failure) else Acked(n, result, time.monotonic(), self._client.server)
-        )
+        ack = await publish(self.questions, self._subject, payload, headers)
+        if isinstance(ack, Failure):
+            return ack
+        return Acked(n, ack.sequence, time.monotonic(), self._client.server, began, ack.stream, ack.duplicate)
 
     def take(self, payload: bytes, sequence: int, again: bool) -> None:
         """Take a message that was delivered."""
@@ -212,6 +227,12 @@ class _Flow:
         what = self.ledger.delivered(n, sequence, self._writer.n, again=again)
         if what != "first":
             self._count(what, 1)
+            self._wrong = self._wrong or what in ("duplicates", "unexpected")
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was ever wrong with the stream."""
+        return not self._wrong and not self.losses.count
 
     async def watch(self, audit: Audit) -> None:
         """Look once a second what became of messages that should have been delivered by now, for ever."""
@@ -221,7 +242,7 @@ class _Flow:
             self.ledger.settle(settled)
             settled = self._writer.n - self._load.in_flight
             try:
-                await audit.look(self._load.settle, self._prefix)
+                await self.losses.tell(await audit.look(self._load.settle, self.prefix))
             except BrokerError:
                 continue  # nothing is decided on silence; the last look says so if it stays
 
@@ -231,13 +252,13 @@ class _Flow:
             while self.ledger.owed:  # noqa: ASYNC110  # messages come one by one
                 await anyio.sleep(0.02)
         with anyio.move_on_after(LAST_LOOK):
-            try:
-                while before := len(self.ledger.owed):
-                    await audit.look(0, self._prefix)
-                    if len(self.ledger.owed) == before:
-                        break
-            except BrokerError:
-                pass
+            while self.ledger.owed:
+                try:
+                    lost = await audit.look(0, self.prefix)
+                except BrokerError:
+                    break
+                await self.losses.tell(lost)
+                await anyio.sleep(0.1)  # a loss is seen twice before it is one
         undecided = len(self.ledger.owed) + self.ledger.unchecked
         self._count("undecided", undecided)
         if not undecided:

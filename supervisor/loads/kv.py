@@ -114,7 +114,7 @@ class KvLoad(NatsLoad):
         if flow.wrong:
             return
         if ours:
-            await remove(handle, config["name"])
+            await remove(context, handle, config["name"])
         else:
             await _purge(handle, config["name"], f"{flow.keys}>")
 

@@ -27,6 +27,12 @@ class Acked:
     """Monotonic seconds of the acknowledgement."""
     server: str
     """host:port that we were connected to."""
+    began: float = 0.0
+    """Monotonic seconds of the first attempt to publish it."""
+    stream: str = ""
+    """The stream that the acknowledgement names."""
+    duplicate: bool = False
+    """The stream said that it had it already, from an attempt before."""
 
 
 class Ledger:
@@ -76,6 +82,14 @@ class Ledger:
         if same is None:  # too long ago to know its place
             return "redelivered" if again or sequence <= highest else "duplicates"
         return "redelivered" if same == sequence else "duplicates"
+
+    def fate(self, n: int) -> str:
+        """Say in words what is known of a message of ours."""
+        if (place := self._recent.get(n)) is not None:
+            return f"delivered, at {place}"
+        if (acked := self.owed.get(n)) is not None:
+            return f"acknowledged, at {acked.sequence}, not delivered yet"
+        return "being published" if n in self._open else "no longer, or never, known"
 
     def settle(self, upto: int) -> None:
         """Forget the gaps up to a number: what was never acknowledged need not arrive."""

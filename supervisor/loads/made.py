@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle
+
+if TYPE_CHECKING:
+    from supervisor.loads.base import LoadContext
 
 
 async def make(handle: Handle, run: str, config: Mapping[str, Any], *, existing: bool = False) -> bool:
@@ -36,9 +40,29 @@ async def make(handle: Handle, run: str, config: Mapping[str, Any], *, existing:
     )
 
 
-async def remove(handle: Handle, name: str) -> None:
-    """Remove a stream; a broker that is away keeps it."""
-    with anyio.move_on_after(1, shield=True):
+@dataclass
+class Leftovers:
+    """Streams that are to be removed at the end of the run, unless it failed: then they are evidence."""
+
+    streams: list[tuple[Handle, str]] = field(default_factory=list)
+
+    async def remove(self) -> None:
+        """Remove them; a broker that is away keeps them."""
+        for handle, name in self.streams:
+            await _delete(handle, name)
+
+
+async def remove(context: LoadContext, handle: Handle, name: str) -> None:
+    """Remove a stream, once it is known that the run did not fail; a broker that is away keeps it."""
+    if context.leftovers is not None:
+        context.leftovers.streams.append((handle, name))
+        return
+    with anyio.CancelScope(shield=True):
+        await _delete(handle, name)
+
+
+async def _delete(handle: Handle, name: str) -> None:
+    with anyio.move_on_after(1):
         try:
             await api.call(handle, f"STREAM.DELETE.{name}")
         except BrokerError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic_core import from_json
 
@@ -17,10 +17,19 @@ CONFLICT: Final = Failure("wrong last sequence")
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 
 
+class PubAck(NamedTuple):
+    """What a stream says of a message that it has taken. It does not say which server does: only the stream's leader may."""
+
+    sequence: int
+    stream: str
+    duplicate: bool
+    """The stream had it already, by its `Nats-Msg-Id`."""
+
+
 async def publish(
     questions: Questions, subject: str, payload: bytes, headers: dict[str, str] | None = None
-) -> int | Failure:
-    """Return the place in the stream, or why there is none: `CONFLICT`, `TIMEOUT` (it may have one all the same), others."""
+) -> PubAck | Failure:
+    """Return the acknowledgement, or why there is none: `CONFLICT`, `TIMEOUT` (it may be stored all the same), others."""
     try:
         answer = await questions.ask(subject, payload, headers)
     except UnansweredError:
@@ -32,21 +41,22 @@ async def publish(
     return _acknowledged(answer.data)
 
 
-def _acknowledged(data: bytes) -> int | Failure:
+def _acknowledged(data: bytes) -> PubAck | Failure:
     try:
         ack = from_json(data)
         if refused := ack.get("error"):
             code = refused.get("err_code", "?")
             known = code in WRONG_LAST
             return CONFLICT if known else Failure(f"error {code}", str(refused.get("description", "")))
-        return int(ack["seq"])
+        return PubAck(int(ack["seq"]), str(ack.get("stream", "")), bool(ack.get("duplicate")))
     except (ValueError, KeyError, AttributeError, TypeError):
         return Failure("no acknowledgement", repr(data[:80]))
 
 
 async def compare_and_set(questions: Questions, subject: str, payload: bytes, expected: int) -> int | Failure:
-    """Publish if the subject's last message is `expected`; 0: if it has none."""
-    return await publish(questions, subject, payload, {EXPECTED: str(expected)})
+    """Publish if the subject's last message is `expected`, 0: if it has none; return its place, or why it has none."""
+    answer = await publish(questions, subject, payload, {EXPECTED: str(expected)})
+    return answer.sequence if isinstance(answer, PubAck) else answer
 
 
 def subject_prefix(handle: Handle) -> str:

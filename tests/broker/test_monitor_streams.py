@@ -12,6 +12,7 @@ from nats_servers import NatsServer
 
 from supervisor.broker.api import call, each
 from supervisor.broker.connection import BrokerError, Handle, open_connections
+from supervisor.broker.leadership import is_authoritative
 from supervisor.broker.monitor.snapshot import Consumers
 from supervisor.broker.monitor.streams import (
     OURS,
@@ -19,7 +20,6 @@ from supervisor.broker.monitor.streams import (
     Page,
     add_up,
     describe,
-    is_authoritative,
     look,
     parse,
     stored_at,

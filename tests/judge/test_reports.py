@@ -46,6 +46,24 @@ def test_one_full_story_reads_as_it_should(name: str) -> None:
     assert texts[name] == (GOLDEN / name).read_text()
 
 
+def test_a_violation_is_told_with_all_that_is_known_of_it() -> None:
+    data = {"sequence": 7, "replicas": {"n1": {"holds": "no", "state": {}}}, "logs": {"n1": "<lost>.n1.log"}}
+    story = Story().begin(loads=("rpc",)).operate(ok=1)
+    for n in range(7):
+        story.tell(
+            InvariantViolated(invariant="no loss", subject="s", detail=f"message {n} is gone", data=data)
+        )
+
+    texts = render(Path("run"), judged(story.end()))
+
+    assert (
+        "**no loss**, s: message 0 is gone\n\n- sequence: 7\n- replicas n1: holds no\n" in texts["summary.md"]
+    )
+    assert "<li>logs n1: &lt;lost&gt;.n1.log</li>" in texts["report.html"]
+    assert "message 4 is gone" in texts["summary.md"]
+    assert "… and 2 more, in `journal-*.jsonl`." in texts["summary.md"]
+
+
 def test_a_pass_says_what_it_rests_on() -> None:
     story = (
         Story().begin(loads=("rpc",), faults=("a",), thresholds=("ok == 100%",)).operate(ok=1500).episode("a")

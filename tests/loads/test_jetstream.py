@@ -91,8 +91,13 @@ async def test_acknowledged_and_not_stored_is_lost_and_nothing_else(
     assert len(nats_bench.violations) == lies
     assert "the stream does not have it" in violation.detail
     assert violation.data["sequence"] == 1_000_000
-    assert violation.data["holds"] == {"999999": "", "1000000": "", "1000001": ""}
-    assert violation.data["server"].startswith("127.0.0.1:")
+    near = violation.data["neighbours"]
+    assert {near[f"message {n}"] for n in (999_999, 1_000_000, 1_000_001)} == {"none"}
+    assert violation.data["stream"] == "REAL"
+    assert violation.data["subject"] == "in"
+    assert violation.data["acked_by"] == "nats1"
+    assert violation.data["connected_to"].startswith("127.0.0.1:")
+    assert violation.data["replicas"]["nats1"]["holds"] == "no"
 
 
 async def test_stored_twice_is_a_duplicate_and_nothing_else(

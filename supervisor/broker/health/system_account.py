@@ -65,9 +65,13 @@ async def _servers(handle: Handle, deadline: float) -> tuple[Server, ...]:
 
 
 async def ask_all(
-    handle: Handle, questions: Mapping[str, tuple[str, Mapping[str, bool]]], deadline: float
+    handle: Handle,
+    questions: Mapping[str, tuple[str, Mapping[str, bool]]],
+    deadline: float,
+    *,
+    named: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Ask every server, and return what each (by its id) said to each question, once no more answers come."""
+    """Ask every server, and return what each (by its id, or its name) said to each question, once no more answers come."""
     answers: dict[str, dict[str, Any]] = {}
     another = anyio.Event()
 
@@ -76,7 +80,8 @@ async def ask_all(
         with suppress(ValueError, KeyError, TypeError, AttributeError):  # whatever came, it was no answer
             said = json.loads(msg.data)
             if isinstance(said.get("data"), dict):
-                answers.setdefault(said["server"]["id"], {})[msg.subject.rpartition(".")[2]] = said["data"]
+                who = said["server"]["name" if named else "id"]
+                answers.setdefault(who, {})[msg.subject.rpartition(".")[2]] = said["data"]
         another.set()
         another = anyio.Event()
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from supervisor.broker.api import MESSAGE_NOT_FOUND, PASSES, ApiError, ask, call, decoded, pages
 from supervisor.broker.handle import Handle
+from supervisor.broker.leadership import is_authoritative
 from supervisor.broker.monitor.snapshot import Consumers, Stream
 from supervisor.broker.ordered import OURS
-
-CONTACT: Final = 3e9
-"""Nanoseconds: a leader that has not heard of a replica for so long is out of touch with it. They speak every second."""
 
 
 class Names:
@@ -150,18 +148,6 @@ def parse(info: Mapping[str, Any], now: float) -> Stream:
         or bool(config.get("max_age") or config.get("allow_msg_ttl")),
         erasable=not config.get("deny_delete"),
     )
-
-
-def is_authoritative(leader: str, replicas: Collection[Mapping[str, Any]]) -> bool:
-    """Say whether an answer comes from a leader that a majority follows.
-
-    A server lists all replicas but itself, so one that lists the leader is not the leader. A leader that was paused, or lost its
-    majority, believes in itself for up to 20 s; that it has not heard of its replicas gives it away.
-    """
-    if not leader or any(peer.get("name") == leader for peer in replicas):
-        return False
-    in_touch = [peer for peer in replicas if not peer.get("offline") and 0 < peer.get("active", 0) < CONTACT]
-    return 2 * (1 + len(in_touch)) > 1 + len(replicas)
 
 
 async def summarise(handle: Handle, stream: str, deadline: float) -> Consumers:
