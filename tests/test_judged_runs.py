@@ -77,7 +77,8 @@ def test_report_gives_the_numbers_that_the_live_run_printed(soakd: Soakd) -> Non
 
 def test_a_lost_threshold_ends_the_run_at_once(soakd: Soakd, tmp_path: Path) -> None:  # noqa: F811  # the fixture
     lost = {"that": "failures == 0 in every 5s", "abort": True}
-    soakd.start(soak(duration="10m", baseline="1s", thresholds=[lost, "ok >= 1%"]))
+    loads = {**soak()["loads"], "stream": {"jetstream": "KEPT", "rate": "20/s"}}
+    soakd.start(soak(duration="10m", baseline="1s", thresholds=[lost, "ok >= 1%"], loads=loads))
     assert soakd.end(60) == 1, soakd.output
     (ended,) = soakd.events(ev.RunEnded)
     assert isinstance(ended, ev.RunEnded)
@@ -85,3 +86,21 @@ def test_a_lost_threshold_ends_the_run_at_once(soakd: Soakd, tmp_path: Path) -> 
     assert ended.detail.startswith("failures == 0 in every 5s is lost: seen ")
     rules = {reason["rule"] for reason in soakd.verdict()["reasons"]}
     assert {"aborted", "threshold"} <= rules
+    assert (streams(soakd) / "KEPT").is_dir(), "evidence of a run that failed"
+
+
+def streams(soakd: Soakd) -> Path:  # noqa: F811  # the fixture
+    """Return where the embedded node keeps the streams of soakd's account."""
+    return soakd.run_dir / "units" / "nats1" / "jetstream" / "SOAK" / "streams"
+
+
+def test_streams_of_a_run_that_did_not_fail_are_removed(soakd: Soakd) -> None:  # noqa: F811  # the fixture
+    loads = {
+        "stream": {"jetstream": "GONE", "rate": "20/s"},
+        "store": {"event_store": "EVENTS", "rate": "20/s"},
+        "registers": {"kv": "REGISTERS", "rate": "20/s"},
+        "crew": {"claim": {"stream": "JOBS"}, "rate": "20/s", "jobs": 5},
+    }
+    soakd.start(soak(duration="2s", baseline="1s", faults={}, loads=loads, thresholds=["ok >= 1%"]))
+    assert soakd.end(60) in (0, 3), soakd.output
+    assert [*streams(soakd).glob("[!.]*")] == [], "what begins with a dot is being deleted"

@@ -319,8 +319,7 @@ class Tally:
             case InvariantViolated():
                 key = slot(self.invariants, event.invariant)
                 self.invariants.setdefault(key, Some()).add(f"{event.subject}: {event.detail}")
-                if len(self.violations) < CASES:
-                    self.violations.append(event)
+                self.violations += [event][: CASES - len(self.violations)]
                 what = f"{event.invariant}: {event.subject}: {event.detail}"
                 self._first("invariant violated", First(moment, what, self.episodes.open()))
             case LoadStopped():

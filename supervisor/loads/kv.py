@@ -114,7 +114,9 @@ class KvLoad(NatsLoad):
         if flow.wrong:
             return
         if ours:
-            await remove(context, handle, config["name"])
+            assert context.connections is not None  # noqa: S101  # `open_client` has looked
+            shared = await context.connections.handle(self.connection)  # ours ends with the load
+            await remove(context, shared, config["name"])
         else:
             await _purge(handle, config["name"], f"{flow.keys}>")
 
