@@ -225,7 +225,9 @@ async def begin(this: Run) -> None:
                     for name, fault in soak.faults.items()
                     if fault.at is not None
                 },
-                thresholds=tuple(str(threshold) for threshold in soak.thresholds),
+                thresholds=tuple(map(str, soak.asked)),
+                not_asked=tuple(map(str, soak.not_asked)),
+                clients=soak.clients(),
                 facts=lifetimes.facts(),
             )
         )

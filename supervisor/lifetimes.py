@@ -367,7 +367,7 @@ def _seen(steady: SteadyState, title: str) -> str:
 @contextmanager
 def thresholds(run: Run) -> Generator[None]:
     """End the run as soon as a threshold with `abort` can no longer be kept."""
-    watched = [threshold for threshold in run.soak.thresholds if threshold.abort]
+    watched = [threshold for threshold in run.soak.asked if threshold.abort]
     forget = (
         run.journal.subscribe(Abort(watched, partial(run.end, EndReason.ABORT)).apply) if watched else None
     )

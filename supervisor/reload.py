@@ -162,7 +162,8 @@ class Reload:
             changed=difference.changed,
             duration=soak.duration,
             faults=tuple(soak.faults),
-            thresholds=tuple(map(str, soak.thresholds)),
+            thresholds=tuple(map(str, soak.asked)),
+            not_asked=tuple(map(str, soak.not_asked)),
             planned=self._scheduler.planned(soak.faults),
         )
         try:

@@ -189,9 +189,28 @@ class Soak(Strict):
         }
 
     @property
+    def asked(self) -> tuple[Threshold, ...]:
+        """The thresholds that hold for these loads, whichever clients they have."""
+        return tuple(
+            one for one in self.thresholds if one.client in (None, self.clients().get(one.load or ""))
+        )
+
+    @property
+    def not_asked(self) -> tuple[Threshold, ...]:
+        """The thresholds that are meant of loads with another client."""
+        asked = self.asked
+        return tuple(one for one in self.thresholds if one not in asked)
+
+    def clients(self) -> dict[str, str]:
+        """Return the client of each load that has one."""
+        return {
+            name: client for name, load in self.loads.items() if (client := getattr(load, "client", None))
+        }
+
+    @property
     def step(self) -> float:
         """Seconds of a window of the journal: as long as thresholds on sliding windows can do with."""
-        return min((threshold.step for threshold in self.thresholds), default=STEPS[0])
+        return min((threshold.step for threshold in self.asked), default=STEPS[0])
 
     def watched(self) -> Iterator[tuple[Watchdog, str]]:
         """Yield every watchdog with every unit that it keeps up."""

@@ -78,12 +78,13 @@ def _soak_files(runs: Sequence[Run]) -> Iterator[Row]:
 
 
 def _thresholds(runs: Sequence[Run]) -> Iterator[Row]:
-    checked = [{one.text: one for one in run.judgement.thresholds} for run in runs]
-    for text in _names(checked):
-        seen = (ones.get(text) for ones in checked)
-        yield Row(
-            "thresholds", text, tuple(f"{one.verdict}: {one.shown}" if one else NOTHING for one in seen)
-        )
+    told = [
+        {one.text: f"{one.verdict}: {one.shown}" for one in run.judgement.thresholds}
+        | dict.fromkeys(started.not_asked if (started := run.judgement.tally.started) else (), "not asked")
+        for run in runs
+    ]
+    for text in _names(told):
+        yield Row("thresholds", text, tuple(one.get(text, NOTHING) for one in told))
 
 
 def _load(name: str, tallies: Sequence[Tally]) -> Iterator[Row]:
@@ -94,6 +95,9 @@ def _load(name: str, tallies: Sequence[Tally]) -> Iterator[Row]:
     def row(what: str, tell: Callable[[LoadTotals, Tally], str]) -> Row:
         return Row(section, what, tuple(tell(load, tally) if load else NOTHING for load, tally in pairs))
 
+    clients = tuple(_client(name, tally) if load else NOTHING for load, tally in pairs)
+    if set(clients) - {NOTHING}:
+        yield Row(section, "client", clients)
     yield row("operations", lambda load, _: f"{load.attempts:,}")
     yield row("ok", lambda load, _: show(load.ok / load.attempts, Unit.SHARE) if load.attempts else NOTHING)
     yield row("ok a second", lambda load, tally: _rate(load.ok, tally.measured))
@@ -109,6 +113,10 @@ def _load(name: str, tallies: Sequence[Tally]) -> Iterator[Row]:
         yield row(f"error {error}", lambda load, _, error=error: f"{load.errors.get(error, 0):,}")  # type: ignore[misc]
     for counter in _names(load.counters for load in loads if load):
         yield row(counter, lambda load, _, name=counter: _counter(load, name))  # type: ignore[misc]
+
+
+def _client(load: str, tally: Tally) -> str:
+    return tally.started.clients.get(load, NOTHING) if tally.started else NOTHING
 
 
 def _rate(count: int, seconds: float) -> str:

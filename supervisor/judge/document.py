@@ -87,7 +87,7 @@ def _run(tally: Tally) -> dict[str, Any]:
     started, ended = tally.started, tally.ended
     facts: dict[str, Any] = {}
     if started:
-        names = ("run", "soak", "seed", "soakd", "host", "duration")
+        names = ("run", "soak", "seed", "soakd", "host", "duration", "clients", "not_asked")
         facts = {name: getattr(started, name) for name in names} | {"facts": started.facts}
     return facts | {
         "started": iso(tally.began),

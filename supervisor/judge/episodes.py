@@ -149,6 +149,8 @@ class Episodes:
     kinds: dict[str, Damage] = field(default_factory=dict)
     """What overlapped episodes of any fault of a kind, each operation once."""
     _kept: dict[str, Episode] = field(default_factory=dict)
+    _open: dict[str, None] = field(default_factory=dict)
+    """Ids of the episodes that are not closed, in the order of their beginning."""
     _before: dict[str, list[tuple[str, Reading]]] = field(default_factory=dict)
     """What was seen before episodes whose intent is still to come, the latest few."""
 
@@ -161,7 +163,8 @@ class Episodes:
                 self.fault(event.fault).skipped.add(event.reason)
             case LoadWindow():
                 for piece in event.slices:
-                    self._overlap(piece)
+                    if piece.episodes:
+                        self._overlap(piece)
             case (
                 FaultInjected() | FaultFailed() | FaultUndone() | UndoFailed() | EpisodeClosed() | Evidence()
             ):
@@ -179,11 +182,13 @@ class Episodes:
 
     def fault(self, name: str) -> FaultTotals:
         """Return the totals of a fault."""
-        return self.faults.setdefault(name, FaultTotals(name))
+        if name not in self.faults:
+            self.faults[name] = FaultTotals(name)
+        return self.faults[name]
 
     def open(self) -> tuple[str, ...]:
         """Ids of the episodes that are not closed (so far)."""
-        return tuple(episode.id for episode in self._kept.values() if episode.closed is None)
+        return tuple(self._open)
 
     def listed(self) -> tuple[Episode, ...]:
         """The episodes that were kept one by one, in the order of their beginning."""
@@ -199,6 +204,7 @@ class Episodes:
         episode = Episode(intent.episode, intent.fault, intent.type, intent.n, targets, moment)
         episode.evidence += self._before.pop(intent.episode, [])
         self._kept[intent.episode] = episode
+        self._open[intent.episode] = None
         fault = self.fault(intent.fault)
         fault.type = intent.type
         fault.episodes += 1
@@ -232,6 +238,7 @@ class Episodes:
         self._before.setdefault(event.episode, []).extend(readings_of(event))
 
     def _close(self, episode: Episode, fault: FaultTotals, event: EpisodeClosed, moment: Moment) -> None:
+        self._open.pop(episode.id, None)
         episode.closed, episode.recovered, episode.recovery = moment, event.recovered, event.recovery
         episode.truncated, episode.failing, episode.unmet = event.truncated, event.failing, event.unmet
         if event.unmet:
@@ -273,7 +280,10 @@ class Episodes:
         for fault, stage in sorted(faults.items()):
             yield self.fault(fault).damage, stage
         for kind, stage in sorted(kinds.items()):
-            yield self.kinds.setdefault(slot(self.kinds, kind), Damage()), stage
+            key = slot(self.kinds, kind)
+            if key not in self.kinds:
+                self.kinds[key] = Damage()
+            yield self.kinds[key], stage
 
 
 def _first(stage: str, other: str | None) -> str:

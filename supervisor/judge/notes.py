@@ -10,7 +10,7 @@ from supervisor.judge.tally import Tally
 
 def notes(tally: Tally) -> tuple[str, ...]:
     """Return sentences, what no episode explains first."""
-    return (*_unexplained(tally), *_by_hand(tally), *_faults(tally), *_ourselves(tally))
+    return (*_unexplained(tally), *_not_asked(tally), *_by_hand(tally), *_faults(tally), *_ourselves(tally))
 
 
 def _unexplained(tally: Tally) -> Iterator[str]:
@@ -38,6 +38,13 @@ def _faults(tally: Tally) -> Iterator[str]:
             yield f"{fault.name}: {plural(fault.skipped.count, 'draw')} skipped: {fault.skipped}"
         if fault.unseen:
             yield f"{fault.name}: the recovery of {plural(fault.unseen, 'episode')} was not looked at"
+
+
+def _not_asked(tally: Tally) -> Iterator[str]:
+    if tally.started:
+        clients = ", ".join(f"{load} {client}" for load, client in tally.started.clients.items())
+        for text in tally.started.not_asked:
+            yield f"{text}: not asked, since it is meant of another client (clients: {clients})"
 
 
 def _by_hand(tally: Tally) -> Iterator[str]:

@@ -276,8 +276,9 @@ class Tally:
         paths = ", ".join((*event.added, *event.removed, *event.changed))
         self.soak_file.setdefault(what, Some()).add(f"{event.refused or paths} after {when}")
         if self.started and not event.refused:
-            given = {"duration": event.duration, "faults": event.faults, "thresholds": event.thresholds}
-            self.started = self.started.model_copy(update={**given, "planned": event.planned})
+            names = ("duration", "faults", "thresholds", "not_asked", "planned")
+            given = {name: getattr(event, name) for name in names}
+            self.started = self.started.model_copy(update=given)
 
     def _unit(self, event: Event, moment: Moment) -> None:
         match event:
@@ -352,17 +353,22 @@ class Tally:
     def unit(self, name: str) -> UnitTotals:
         """Return the totals of a unit, also of one that the run did not announce."""
         key = slot(self.units, name, NAMES)
-        return self.units.setdefault(key, UnitTotals(key))
+        if key not in self.units:
+            self.units[key] = UnitTotals(key)
+        return self.units[key]
 
     def _load(self, name: str) -> LoadTotals:
         key = slot(self.loads, name, NAMES)
-        return self.loads.setdefault(key, LoadTotals(name=key))
+        if key not in self.loads:
+            self.loads[key] = LoadTotals(name=key)
+        return self.loads[key]
 
     def _probe(self, reading: Reading) -> ProbeTotals:
         key = slot(self.probes, reading.probe, NAMES)
-        probe = self.probes.setdefault(key, ProbeTotals(key))
-        probe.read(reading)
-        return probe
+        if key not in self.probes:
+            self.probes[key] = ProbeTotals(key)
+        self.probes[key].read(reading)
+        return self.probes[key]
 
 
 def _meters(thresholds: Iterable[str]) -> Iterator[tuple[str, Meter]]:

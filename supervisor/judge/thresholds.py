@@ -8,7 +8,7 @@ load events: lost == 0       recovery of rollout < 30s          load rpc: p99 < 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Any, Final, Self, get_args
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -17,6 +17,7 @@ from supervisor.judge.grammar import LONGEST, Parser
 from supervisor.judge.limits import OPERATORS, Limit, ThresholdError
 from supervisor.judge.metrics import Metric, Subject, Unit
 from supervisor.judge.scopes import Scope
+from supervisor.loads.clients import Mode
 
 STEPS: Final = (10.0, 5.0, 1.0)
 """Seconds by which sliding windows may move: the journal's own windows are so long."""
@@ -43,6 +44,8 @@ class Threshold:
     """Seconds: it is to hold in every window so long; None: over the run as a whole."""
     abort: bool = False
     """End the run as soon as it can no longer be kept."""
+    client: Mode | None = None
+    """Asked of its load only if that has this client; None: in any case."""
 
     @classmethod
     def parse(cls, text: object) -> Self:
@@ -96,9 +99,12 @@ class Threshold:
         fields = {
             "that": core_schema.typed_dict_field(text, required=True),
             "abort": core_schema.typed_dict_field(core_schema.bool_schema(strict=True), required=False),
+            "client": core_schema.typed_dict_field(
+                core_schema.literal_schema(list(get_args(Mode))), required=False
+            ),
         }
         mapping = core_schema.no_info_after_validator_function(
-            lambda entry: replace(entry["that"], abort=entry.get("abort", False)),
+            lambda entry: replace(entry["that"], abort=entry.get("abort", False), client=entry.get("client")),
             core_schema.typed_dict_schema(fields, extra_behavior="forbid"),
         )
         return core_schema.tagged_union_schema(
@@ -125,9 +131,13 @@ class Threshold:
             "default": False,
             "description": "End the run as soon as it can no longer be kept.",
         }
+        client = {
+            "enum": list(get_args(Mode)),
+            "description": "Ask it of the load only if that has this client.",
+        }
         mapping = {
             "type": "object",
-            "properties": {"that": text, "abort": abort},
+            "properties": {"that": text, "abort": abort, "client": client},
             "required": ["that"],
             "additionalProperties": False,
         }

@@ -45,6 +45,7 @@ def check(names: Names, parts: Parts) -> Iterator[Finding]:
                 "or one with 'in every TIME'"
             )
             yield Finding((*path[:-1], "abort"), what)
+        yield from _client(parts, threshold, path)
     if based and not parts.loads and "loads" not in parts.bad:
         yield Finding(("baseline",), "a baseline is what loads show: there are none", key=True)
 
@@ -93,6 +94,19 @@ def _counted(parts: Parts, threshold: Threshold, path: Path) -> Iterator[Finding
     whose = f"load {name}" if name is not None else "any load"
     offset = _offset(threshold.text, threshold.metric.name)
     yield Finding(path, f"{unknown('counter', counter, known)} of {whose}", offset=offset)
+
+
+def _client(parts: Parts, threshold: Threshold, path: Path) -> Iterator[Finding]:
+    """A client of a load that is not named, or that has none."""
+    if threshold.client is None:
+        return
+    place = (*path[:-1], "client")
+    if threshold.load is None:
+        yield Finding(
+            place, f"client needs the one load that it is meant of: write 'load NAME: {threshold.text}'"
+        )
+    elif (load := parts.loads.get(threshold.load)) and not hasattr(load, "client"):
+        yield Finding(place, f"load {threshold.load} is not on NATS and has no client: leave it out")
 
 
 def _offset(text: str, name: str) -> int:

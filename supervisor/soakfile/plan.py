@@ -14,6 +14,7 @@ from rich.text import Text
 from supervisor.engines.problems import listening_ports
 from supervisor.faults.base import Site
 from supervisor.faults.draws import Preview, chosen, draws
+from supervisor.judge.thresholds import Threshold
 from supervisor.probes.base import Probe
 from supervisor.probes.steady import default_probes
 from supervisor.soak import Soak, UnitNames
@@ -68,7 +69,7 @@ def sections(loaded: Loaded) -> Iterator[Section]:
     yield from _some(
         "steady state" if soak.steady_state else "steady state, since the file names none", _titles(probes)
     )
-    yield from _some("thresholds", [threshold.text for threshold in soak.thresholds])
+    yield from _some("thresholds", [_threshold(threshold, soak) for threshold in soak.thresholds])
     hooks = {"fail": soak.on.fail, "end": soak.on.end}
     yield from _some(
         "commands at the end",
@@ -161,6 +162,14 @@ def _when(preview: Preview) -> str:
     if drawn.after:
         return f"{after} after {drawn.after}"
     return f"{after} after the start" if drawn.from_start else f"{after} after the last one"
+
+
+def _threshold(threshold: Threshold, soak: Soak) -> str:
+    return (
+        threshold.text
+        if threshold not in soak.not_asked
+        else f"{threshold.text}: not asked, its client is another"
+    )
 
 
 def _titles(probes: Iterable[Probe]) -> list[str]:

@@ -58,6 +58,8 @@ class RunStarted(Event, kind="run.started", durable=True):
     faults: tuple[str, ...] = ()
     thresholds: tuple[str, ...] = ()
     """As written in the soak file: the journal alone must be enough to judge again."""
+    not_asked: tuple[str, ...] = ()
+    """Thresholds that are meant of loads with another client."""
     planned: dict[str, int] = Field(default_factory=dict)
     """Episodes that a whole run must have seen of a fault, where its schedule names their number (`at`); otherwise one."""
     probes: tuple[str, ...] = ()
@@ -68,6 +70,8 @@ class RunStarted(Event, kind="run.started", durable=True):
     """By load: what it counts as it happens, so that its silence is a 0."""
     settled: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """By load: what it counts and only knows once it has looked, so that its silence says nothing."""
+    clients: dict[str, str] = Field(default_factory=dict)
+    """By load on NATS: which client it has."""
     facts: dict[str, str] = Field(default_factory=dict)
     """Versions and settings that the report repeats."""
 
@@ -98,6 +102,7 @@ class SoakFileRead(Event, kind="run.soak_file", durable=True):
     faults: tuple[str, ...] = ()
     """These and what follows take the place of what `run.started` said."""
     thresholds: tuple[str, ...] = ()
+    not_asked: tuple[str, ...] = ()
     planned: dict[str, int] = Field(default_factory=dict)
 
 
