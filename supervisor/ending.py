@@ -47,6 +47,10 @@ class End:
             self.reason, self.detail = reason, detail
             self._event.set()
 
+    def allow(self, grace: float) -> None:
+        """Let the end take so many seconds after a signal; one that came already has set its clock."""
+        self._grace = grace
+
     def ask_reload(self) -> None:
         """Somebody wants the soak file read again."""
         self._reload.set()

@@ -10,7 +10,7 @@ import math
 import platform
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,6 +65,7 @@ from supervisor.telemetry.lag import Lag, sample
 from supervisor.telemetry.logging import configure
 from supervisor.telemetry.output import Output
 from supervisor.telemetry.status import Status
+from supervisor.watch.kept import Kept
 from supervisor.watch.watchdog import WatchContext
 from supervisor.web.app import EndpointError, serve
 from supervisor.web.control import Place, control
@@ -124,10 +125,15 @@ class Run:
     lasting: anyio.CancelScope | None = None
     """What ends the soak when its duration is over, which counts from `lasting_since` by the event loop's clock."""
     lasting_since: float = 0.0
+    adopting: list[Callable[[Soak], None]] = field(default_factory=list)
+    """The lifetimes that go on with a soak file that was read again."""
 
     def adopt(self, soak: Soak) -> None:
         """Go on with the soak file as it is now."""
         self.soak = soak
+        self.end.allow(soak.grace)
+        for adopt in self.adopting:
+            adopt(soak)
         if self.lasting:
             self.lasting.deadline = self.lasting_since + (
                 math.inf if soak.duration is None else soak.duration
@@ -278,8 +284,8 @@ async def watchdogs(run: Run, fleet: Fleet) -> AsyncGenerator[None]:
     """Keep the units up that the soak file wants kept up."""
     context = WatchContext(fleet, run.journal, run.timeline)
     async with run.leaves() as supervisor:
-        for watchdog, unit in run.soak.watched():
-            supervisor.keep(f"watchdog {unit}", partial(watchdog.watch, unit, context))
+        kept = Kept(run.soak.watched(), context, supervisor)
+        run.adopting.append(lambda soak: kept.adopt(soak.watched()))
         yield
 
 
@@ -347,6 +353,7 @@ async def probes(run: Run, fleet: Fleet, connections: Connections | None) -> Asy
                 *(f"  {title}: {_seen(steady, title)}" for title in failing),
             )
         supervisor.keep("steady state", steady.run)
+        run.adopting.append(lambda soak: steady.expect(steady_probes(soak, fleet.ids)))
         if connections is not None:
             run.health = HealthWatch(connections, http, run.journal)
             supervisor.keep("broker health", run.health.run)
@@ -462,13 +469,11 @@ async def faults(
         expectations=expectations,
     )
 
-    def adopt(soak: Soak) -> None:
-        expectations.expect(soak.expected())
-        run.adopt(soak)
-
+    run.adopting.append(lambda soak: expectations.expect(soak.expected()))
     reload = None
     if run.loaded and run.read:
-        reload = Reload(run.loaded, run.read, run.directory, run.journal, scheduler, adopt)
+        probes = partial(steady_probes, known=fleet.ids)
+        reload = Reload(run.loaded, run.read, run.directory, run.journal, scheduler, run.adopt, probes)
     port = run.soak.control
     place = Place(run.directory, port.token.get_secret_value(), port.port) if port else Place(run.directory)
     async with run.leaves() as supervisor:
@@ -484,11 +489,13 @@ async def faults(
             await run.end.spend(patience, scheduler.finish, keep=2 * LOOK)
 
 
-def steady_probes(soak: Soak) -> tuple[Probe, ...]:
-    """Return the expectations of the steady state, the default ones where the soak file says nothing."""
+def steady_probes(soak: Soak, known: Collection[str] | None = None) -> tuple[Probe, ...]:
+    """Return the expectations of the steady state, the default ones where the soak file says nothing: of units that are `known`."""
     # A unit that may end in peace (transient, temporary) cannot be expected to be up.
     mortal = {unit for watchdog, unit in soak.watched() if watchdog.restart != "permanent"}
-    lasting = [unit for unit in soak.units() if unit not in mortal | soak.resting()]
+    lasting = [
+        unit for unit in (soak.units() if known is None else known) if unit not in mortal | soak.resting()
+    ]
     return soak.steady_state or default_probes(lasting, broker=soak.broker is not None)
 
 

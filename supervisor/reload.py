@@ -6,7 +6,7 @@ directory's copy, then the journal, and only then does anything new come.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +22,32 @@ from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.base import Journal, JournalError
 from supervisor.journal.events import SoakFileRead
 from supervisor.journal.files import write_atomically
+from supervisor.probes.base import Probe
 from supervisor.soak import Soak
 from supervisor.soakfile.discovery import discovered
 from supervisor.soakfile.errors import SoakFileError
 from supervisor.soakfile.load import Loaded
 
-CHANGES: Final = frozenset({"faults", "nemesis", "limits", "thresholds", "duration", "on"})
+CHANGES: Final = frozenset(
+    {
+        *("faults", "nemesis", "limits", "thresholds", "duration", "on"),
+        *("watchdogs", "steady_state", "grace"),
+    }
+)
 """The sections that may change while a soak runs."""
 _WHY: Final[Mapping[str, str]] = {
     "soak": "its name is the name of the run directory",
     "seed": "every draw so far came from it",
     "engines": "the units run as they were started",
     "broker": "the connections are open as they are",
+    "links": "clients are connected through them, and know them by their addresses",
+    "loads": "what they do is numbered and counted from the begin of the soak to its end: another load would be judged as one with "
+    "it; end this run and start a new one",
+    "baseline": "faults wait for it once, before the soak",
+    "web": "whoever scrapes it knows its address from the start",
+    "control": "it is where this was asked, and its address is open",
 }
-_STARTED: Final = "it is at work as it was when the soak began"
+_OTHER: Final = "it was read when the soak began"
 _log: Final = structlog.get_logger("soakd")
 
 Change = tuple[str, ...]
@@ -89,10 +101,15 @@ class Reload:
         journal: Journal,
         scheduler: Scheduler,
         adopt: Callable[[Soak], None],
+        probes: Callable[[Soak], Sequence[Probe]],
     ) -> None:
-        """`loaded` is the file as it is in use, `read` reads it again; `adopt` hands the rest of the run what is new."""
+        """`loaded` is the file as it is in use, `read` reads it again; `adopt` hands the rest of the run what is new.
+
+        `probes` says what the steady state of a soak file is.
+        """
         self._loaded, self._read, self._directory = loaded, read, directory
         self._journal, self._scheduler, self._adopt = journal, scheduler, adopt
+        self._probes = probes
         self._lock = anyio.Lock()
 
     async def follow(self, asked: Callable[[], Awaitable[None]]) -> None:
@@ -165,6 +182,7 @@ class Reload:
             thresholds=tuple(map(str, soak.asked)),
             not_asked=tuple(map(str, soak.not_asked)),
             planned=self._scheduler.planned(soak.faults),
+            probes=tuple(probe.title for probe in self._probes(soak)),
         )
         try:
             await self._journal.commit(event)
@@ -180,6 +198,6 @@ def _refuse_what_stays(difference: Difference, loaded: Loaded) -> None:
         where = (
             loaded.where(*path.split(".")) if loaded.document.has((section,)) else f"{loaded.path}: {path}"
         )
-        lines.append(f"{where}: it cannot change while a soak runs: {_WHY.get(section, _STARTED)}")
+        lines.append(f"{where}: it cannot change while a soak runs: {_WHY.get(section, _OTHER)}")
     if lines:
         raise Refused("\n".join(lines))

@@ -46,20 +46,36 @@ def test_a_soak_file_is_changed_while_it_soaks(soakd: Soakd) -> None:  # noqa: F
     )
     assert "soak.yaml:1:" in wrong
     assert "nobody" in wrong
-    stuck = reload(soakd, {**first, "seed": 9, "grace": "1s", "loads": {"ping": {"command": ["false"]}}}, 1)
-    for path, why in (("seed", "every draw"), ("grace", "as it was"), ("loads.ping.command", "as it was")):
+    stuck = reload(
+        soakd, {**first, "seed": 9, "web": {"port": 1}, "loads": {"ping": {"command": ["false"]}}}, 1
+    )
+    for path, why in (("seed", "every draw"), ("web", "scrapes"), ("loads.ping.command", "start a new one")):
         assert path in stuck
         assert why in stuck
     assert not soakd.events(ev.FaultUndone), "what is refused changes nothing"
 
-    second = {**first, "thresholds": ["recovery < 1h"], "duration": "2h"}
+    second = {**first, "thresholds": ["recovery < 1h"], "duration": "2h", "grace": "9s"}
+    second["watchdogs"] = [{"units": ["a"], "restart": "temporary"}, {"units": ["b"]}]
+    second["steady_state"] = [{"unit": "b"}]
     second["faults"] = {"new": {"restart": ["b"], "every": "100ms", "times": 1}, "stays": stays}
     told = reload(soakd, second)
-    for path in ("added faults.new", "removed faults.outage", "thresholds", "duration"):
+    for path in (
+        "faults.new",
+        "removed faults.outage",
+        "thresholds",
+        "duration",
+        "watchdogs",
+        "steady_state",
+        "grace",
+    ):
         assert path in told
     assert next(event.episode for event in soakd.events(ev.FaultUndone)) == "outage#1"  # type: ignore[attr-defined]
     assert "outage" not in (soakd.run_dir / "soak.yaml").read_text(), "recovery goes by what is in use"
     wait("the new fault", lambda: [e for e in soakd.events(ev.EpisodeClosed) if e.episode == "new#1"])  # type: ignore[attr-defined]
+
+    assert soakd.events(ev.SoakFileRead)[-1].probes == ("unit b up",)  # type: ignore[attr-defined]
+    watched = (soakd.run_dir / "a.mon.log").read_text()
+    assert "from now on: temporary" in watched
 
     third = {
         **second,

@@ -58,6 +58,13 @@ class Departures:
             self._streams[unit] = anyio.create_memory_object_stream[Departure](KEPT)
         return self._streams[unit][1].clone()
 
+    def end(self, unit: str) -> None:
+        """Nobody asks for the departures of a unit any more; who reads them gets those there are, and then the end."""
+        if unit in self._streams:
+            send, receive = self._streams.pop(unit)
+            send.close()
+            receive.close()
+
     def tell(self, departure: Departure) -> None:
         """Pass a departure on; the oldest one is dropped if nobody takes them."""
         if departure.unit in self._streams:

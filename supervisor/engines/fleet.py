@@ -136,9 +136,14 @@ class Fleet:
         """Whether somebody follows its departures: then its restart may be left to that watchdog."""
         return self._find(unit).id in self._departures
 
-    def let_end(self, unit: str) -> None:
-        """Take exit code 0 for the proper end of a unit from now on, not for a crash: its watchdog's policy says so."""
-        self._find(unit).may_end = True
+    def unwatch(self, unit: str) -> None:
+        """Nobody follows the departures of a unit any more: who does so now hears the end of them."""
+        self._departures.end(self._find(unit).id)
+        self.let_end(unit, allowed=False)
+
+    def let_end(self, unit: str, *, allowed: bool = True) -> None:
+        """Take exit code 0 for the proper end of a unit from now on, or for a crash: its watchdog's policy says which."""
+        self._find(unit).may_end = allowed
 
     def _id(self, unit: str) -> str:
         engine, _, name = unit.partition("/")  # this always says who is meant, needed or not

@@ -279,6 +279,8 @@ class Tally:
             names = ("duration", "faults", "thresholds", "not_asked", "planned")
             given = {name: getattr(event, name) for name in names}
             self.started = self.started.model_copy(update=given)
+            for title in event.probes:
+                self.probes.setdefault(title, ProbeTotals(title))
 
     def _unit(self, event: Event, moment: Moment) -> None:
         match event:

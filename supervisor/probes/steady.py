@@ -64,6 +64,15 @@ class SteadyState:
         """Whether each expectation holds, as far as the journal was told."""
         self._steady: bool | None = None
 
+    def expect(self, probes: Sequence[Probe]) -> None:
+        """Expect this from now on; what is expected as before is remembered."""
+        self._probes = {probe.title: probe for probe in probes}
+        for known in (self.readings, self._ok_at, self._known):
+            for title in known.keys() - self._probes.keys():
+                del known[title]
+        if self._known:
+            self._tell()
+
     async def wait(self, timeout: float) -> tuple[bool, tuple[str, ...]]:
         """Wait up to `timeout` seconds until one round of looks finds every probe ok.
 
@@ -116,6 +125,10 @@ class SteadyState:
             return
         self._known[title] = reading.ok
         self._journal.emit(ProbeChanged(reading=reading))
+        self._tell()
+
+    def _tell(self) -> None:
+        """Journal a change of the whole."""
         failing = tuple(title for title, ok in self._known.items() if not ok)
         steady = not failing and len(self._known) == len(self._probes)
         if self._steady is not steady and (failing or steady):

@@ -51,7 +51,7 @@ class Evidence:
     """Keeps the evidence of one unit's crashes."""
 
     def __init__(self, unit: str, lines: int, fleet: Fleet, journal: Journal, timeline: Timeline) -> None:
-        self._unit, self._lines = unit, lines
+        self._unit, self.lines = unit, lines
         self._fleet, self._journal, self._timeline = fleet, journal, timeline
 
     async def keep(self, gone: Departure, consecutive: int, files: CrashFiles) -> UnitCrashed:
@@ -109,9 +109,9 @@ class Evidence:
         note = ""
         with anyio.move_on_after(READING) as reading:
             try:
-                lines = max(self._lines, LOOKED)
+                lines = max(self.lines, LOOKED)
                 text = await self._fleet.logs(self._unit, last=lines, until=until, stamped=True)
-                return last_lines(text, self._lines), since(text, _last_life(wall, crash.uptime)), ""
+                return last_lines(text, self.lines), since(text, _last_life(wall, crash.uptime)), ""
             except (EngineError, JournalError, OSError) as error:
                 note = f"cannot read the log: {error}"
         if reading.cancelled_caught:

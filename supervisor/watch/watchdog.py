@@ -59,6 +59,28 @@ class WatchContext:
     journal: Journal
     timeline: Timeline
     memories: dict[str, _Memory] = field(default_factory=dict)
+    keepers: dict[str, _Keeper] = field(default_factory=dict)
+    """Who keeps which unit up just now."""
+
+    def follow(self, unit: str, policy: Watchdog) -> None:
+        """Have a unit kept up by another policy from now on. One that was given up has a new chance."""
+        memory = self.memories.setdefault(unit, _Memory())
+        policy.enlist(unit, self.fleet)
+        if memory.history.given_up:
+            memory.history = History()
+        if keeper := self.keepers.get(unit):
+            keeper.follow(policy)
+        status = self.fleet.status(unit)
+        down = status.holder is None and status.observed.state is UnitState.DOWN
+        if down and memory.due is None and policy.restart is Restart.PERMANENT:
+            memory.due = _Due(time.monotonic(), 0.0)
+            if keeper:
+                keeper.wake()
+
+    def dismiss(self, unit: str) -> None:
+        """Leave a unit alone from now on: its watchdog finishes what it is doing, and ends."""
+        self.fleet.unwatch(unit)
+        self.memories.pop(unit, None)
 
 
 class Watchdog(RestartPolicy):
@@ -76,12 +98,15 @@ class Watchdog(RestartPolicy):
     def enlist(self, unit: str, fleet: Fleet) -> None:
         """Make what becomes of a unit this watchdog's business from here on; to be called before the units are started."""
         fleet.departures(unit).close()  # from the first call on they are kept
-        if self.restart is not Restart.PERMANENT:
-            fleet.let_end(unit)
+        fleet.let_end(unit, allowed=self.restart is not Restart.PERMANENT)
 
     async def watch(self, unit: str, context: WatchContext) -> None:
         """Keep one unit up for as long as the run lives. A leaf task."""
-        await _Keeper(self, unit, context).run()
+        keeper = context.keepers[unit] = _Keeper(self, unit, context)
+        try:
+            await keeper.run()
+        finally:
+            context.keepers.pop(unit, None)
 
 
 class _Keeper:
@@ -93,11 +118,23 @@ class _Keeper:
         self._memory = context.memories.setdefault(unit, _Memory())
         self._evidence = Evidence(unit, policy.log_tail, context.fleet, context.journal, context.timeline)
         self._wake = anyio.Event()
+        self._starting = anyio.Lock()
+        """Held while the unit is being started: whoever is dismissed meanwhile finishes that first."""
         self._rng = random.Random(f"watchdog/{unit}")  # noqa: S311  # jitter
         self._mon = context.journal.log(f"{unit.replace('/', '.')}.mon.log", max_bytes=_MON_BYTES, keep=3)
 
     def _say(self, text: str) -> None:
         self._mon.write(f"{utc(time.time())} {' '.join(text.split())}\n".encode(errors="replace"))
+
+    def follow(self, policy: Watchdog) -> None:
+        """Go by another policy from now on."""
+        self._policy = policy
+        self._evidence.lines = policy.log_tail
+        self._say(f"from now on: {policy.restart}, intensity {policy.intensity or 'off'}")
+
+    def wake(self) -> None:
+        """Look again whether a restart is due."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Take departures and bring the unit back, side by side: an exit is evidence also while a restart is waiting."""
@@ -109,7 +146,9 @@ class _Keeper:
             group.start_soon(self._restart_when_due)
             async for gone in departures:
                 await self._take(gone)
-            group.cancel_scope.cancel()
+            async with self._starting:
+                group.cancel_scope.cancel()
+        self._say("dismissed")
 
     async def _take(self, gone: Departure) -> None:
         if gone.cause is Cause.CRASH:
@@ -184,7 +223,8 @@ class _Keeper:
                 return
             begun = time.monotonic()
             try:
-                observed = await self._fleet.start(self._unit, by="watchdog")
+                async with self._starting:
+                    observed = await self._fleet.start(self._unit, by="watchdog")
             except Held:
                 continue  # by somebody who came in that moment
             except EngineError as error:

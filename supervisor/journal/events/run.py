@@ -104,6 +104,7 @@ class SoakFileRead(Event, kind="run.soak_file", durable=True):
     thresholds: tuple[str, ...] = ()
     not_asked: tuple[str, ...] = ()
     planned: dict[str, int] = Field(default_factory=dict)
+    probes: tuple[str, ...] = ()
 
 
 class JournalTrouble(Event, kind="journal.trouble"):
