@@ -307,6 +307,13 @@ class Engine(Kind):
         """For a unit known from the soak file, the files that are written for it there: path -> content."""
         return {}
 
+    def refused(self) -> list[tuple[tuple[str, ...], str]]:
+        """Say which of the units that were found go against this entry of the soak file, each with the path of the key below it.
+
+        That is wrong input: `soakd check` fails, and nothing starts.
+        """
+        return []
+
     @abstractmethod
     def problems(self, base: Path) -> list[str]:
         """What would keep units from starting, in words for the user: a command that is not there, a port in use.

@@ -188,17 +188,21 @@ class DockerEngine(Engine):
 
     async def discover(self, base: Path) -> Self:
         """List the containers, and look at their restart policies."""
-        which = self.docker.which
-        async with self.docker.connect(base) as api:
-            found = by_unit(which, await _list(api, which))
-            refuse_clashes(which, found)
-            looked: dict[str, Container] = {}
+        which, looked = self.docker.which, dict[str, Container]()
+        try:
+            async with self.docker.connect(base) as api:
+                found = by_unit(which, await _list(api, which))
 
-            async def look(unit: str) -> None:
-                if seen := await inspect(api, found[unit][0].id):
-                    looked[unit] = seen
+                async def look(unit: str) -> None:
+                    if seen := await inspect(api, found[unit][0].id):
+                        looked[unit] = seen
 
-            await at_once(look, found)
+                await at_once(look, found)
+        except EngineError as error:
+            raise EngineError(
+                f"cannot look at its containers, nor say whether one has a restart policy: {error}"
+            ) from error
+        refuse_clashes(which, found)
         known = self.model_copy()
         known._seen = {unit: several[0] for unit, several in found.items()}  # noqa: SLF001  # ours
         known._after = after(which, found)  # noqa: SLF001
@@ -222,7 +226,7 @@ class DockerEngine(Engine):
         return done
 
     def problems(self, base: Path) -> list[str]:  # noqa: ARG002  # nothing here depends on it
-        """Containers that are not there, and units that Docker itself would restart where that is refused."""
+        """Containers that are not there."""
         if (seen := self._seen) is None:
             return []
         wrong = [
@@ -235,18 +239,24 @@ class DockerEngine(Engine):
                 f"there is no container of {self.docker.which}; `docker compose create` makes those of a project"
             ]
         units = self.unit_names()
-        wrong += [
+        return wrong + [
             f"ready: there is no unit {name}; there are {', '.join(units)}"
             for name in self.docker.ready
             if name not in units
         ]
-        if self.docker.own_policy is OwnPolicy.REFUSE:
-            wrong += [
-                f"{unit}: it has a restart policy of its own, {seen.policy['Name']}: set own_policy to adopt or suspend, or take it off"
-                for unit, seen in self._looked.items()
-                if seen.has_policy
-            ]
-        return wrong
+
+    def refused(self) -> list[tuple[tuple[str, ...], str]]:
+        """Say which units Docker itself would restart, where that is not wanted."""
+        if self.docker.own_policy is not OwnPolicy.REFUSE:
+            return []
+        return [
+            (
+                (self.key, "own_policy"),
+                f"{unit} has a restart policy of its own, {seen.policy['Name']}: set own_policy to adopt or suspend, or take it off",
+            )
+            for unit in self.unit_names()
+            if (seen := self._looked.get(unit)) and seen.has_policy
+        ]
 
     def open(self, context: EngineContext) -> AbstractAsyncContextManager[Units]:
         """Lock the units, follow what happens to them, and put everything back on the way out."""

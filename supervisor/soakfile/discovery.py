@@ -33,15 +33,17 @@ async def tidied(loaded: Loaded) -> Loaded:
 async def discovered(loaded: Loaded) -> Loaded:
     """Return the soak file with the units that its engines find; touches nothing.
 
-    SoakFileError if an engine cannot look, and for all that means nothing now that the units are known.
+    SoakFileError if an engine cannot look, for units that go against its entry, and for all that means nothing now that they are known.
     """
     engines: dict[str, Engine] = {}
     problems: list[Problem] = []
     for name, engine in loaded.soak.engines.items():
         try:
-            engines[name] = await engine.discover(loaded.base)
+            engines[name] = known = await engine.discover(loaded.base)
         except EngineError as error:
             problems.append(loaded.problem(("engines", name), str(error)))
+        else:
+            problems += (loaded.problem(("engines", name, *key), why) for key, why in known.refused())
     if problems:
         raise SoakFileError(problems)
     if engines == loaded.soak.engines:

@@ -8,7 +8,7 @@ Node.js, and the fatal lines of nats-server. Each takes the last trace of its ki
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Final
@@ -39,6 +39,21 @@ _LINKS: Final = (
     "The above exception was the direct cause of the following exception:",
 )
 _GROUP: Final = re.compile(r"\(\d+ sub-exceptions?\)$")
+_ENDS: Final = (
+    *("(most recent call last):", "(most recent call first):", "Call stack:"),
+    *_LINKS,
+)
+"""How lines end after which nothing of the traceback before them comes."""
+_SURELY: Final = re.compile(
+    r"(?:(?:[\w<>]+\.)+[A-Z]\w*|\w*(?:Error|Exception|Exit|Interrupt|Iteration|Group|Warning))(?:: |:?$)"
+)
+"""An exception's line, by its module or by what names of exceptions end with."""
+_PERHAPS: Final = re.compile(
+    r"(?:(?!(?:[A-Z]+|Info|Debug|Warn|Warning|Error|Fatal)\b)[A-Z]\w*|(?:\w+\.)+\w+)(?:: |:?$)"
+)
+"""An exception's line, by the form that all of them have; that of levels of log lines is left out."""
+_BETWEEN: Final = 20
+"""Lines of something else, one after the other, that may come within a traceback: output that another stream or thread writes meanwhile."""
 _SIBLING: Final = re.compile(r"\+-+ (?:\d+|\.\.\.) -+$")
 
 
@@ -97,18 +112,36 @@ def _traceback(lines: Lines, begin: int) -> _Traceback | None:
     width = len(lines[begin]) - len(_TRACEBACK)
     if lines[begin].endswith("Exception Group " + _TRACEBACK):
         width -= len("Exception Group ")
-    if not lines[begin + 1][width:].startswith("  File "):
+    if not any(line[width:].startswith("  File ") for line in lines[begin + 1 : begin + 1 + _BETWEEN]):
         width = 0
     frames: list[tuple[str, str]] = []
+    others: list[int] = []
     for index in range(begin + 1, len(lines)):
         text = lines[index][width:]
         if frame := _FRAME.match(text):
             frames.append((frame["file"], frame["function"] or ""))
-        elif lines[index].endswith(_TRACEBACK):
-            return None
+            others.clear()  # what came in between was no end
+        elif _ends(lines[index]) or len(others) > _BETWEEN:
+            break
         elif text and not text.startswith("  "):
-            return _Traceback(begin, index, text, tuple(frames)) if frames else None
-    return None
+            others.append(index)
+    if not frames or not others:
+        return None
+    end = _exception_line([lines[index][width:] for index in others])
+    return _Traceback(begin, others[end], lines[others[end]][width:], tuple(frames))
+
+
+def _ends(line: str) -> bool:
+    """Say whether no line of the traceback can come after this one."""
+    return line.endswith(_ENDS) or bool(_SIBLING.search(line))
+
+
+def _exception_line(texts: Sequence[str]) -> int:
+    """Return which of the lines after the last frame names the exception: the first, unless that has another form and one of the next has not."""
+    for form in (_SURELY, _PERHAPS):
+        if found := [index for index, text in enumerate(texts) if form.match(text)]:
+            return found[0]
+    return 0
 
 
 # --- Go and nats-server ------------------------------------------------------------------------------------------------
@@ -231,10 +264,23 @@ def _base(file: str) -> str:
     )
 
 
-READERS: Final[tuple[Callable[[Lines], Finding | None], ...]] = (_python, _go, _nats, _rust, _thrown)
+_LOGGED: Final = re.compile(
+    r"\[?(?:\d{4}[-/]\d\d[-/]\d\d|\d\d:\d\d:\d\d)|[\[(<]?(?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR)\b|\{.*\}$|(?:time|ts|level)="
+)
+"""How the lines of loggers begin: with a time, a level, or as an object of JSON."""
+
+
+AS_THEY_ARE: Final = (_python, _nats)
+BY_THEMSELVES: Final = (_go, _rust, _thrown)
+"""Readers that go from line to line: for them what loggers wrote in between is left out."""
 
 
 def last_trace(lines: Lines) -> Finding | None:
     """Return the root cause of the last stack trace, None without any."""
-    found = [finding for reader in READERS if (finding := reader(lines))]
+    found = [finding for reader in AS_THEY_ARE if (finding := reader(lines))]
+    kept = [index for index, line in enumerate(lines) if not _LOGGED.match(line)]
+    left = [lines[index] for index in kept]
+    found += [
+        replace(finding, line=kept[finding.line]) for reader in BY_THEMSELVES if (finding := reader(left))
+    ]
     return max(found, key=lambda finding: finding.line) if found else None

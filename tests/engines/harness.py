@@ -31,6 +31,13 @@ class Program(StrEnum):
     SOON_READY = "echo up; sleep 0.1; echo ready now; exec sleep 1000"
     NEVER_READY = "echo still thinking; exec sleep 1000 # never"
     DIES_UNREADY = "echo cannot go on; exit 4"
+    INTERLEAVED = """
+        e() { echo "$@" >&2; sleep 0.01; }
+        echo 'INFO: order 1 is placed'; e 'Traceback (most recent call last):'
+        e '  File "/app/shop.py", line 8, in <module>'; echo 'order 2'; e '    main()'; echo '{"level": "error", "event": "order 3"}'
+        e '  File "/app/shop.py", line 5, in main'; echo 'WARNING: stock is low'; e '    take(order)'; echo 'ERROR: order 4 is late'
+        e 'KeyError: 5'; echo 'Worker: order 6 is done'; echo 'ERROR: order 7 is late'; exit 1
+    """
     UNSTARTABLE = "/no/such/program"
 
 

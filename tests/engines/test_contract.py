@@ -15,6 +15,7 @@ from supervisor.engines.base import CanPause, EngineError, UnitState
 from supervisor.engines.output import since, stamp
 from supervisor.engines.process import ProcessEngine
 from supervisor.journal.writer import JournalWriter
+from supervisor.watch.crashes import signature
 
 
 async def test_a_unit_starts_and_stops(harness: Harness, journal: JournalWriter) -> None:
@@ -276,3 +277,15 @@ async def test_recovery_of_one_run_leaves_another_alone(harness: Harness, journa
         await first.engine.recover(first.context)
         await first.exit()
         assert (await second.units.observe())["right"] == up
+
+
+async def test_the_root_cause_between_the_lines_of_the_other_stream(
+    harness: Harness, journal: JournalWriter
+) -> None:
+    """A traceback goes to standard error; what other threads log meanwhile stands between its lines."""
+    async with opened(harness, journal, journal.run_dir, [Program.INTERLEAVED]) as bench:
+        await bench.units.start("interleaved")
+        gone = await bench.exit()
+        log = await bench.units.logs("interleaved", last=100, until=gone.wall, stamped=True)
+    assert log.count(b"\n") == 13, log.decode()
+    assert signature(log) == "KeyError: <n> [shop.py in main]"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from supervisor.journal.events import UnitCrashed
@@ -82,6 +82,30 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+TRACES = [
+    name
+    for name in EXPECTED
+    if name.startswith(("go-", "java-", "node-", "dotnet", "python-", "rust-"))
+    and name not in {"python-cut-off", "python-journald", "python-syntax", "rust-error"}
+]
+LOGGED = [
+    *("INFO: order 18 is placed", "2026-11-20 19:52:01,123 INFO shop: order 19"),
+    *('{"level": "info", "event": "order 20"}', "[2026-11-20T19:52:01Z] ok"),
+]
+ANY = ["order 17 is done", "  indented, for once", "Worker: done"]
+BETWEEN = [(name, other) for name in TRACES for other in LOGGED + ANY * name.startswith("python")]
+
+
+@pytest.mark.parametrize(("name", "other"), BETWEEN)
+def test_the_root_cause_between_lines_of_another_stream(name: str, other: str) -> None:
+    """Between any two lines of a trace there may be one that standard output had meanwhile; in Python's it may be any."""
+    lines = (TAILS / f"{name}.txt").read_text().splitlines()
+    for between in range(1, len(lines)):
+        assert signature("\n".join([*lines[:between], other, *lines[between:]]).encode()) == EXPECTED[name]
+    everywhere = "".join(f"{line}\n{other}\n" for line in lines)
+    assert signature(everywhere.encode()) == EXPECTED[name]
 
 
 def test_a_chain_inside_a_group_as_this_python_prints_it(tmp_path: Path) -> None:
@@ -179,6 +203,7 @@ GARBAGE = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(GARBAGE)
 @example(b'{"level":"error","msg":"' + b"9" * 5000 + b'","x":' + b"1" * 5000 + b"}")
 @example(b'{"a":' + b"[" * 100_000 + b"}")

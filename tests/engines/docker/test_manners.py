@@ -14,6 +14,7 @@ import pytest
 from docker_engine import SHELL, Client
 from docker_soak import IDLE, engine_of, new_name, said, soaking
 
+from supervisor.cli import main as soakd
 from supervisor.engines.base import EngineContext, EngineError, UnitState
 from supervisor.engines.dockerd.locks import Found, Locks
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
@@ -134,12 +135,53 @@ async def test_a_protected_unit_is_no_target(docker: Client, journal: JournalWri
 # --- restart policies ------------------------------------------------------------------------------------------------
 
 
-async def test_a_policy_is_refused_by_default(docker: Client, tmp_path: Path) -> None:
-    unit = up(docker, host=ALWAYS)
-    problems = (await engine_of(docker, unit).discover(tmp_path)).problems(tmp_path)
-    assert [
-        problem for problem in problems if f"{unit}: it has a restart policy of its own, always" in problem
-    ]
+def soak_file(folder: Path, containers: str) -> str:
+    """Write a soak file with these containers."""
+    file = folder / "soak.yaml"
+    file.write_text(f"soak: manners\nengines:\n  e:\n    docker: {{{containers}}}\n")
+    return str(file)
+
+
+def refused_run(folder: Path) -> str:
+    """Begin a run that does not start, for a mistake in its soak file; return what was said."""
+    command = [sys.executable, "-m", "supervisor", "run", "soak.yaml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not (folder / "runs").exists()
+    return done.stderr
+
+
+def test_a_policy_is_refused_as_wrong_input(
+    docker: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default, or since the file says so; each unit that has one is named, at its place in the file."""
+    units, without = [up(docker, host=ALWAYS), up(docker, host=with_policy("unless-stopped"))], up(docker)
+    names = f'host: "{docker.url}", names: [{", ".join([*units, without])}]'
+    assert soakd(["check", soak_file(tmp_path, f"own_policy: refuse, {names}")]) == 2
+    assert capsys.readouterr().err.count(":4:14: engines.e.docker.own_policy: ") == len(units)
+    assert soakd(["check", soak_file(tmp_path, f"own_policy: adopt, {names}")]) == 0
+    file = soak_file(tmp_path, names)
+    capsys.readouterr()
+    assert soakd(["check", file]) == 2
+    said, nothing = capsys.readouterr()[::-1]
+    has = (
+        "{}:4:5: engines.e.docker.own_policy: {} has a restart policy of its own, {}: set own_policy to adopt"
+    )
+    expected = [has.format(file, units[0], "always"), has.format(file, units[1], "unless-stopped")]
+    assert sorted(line.partition(" or ")[0] for line in said.splitlines()) == sorted(expected)
+    assert nothing == ""
+    assert sorted(refused_run(tmp_path).splitlines()) == sorted(said.replace(file, "soak.yaml").splitlines())
+
+
+def test_what_cannot_be_looked_at_is_said_and_not_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = soak_file(tmp_path, f'host: "unix://{tmp_path}/nobody.sock", names: [unit]')
+    assert soakd(["check", file]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{file}:3:3: engines.e: cannot look at its containers, nor say whether one has")
+    assert "cannot reach the Docker engine" in said
+    assert "cannot reach the Docker engine" in refused_run(tmp_path)
 
 
 async def test_a_policy_is_adopted(docker: Client, journal: JournalWriter) -> None:
