@@ -20,8 +20,9 @@ import blockbuster.blockbuster
 import pytest
 import structlog
 from blockbuster.blockbuster import BlockBuster, BlockBusterFunction, BlockingError
-from docker_engine import can_be_private
+from docker_engine import LABEL, can_be_private
 from docker_fixtures import docker, docker_session, images  # noqa: F401  # fixtures
+from keeper import kept
 
 import supervisor
 from supervisor.journal.writer import JournalWriter, open_journal
@@ -183,11 +184,12 @@ def _no_blocking_call_was_swallowed(_watch_for_blocking_calls: list[str]) -> Ite
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _mark_processes() -> Iterator[None]:
+def _mark_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Mark what comes from this session, and let a keeper end it if the session is killed."""
     name, _, value = MARK.partition("=")
-    os.environ[name] = value
-    yield
-    del os.environ[name]
+    with kept(MARK, tmp_path_factory.getbasetemp(), LABEL), pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name, value)
+        yield
 
 
 def _processes() -> dict[int, str]:

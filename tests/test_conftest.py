@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-DOCKER = Path(__file__).parent / "engines" / "docker"
+HERE = Path(__file__).parent
 TESTS = '''
 import fcntl, os, subprocess, sys, threading, time
 from pathlib import Path
@@ -115,20 +116,51 @@ async def test_good_journal(journal):
 '''
 
 
-def test_the_checks_see_what_they_are_for_and_nothing_else(tmp_path: Path) -> None:
-    conftest = Path(__file__).with_name("conftest.py").read_text()
+KILLED = """
+import os, subprocess
+from pathlib import Path
+
+def test_it(tmp_path):
+    marked = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    named = subprocess.Popen(["sh", "-c", "sleep 600; :", f"{tmp_path}/program"], env={"PATH": os.environ["PATH"]})
+    if os.geteuid() == 0:
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(tmp_path)], check=True)
+    Path(os.environ["TOLD"]).write_text(f"{marked.pid} {named.pid} {tmp_path}")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def session(tmp_path: Path, tests: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run tests with our conftest.py in a session of their own."""
+    conftest = (HERE / "conftest.py").read_text()
     (tmp_path / "conftest.py").write_text(conftest.replace("PATIENCE = 3.0", "PATIENCE = 0.1"))
-    (tmp_path / "test_it.py").write_text(TESTS)
-    (tmp_path / "pytest.ini").write_text(f"[pytest]\nanyio_mode = auto\npythonpath = {DOCKER}\n")
-    done = subprocess.run(
+    (tmp_path / "test_it.py").write_text(tests)
+    (tmp_path / "pytest.ini").write_text(
+        f"[pytest]\nanyio_mode = auto\npythonpath = {HERE} {HERE}/engines/docker\n"
+    )
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", tmp_path],
         check=False,
         capture_output=True,
         text=True,
         timeout=50,
         cwd=tmp_path,
-        env=os.environ | {"CI": "true"},
+        env=os.environ | environ,
     )
+
+
+def test_a_session_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
+    done = session(tmp_path, KILLED, TOLD=str(tmp_path / "told"))
+    assert done.returncode == -9, done.stdout
+    *pids, folder = (tmp_path / "told").read_text().split()
+    deadline = time.monotonic() + 30
+    while any(Path("/proc", pid).exists() for pid in pids) or folder in Path("/proc/mounts").read_text():
+        assert time.monotonic() < deadline, f"{pids} or the mount {folder} are still there"
+        time.sleep(0.02)
+
+
+def test_the_checks_see_what_they_are_for_and_nothing_else(tmp_path: Path) -> None:
+    done = session(tmp_path, TESTS, CI="true")
     said: dict[str, set[str]] = {}
     for line in done.stdout.splitlines():
         word, _, rest = line.partition(" test_it.py::")

@@ -121,8 +121,9 @@ async def test_who_does_not_stop_is_killed(harness: Harness, journal: JournalWri
 
 async def test_kill_sends_the_signal_that_was_asked_for(harness: Harness, journal: JournalWriter) -> None:
     async with opened(harness, journal, journal.run_dir, [Program.IDLE]) as bench:
-        for number in (signal.SIGUSR1, signal.SIGKILL, signal.SIGTERM):
+        for times, number in enumerate((signal.SIGUSR1, signal.SIGKILL, signal.SIGTERM), 1):
             await bench.units.start("idle")
+            await bench.logs_have("idle", b"up\n" * times)  # a process 1 that does not listen yet ignores it
             await bench.units.kill("idle", number)
             gone = await bench.exit()
             assert gone.signal == number.name

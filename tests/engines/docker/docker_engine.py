@@ -26,9 +26,11 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-LABEL = f"soakd.test-{uuid.uuid4().hex[:8]}"
-"""What this session's containers and networks carry. On a user's engine there may be those of another session."""
-SHELL = "soakd-test-shell"
+LABEL = os.environ.get("SOAKD_TEST_LABEL") or f"soakd.test-{uuid.uuid4().hex[:8]}"
+"""What this session's containers, networks and volumes carry. On a user's engine there may be those of another session."""
+NAME = LABEL.replace(".", "-")
+"""What the names of its images begin with."""
+SHELL = f"{NAME}-shell"
 PATIENCE = 30.0
 LISTENS = re.compile(r"API listen on (127\.0\.0\.1:\d+)")
 APPLETS = (
@@ -130,7 +132,7 @@ class Client:
         self.call("DELETE", f"containers/{quote(name)}", force=1, v=1)
 
     def clean(self) -> list[str]:
-        """Remove everything that this session made; return the locks that code of ours left on it, which it should not."""
+        """Remove everything that this session made but images; return the locks that code of ours left, which it should not."""
         marked = json.dumps({"label": [LABEL]})
         for container in self.call("GET", "containers/json", all=1, filters=marked):
             self._made |= {name.removeprefix("/") for name in container["Names"]}
@@ -138,11 +140,28 @@ class Client:
                 self.remove(container["Id"])
         for network in self.call("GET", "networks", filters=marked):
             self.call("DELETE", f"networks/{network['Id']}")
+        for volume in self.call("GET", "volumes", filters=marked)["Volumes"] or []:
+            self.call("DELETE", f"volumes/{volume['Name']}")
         locks = self.call("GET", "volumes", filters=json.dumps({"label": ["soakd.lock"]}))["Volumes"] or []
         left = self._ours(locks)
         for name in left:
             self.call("DELETE", f"volumes/{name}")
         return left
+
+    def clean_up(self) -> None:
+        """Remove the images of this session, too: it is over."""
+        self.clean()
+        for image in self.call("GET", "images/json", filters=json.dumps({"reference": [f"{NAME}-*"]})):
+            for tag in image["RepoTags"]:
+                self.call("DELETE", f"images/{tag}", force=1)
+
+    def clear(self) -> None:
+        """Remove all containers and networks of an engine that is the tests' own, whoever made them."""
+        for container in self.call("GET", "containers/json", all=1):
+            with suppress(RuntimeError):
+                self.remove(container["Id"])
+        for network in self.call("GET", "networks", filters=json.dumps({"type": ["custom"]})):
+            self.call("DELETE", f"networks/{network['Id']}")
 
     def _ours(self, locks: list[dict[str, Any]]) -> list[str]:
         """Say which locks are on units of this session, or for taking those over: a soak of the user's may have others."""
@@ -375,13 +394,16 @@ def any_engine(root: Path) -> Iterator[Client]:
         with private_engine(root) as private:
             yield private
         return
-    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    client = Client(host.removeprefix("unix://"))
-    if not host.startswith("unix://") or not client.answers():
-        want(f"nobody answers at {host}, and {why}")
+    client = users_engine()
+    if not client.answers():
+        want(f"nobody answers at {client.url}, and {why}")
     client.import_shell()
     try:
         yield client
     finally:
-        client.clean()
-        client.call("DELETE", f"images/{SHELL}", force=1)
+        client.clean_up()
+
+
+def users_engine() -> Client:
+    """Return the engine that Docker's own commands would use, if it listens on a socket of this machine."""
+    return Client(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))

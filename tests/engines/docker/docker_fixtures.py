@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import uuid
 from collections.abc import Iterator
 
 import pytest
-from docker_engine import Client, PrivateEngine, any_engine, can_be_private
+from docker_engine import NAME, Client, any_engine, can_be_private
 from provisioning import build_images
 
 
@@ -36,11 +35,7 @@ def docker(docker_session: Client) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session")
-def images(docker_session: Client) -> Iterator[str]:
-    """Build the images of deploy/ and return what their names begin with; that takes some 10 s."""
-    prefix = f"soakd-test-{uuid.uuid4().hex[:8]}"
-    build_images(docker_session, prefix)
-    yield prefix
-    if not isinstance(docker_session, PrivateEngine):
-        for name in (prefix, f"{prefix}-base", f"{prefix}-nats"):
-            docker_session.call("DELETE", f"images/{name}", force=1)
+def images(docker_session: Client) -> str:
+    """Build the images of deploy/ and return what their names begin with; that takes some 10 s. They go with the session."""
+    build_images(docker_session, prefix := f"{NAME}-soakd")
+    return prefix

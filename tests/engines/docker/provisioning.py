@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import NamedTemporaryFile
+from typing import IO, Any
 
-from docker_engine import Client, want
+from docker_engine import LABEL, Client, want
+from ruamel.yaml import YAML
 
 from supervisor.broker.embedded import free_ports
 from supervisor.engines.dockerd.names import PROJECT
@@ -61,6 +63,21 @@ def compose_command() -> list[str]:
         if asked.returncode == 0:
             return command
     return want("Docker Compose is missing; scripts/test installs docker-compose on Debian")
+
+
+def labelled(file: Path) -> IO[str]:
+    """Return a further compose file, which puts the tests' label on all that the first one makes. It is gone when it is closed."""
+    made, label = YAML(typ="safe").load(file), {"labels": {LABEL: "true"}}
+    networks = {name for name, network in made.get("networks", {}).items() if "external" not in network}
+    text = {
+        "services": dict.fromkeys(made["services"], label),
+        "volumes": dict.fromkeys(made.get("volumes", {}), label),
+        "networks": dict.fromkeys(networks or {"default"}, label),
+    }
+    further = NamedTemporaryFile("w", suffix=".yaml")  # noqa: SIM115  # closed by the caller
+    further.write(json.dumps(text))
+    further.flush()
+    return further
 
 
 @dataclass(frozen=True)
@@ -122,7 +139,8 @@ def provisioning(docker: Client, images: str, file: Path = COMPOSE, **more: str)
         "SOAKD_PYTHON": sys.executable,
         **more,
     }
-    command = [*compose_command(), "-f", str(file)]
+    labels = labelled(file)
+    command = [*compose_command(), "-f", str(file), "-f", labels.name]
 
     def compose(*arguments: str) -> None:
         done = subprocess.run(
@@ -148,6 +166,7 @@ def provisioning(docker: Client, images: str, file: Path = COMPOSE, **more: str)
         yield System(docker, project, environment)
     finally:
         compose("down", "--volumes", "--remove-orphans", "--timeout", "1")
+        labels.close()
 
 
 def soak_it(system: System, folder: Path, duration: int | None = None) -> str:

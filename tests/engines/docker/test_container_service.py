@@ -20,7 +20,7 @@ import pytest
 from docker_engine import LABEL, Client
 from docker_gate import Gate, gated
 from docker_soak import IDLE
-from provisioning import ROOT, UP, compose_command, passed
+from provisioning import ROOT, UP, compose_command, labelled, passed
 
 from supervisor.broker.embedded import free_ports
 
@@ -115,7 +115,9 @@ def service(docker: Client, images: str, folder: Path) -> Iterator[Service]:
         "SOAK": str(soak),
         "NETWORK": network,
     }
-    command = [*compose_command(), "-f", str(ROOT / "deploy" / "compose.yaml"), "-f", str(override)]
+    file = ROOT / "deploy" / "compose.yaml"
+    labels = labelled(file)
+    command = [*compose_command(), "-f", str(file), "-f", labels.name, "-f", str(override)]
 
     def compose(*arguments: str) -> str:
         done = subprocess.run(
@@ -132,6 +134,7 @@ def service(docker: Client, images: str, folder: Path) -> Iterator[Service]:
             yield Service(docker, gate, compose("ps", "-q", "soakd"), worker, f"http://127.0.0.1:{port}")
         finally:
             compose("down", "--volumes", "--timeout", "1")
+            labels.close()
     assert gate.refused == []
 
 

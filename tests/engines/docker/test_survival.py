@@ -86,7 +86,7 @@ async def test_how_a_unit_ended(
         crash = await soak.crashed(unit)
         assert (crash.code, crash.signal, crash.oom) == (code, name, False)
         assert soak.last_words(crash)[0] == "last"
-        assert crash.facts["image"].startswith("soakd-test-shell sha256:")
+        assert crash.facts["image"].startswith(f"{SHELL} sha256:")
     assert docker.state(unit) == "exited"
 
 
