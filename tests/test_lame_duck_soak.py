@@ -1,4 +1,4 @@
-"""config/lame-duck.yaml as it stands, with each client: what happened decides, and both are shown side by side."""
+"""config/lame-duck.yaml with each client, both shown side by side, and config/foreign-client.yaml: as they stand, but for their times."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 from supervisor.journal.events import EpisodeClosed, PhaseEntered
 from supervisor.journal.replay import ReplayError, replay
 
-FILE = Path(__file__).parent.parent / "config" / "lame-duck.yaml"
-DURATION = "${DURATION:-3m}"
+CONFIG = Path(__file__).parent.parent / "config"
+DURATION = re.compile(r"^duration: .*$", re.MULTILINE)
 AFTER = 2.0
 """Seconds that a soak goes on for once its rollout is over."""
 ASKED = "hot_swaps >= 1"
@@ -27,12 +27,12 @@ ASKED = "hot_swaps >= 1"
 class Rollout:
     """One soak, which ends in order soon after its rollout did, however long that took."""
 
-    def __init__(self, client: str, place: Path) -> None:
+    def __init__(self, soak: str, place: Path, **environment: str) -> None:
         place.mkdir()
-        self.client, self.place, self.file = client, place, place / FILE.name
-        shutil.copy(FILE, self.file)
-        own = {"CLIENT": client, "ROLLOUT_AFTER": "2s", "SOAKD_STATE_DIR": str(place / "state")}
-        self.environment = os.environ | own
+        self.soak, self.place, self.file = soak, place, place / f"{soak}.yaml"
+        shutil.copy(CONFIG / "foreign_client.py", place)
+        self.file.write_text((CONFIG / self.file.name).read_text().replace("at: [20s]", "at: [2s]"))
+        self.environment = os.environ | environment | {"SOAKD_STATE_DIR": str(place / "state")}
         self.log = (place / "log").open("wb")
         self.process = subprocess.Popen(
             [*self.soakd, "run", str(self.file), "--run-dir", str(place / "runs")],
@@ -45,7 +45,7 @@ class Rollout:
 
     @property
     def directory(self) -> Path:
-        return next((self.place / "runs" / "lame-duck").glob("*Z"))
+        return next((self.place / "runs" / self.soak).glob("*Z"))
 
     def end(self) -> tuple[int, dict[str, Any]]:
         """Wait for the rollout, have the soak last a little longer, and return exit code and verdict."""
@@ -55,8 +55,8 @@ class Rollout:
             time.sleep(0.3)
         assert lasted is not None, self.told()
         text = self.file.read_text()
-        assert DURATION in text
-        self.file.write_text(text.replace(DURATION, f"{lasted + AFTER:.0f}s"))
+        assert DURATION.search(text)
+        self.file.write_text(DURATION.sub(f"duration: {lasted + AFTER:.0f}s", text))
         reload = [*self.soakd, "reload", str(self.directory)]
         done = subprocess.run(
             reload, env=self.environment, capture_output=True, text=True, timeout=60, check=False
@@ -89,7 +89,10 @@ class Rollout:
 
 @pytest.mark.timeout(240)
 def test_each_client_is_judged_by_what_happened_and_both_stand_side_by_side(tmp_path: Path) -> None:
-    rollouts = [Rollout(client, tmp_path / client) for client in ("default", "make_before_break")]
+    rollouts = [
+        Rollout("lame-duck", tmp_path / client, CLIENT=client, ROLLOUT_AFTER="2s")
+        for client in ("default", "make_before_break")
+    ]
     try:
         (default_code, default), (code, verdict) = [rollout.end() for rollout in rollouts]
         late = "soakd's own event loop once lagged"  # a machine that is too busy for soakd itself
@@ -134,6 +137,28 @@ def test_each_client_is_judged_by_what_happened_and_both_stand_side_by_side(tmp_
     finally:
         for rollout in rollouts:
             rollout.close()
+
+
+@pytest.mark.timeout(240)
+def test_a_client_of_somebody_else_is_judged_by_what_it_prints(tmp_path: Path) -> None:
+    rollout = Rollout("foreign-client", tmp_path / "foreign", PYTHON=sys.executable)
+    try:
+        _, verdict = rollout.end()
+        told = {one["threshold"]: one["verdict"] for one in verdict["thresholds"]}
+        counters = verdict["loads"]["client"]["counters"]
+        assert told.pop("load client: counter rpc.ok >= 50") == "pass"
+        assert told.pop("load client: counter event.ok >= 20") == "pass"
+        assert told["load client: counter program_crashes == 0"] == "pass"
+        bad = verdict["loads"]["client"]["unexplained_failures"] or counters.get("duplicates")
+        assert ("fail" in told.values()) == bool(bad or verdict["loads"]["client"]["ok_share"] < 0.95)
+        (episode,) = verdict["episodes"]
+        assert episode["unmet"] == [], "its server's log told of lame-duck mode"
+        evidence = (rollout.directory / "evidence.csv").read_text()
+        assert re.search(
+            r"^rollout#1\.during\.log .*LAME DUCK MODE DETECTED.*,[1-9]", evidence, re.MULTILINE
+        ), evidence
+    finally:
+        rollout.close()
 
 
 def failures(verdict: dict[str, Any]) -> int:

@@ -105,8 +105,11 @@ def _table(runs: list[Run]) -> Table:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("", overflow="fold")
-    for run in runs:
-        table.add_column(Text(run.directory.resolve().name), overflow="fold")
+    names = [run.directory.resolve().name for run in runs]
+    if len(set(names)) < len(names):  # of the same second, or moved: then the whole path tells them apart
+        names = [str(run.directory) for run in runs]
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
     section = ""
     for row in rows(runs):
         if row.section != section:

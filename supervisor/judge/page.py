@@ -13,7 +13,11 @@ from supervisor.judge.verdict import Judgement
 
 _INLINE: Final = re.compile(r"\\(?P<plain>.)|\*\*(?P<bold>.+?)\*\*|(?P<fence>`+) ?(?P<code>.+?) ?(?P=fence)")
 _CELL: Final = re.compile(r"((?:\\.|[^\\|])*)\|")
-_NUMBER: Final = re.compile(r"[\d,.]+(?:%|ms|s|/s)?|-|")
+_VALUE: Final = r"(?:[\d,.]+(?:%|/s|(?:(?:ms|[dhms])[\d.]*)*)|-)"
+_WHOLE: Final = re.compile(
+    rf"{_VALUE}(?: / {_VALUE})*|{_VALUE} of {_VALUE} \({_VALUE}\)|\d\d-\d\d \d\d:\d\d:\d\d(?: \(.*\))?|\S+#\d+"
+)
+"""Numbers, times and episodes: what is torn apart at the end of a line cannot be compared."""
 STYLE: Final = """
 :root { color-scheme: light dark; --line: #8885; --dim: #777; --fail: #cc3b3b; --pass: #3d8a4d; --doubt: #b8860b; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
@@ -28,7 +32,8 @@ td.pass { color: var(--pass); }
 td.inconclusive, strong.inconclusive { color: var(--doubt); font-weight: 600; }
 code, pre { font: 13px/1.4 ui-monospace, monospace; }
 pre { overflow-x: auto; padding: .6em; border: 1px solid var(--line); }
-svg { width: 100%; height: auto; margin: 1em 0; }
+.course { overflow-x: auto; margin: 1em 0; }
+svg { width: 100%; min-width: 760px; height: auto; }
 svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
 svg text.small { font-size: 9.5px; opacity: .7; }
 svg line.grid { stroke: currentColor; opacity: .15; }
@@ -48,7 +53,8 @@ def render(judgement: Judgement, directory: str = ".") -> str:
     title = f"{started.soak if started else 'soak'}: {judgement.verdict}"
     head, *rest = _sections(summary.render(judgement, directory))
     picture = [*course(judgement.tally)]
-    body = [*_blocks(head), *picture, *([KEY] if picture else ())]
+    framed = ('<div class="course">', *picture, "</div>", KEY) if picture else ()
+    body = [*_blocks(head), *framed]
     for section in rest:
         body += _blocks(section)
     policy = "default-src 'none'; style-src 'unsafe-inline'"
@@ -121,7 +127,7 @@ def _line(line: str, kind: str, *, first: bool) -> Iterator[str]:
 def _cell(cell: str, *, head: bool) -> str:
     if head:
         return f"<th>{_inline(cell)}</th>"
-    name = cell if cell in _COLOURS else "n" if cell and _NUMBER.fullmatch(cell) else ""
+    name = cell if cell in _COLOURS else "n" if _WHOLE.fullmatch(cell) else ""
     return f'<td class="{name}">{_inline(cell)}</td>' if name else f"<td>{_inline(cell)}</td>"
 
 

@@ -194,7 +194,10 @@ def clock(moment: Moment) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    return "" if seconds is None else show(seconds, Unit.DURATION)
+    """Write a time as a person compares it, with three digits; thresholds have it exactly."""
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.3g}ms" if 0 < seconds < 0.9995 else show(round(seconds, 2), Unit.DURATION)
 
 
 def _quantile(histogram: Histogram, share: float) -> str:
