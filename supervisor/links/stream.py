@@ -6,6 +6,7 @@ bytes, and its end (or its reset) waits there behind it. While the queue is full
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections import deque
@@ -62,6 +63,9 @@ class Stream:
         self._held: deque[_Held] = deque()
         self._bytes = 0
         self._news = anyio.Event()
+        self._pause = anyio.Event()
+        """Set once nothing more is read for the moment."""
+        self._ended = False
 
     async def run(self) -> End:
         """Carry everything to its end; return how that was. ConnectionError if the receiver is gone."""
@@ -81,26 +85,49 @@ class Stream:
     # --- in ----------------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Read until the sender ends it. Bytes that nothing waits before, and nothing is done to, go on at once."""
-        source, held = self._source, self._held
-        while True:
+        """Read until the sender ends it, whenever there is room.
+
+        The loop calls `_take` itself as long as there is something to read: a task that were woken for each answer to a request, and
+        registered anew for the next one, would take as long as all the rest.
+        """
+        loop = asyncio.get_running_loop()
+        while not self._ended:
             while self._bytes >= ROOM:
                 await self._news.wait()
-            await anyio.wait_readable(source)
+            self._pause = anyio.Event()
+            loop.add_reader(self._source, self._take, loop)
             try:
-                size = source.recv_into(_BUFFER)
-            except BlockingIOError:
-                continue
-            except OSError:
-                self._hold(End.RST)
-                return
-            if not size:
+                await self._pause.wait()
+            finally:
+                loop.remove_reader(self._source)
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Read what is there. Bytes that nothing waits before, and nothing is done to, go on at once."""
+        try:
+            size = self._source.recv_into(_BUFFER)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._hold(End.RST)
+            self._ended = True
+        else:
+            if size:
+                self._pass_on(size)
+            else:
                 self._hold(End.FIN)
-                return
-            sent = self._send(_BUFFER[:size]) if not held and self._lane.shape.plain else 0
-            if sent < size:
-                self._bytes += size - sent
-                self._hold(memoryview(bytes(_BUFFER[sent:size])))
+                self._ended = True
+        if self._ended or self._bytes >= ROOM:
+            loop.remove_reader(
+                self._source
+            )  # it would be called again before the task that waits has its turn
+            self._pause.set()
+
+    def _pass_on(self, size: int) -> None:
+        """Send on, or hold, so many bytes of the buffer."""
+        sent = self._send(_BUFFER[:size]) if not self._held and self._lane.shape.plain else 0
+        if sent < size:
+            self._bytes += size - sent
+            self._hold(memoryview(bytes(_BUFFER[sent:size])))
 
     def _send(self, data: memoryview) -> int:
         """Send what can be sent now and return how much that is; the writer will see what is wrong with the receiver."""
