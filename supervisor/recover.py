@@ -33,7 +33,7 @@ from supervisor.links.base import LinkError
 from supervisor.reaching import Reached, names_of
 from supervisor.soak import Soak
 from supervisor.soakfile.errors import SoakFileError
-from supervisor.soakfile.load import load
+from supervisor.soakfile.load import load, load_saved
 
 WAIT_FOR_OTHERS: Final = 20.0
 """Seconds that somebody else may take to heal the same run."""
@@ -123,7 +123,7 @@ async def recover(directory: Path) -> list[str]:
 async def _heal(directory: Path) -> list[str]:
     past = await anyio.to_thread.run_sync(read_past, directory)
     base = Path(past.started.file).parent
-    soak = await _read_soak(directory, base, past.started.run)
+    soak = await _read_soak(directory, Path(past.started.file), past.started.run)
     async with open_journal(directory) as journal:
         if not past.ended:
             journal.emit(RunEnded(reason=EndReason.DIED, detail="the daemon left without a word"))
@@ -183,10 +183,10 @@ async def _undo(
     return dict(zip(past.open, lines, strict=True)), reached.away
 
 
-async def _read_soak(directory: Path, base: Path, run: str) -> Soak:
-    """Return the soak of a run. What its file takes from the environment is read again: secrets never stand in the run directory."""
+async def _read_soak(directory: Path, file: Path, run: str) -> Soak:
+    """Return the soak of a run. Secrets never stand in the run directory: the environment is read again, and the file itself."""
     try:
-        return (await anyio.to_thread.run_sync(lambda: load(directory / "soak.yaml", base=base))).soak
+        return (await anyio.to_thread.run_sync(load_saved, directory / "soak.yaml", file)).soak
     except SoakFileError as error:
         ended = await _end_processes(run) + len(await _end_links(run))
         problems = "; ".join(map(str, error.problems))

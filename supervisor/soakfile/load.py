@@ -20,11 +20,12 @@ from supervisor.soak import Soak
 from supervisor.soakfile.document import TOP, Document, Flaw, Mark, describe
 from supervisor.soakfile.environment import plain_data
 from supervisor.soakfile.errors import Problem, SoakFileError, dotted, ways
-from supervisor.soakfile.masking import mask_source, secret_fields
+from supervisor.soakfile.masking import mask_source, secret_fields, unmask_source
 from supervisor.soakfile.reader import Unreadable, read
 from supervisor.soakfile.sugar import SOURCE
 from supervisor.soakfile.validation import Validation
 from supervisor.soakfile.wording import Finding
+from supervisor.telemetry.logging import MASK
 
 MAX_BYTES: Final = 256 * 1024
 """Enough for some thousand units; the YAML parser would take seconds for more."""
@@ -92,6 +93,25 @@ def load(
         base=path.parent if base is None else base,
         ports=free_ports() if ports is None else ports,
     )
+
+
+def load_saved(path: FilePath, original: FilePath) -> Loaded:
+    """Read the copy of a soak file that a run directory has; SoakFileError if that cannot be done.
+
+    Secrets that were written out in the file itself are masked in the copy: they are taken from there, if it still has them.
+    """
+    loaded = load(path, base=original.parent)
+    masked = [
+        at for at, value in secret_fields(loaded.soak) if value.endswith(MASK) and loaded.document.has(at)
+    ]
+    if not masked:
+        return loaded
+    try:
+        document = read(_read_text(original))
+    except (SoakFileError, Unreadable):
+        return loaded  # whoever is asked with the masked secret says that it is none
+    text = unmask_source(_read_text(path), loaded.document, masked, document)
+    return parse(text, path, os.environ, overrides={}, base=original.parent, ports=free_ports())
 
 
 def parse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -36,18 +37,36 @@ def secret_fields(value: object, path: Path = ()) -> Iterator[tuple[Path, str]]:
 
 def mask_source(text: str, document: Document, paths: Iterable[Path]) -> str:
     """Return the file's text with the values at these paths masked, as far as they are not variables anyway."""
+    return _with(
+        text, document, {path: _masked(found) for path in paths if (found := _written(document, path))}
+    )
+
+
+def unmask_source(text: str, document: Document, paths: Iterable[Path], original: Document) -> str:
+    """Return a masked file's text with the values at these paths as the original file has them, where it still does."""
+    return _with(text, document, {path: found for path in paths if (found := _written(original, path))})
+
+
+def _written(document: Document, path: Path) -> str:
+    """Return the scalar at a path as it is written, empty if there is none."""
+    way = list(document.walk(path))
+    return str(way[-1][0].value) if len(way) > len(path) and isinstance(way[-1][0], Scalar) else ""
+
+
+def _with(text: str, document: Document, values: Mapping[Path, str]) -> str:
+    """Return a file's text with other scalars at these paths; an empty one leaves what is there."""
     spans: dict[tuple[int, int], str] = {}
-    for path in paths:
+    for path, value in values.items():
         way = list(document.walk(path))
         if len(way) > len(path) and isinstance(node := way[-1][0], Scalar):
-            spans[node.span] = _masked(str(node.value))
-    for (start, end), masked in sorted(spans.items(), reverse=True):
+            spans[node.span] = value
+    for (start, end), value in sorted(spans.items(), reverse=True):
         written = text[start:end]
         properties = _PROPERTIES.match(written)
         kept = properties.end() if properties else 0
         rest = len(written.rstrip())
-        if masked and kept < rest:
-            text = f'{text[: start + kept]}"{masked}"{text[start + rest :]}'
+        if value and kept < rest:
+            text = f"{text[: start + kept]}{json.dumps(value, ensure_ascii=False)}{text[start + rest :]}"
     return text
 
 

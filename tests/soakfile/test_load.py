@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from supervisor.soakfile.errors import Problem, SoakFileError
-from supervisor.soakfile.load import MAX_BYTES, Loaded, load
+from supervisor.soakfile.load import MAX_BYTES, Loaded, load, load_saved
+from supervisor.soakfile.masking import secret_fields
 
 ROOT = Path(__file__).parents[2]
 ENV = {"NATS_PASSWORD": "hunter2hunter2", "PORT": "9000", "NAMED": "x: {y}"}
@@ -116,6 +117,35 @@ broker:
     again = loaded(soak_file, result.resolved).soak
     assert again.broker is not None
     assert again.broker.password == result.soak.broker.password  # type: ignore[union-attr]  # it has one, see above
+
+
+def test_recovery_takes_masked_secrets_from_the_file_itself(soak_file: Path, tmp_path: Path) -> None:
+    """As long as that still has them: else they stay masked, and the broker says that they are none."""
+    text = """\
+soak: x
+broker:
+  servers: [127.0.0.1]
+  user: me
+  password: &p "literal \\"one\\""
+  connections:
+    b: {user: b, password: *p}
+    c: {user: c, password: "${UNSET:-literal two}"}
+    d: {token: literal-four}
+"""
+    copy, result = tmp_path / "copy.yaml", loaded(soak_file, text)
+    copy.write_text(result.resolved)
+    assert "literal" not in result.resolved
+    again = load_saved(copy, soak_file)
+    assert secrets(again) == secrets(result)
+    soak_file.write_text(text.replace("literal-four", "another").replace("    c:", "    cc:"))
+    changed = secrets(load_saved(copy, soak_file))
+    assert changed == {**secrets(result), "d": "another", "c": "***"}
+    soak_file.unlink()
+    assert set(secrets(load_saved(copy, soak_file)).values()) == {"***"}
+
+
+def secrets(of: Loaded) -> dict[str | int, str]:
+    return {path[-2]: value for path, value in secret_fields(of.soak)}
 
 
 def test_the_command_line_comes_first_and_is_noted(soak_file: Path) -> None:
