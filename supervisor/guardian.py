@@ -33,8 +33,9 @@ PROGRAM: Final = (sys.executable, "-P", "-m", "supervisor")
 IN_ORDER: Final = frozenset({0, 1, 2, 3})
 """Exit codes of a daemon that came to its own end: pass, fail, usage, inconclusive."""
 INCONCLUSIVE: Final = 3
-HEAL_TIMEOUT: Final = 30.0
-"""Seconds for `recover`, and again for `report`."""
+HEAL_TIMEOUT: Final = 180.0
+"""Seconds for `recover`, and again for `report`. They take a few; but one attempt at undo may take a minute by default, and on a machine
+ten times overloaded thirty containers were not put back within half a minute."""
 END_TIMEOUT: Final = 10.0
 """Seconds after which a process that does not die of SIGKILL (it hangs in the kernel) is left to it."""
 

@@ -1,28 +1,34 @@
-"""The worlds in which soakd dies: local processes, containers, an embedded cluster, a cluster that outlives the run."""
+"""The worlds in which soakd dies: local processes, containers, clusters that end with the run and that outlive it, links."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
+import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import nats
+import nats.errors
+import nats.js.errors
 from death_cases import Case
-from deaths import soak_file, units_of
+from deaths import CALM, World, soak_file, units_of
 from docker_engine import LABEL, Client
 from link_harness import Echo
-from nats_servers import NatsServer, make_cluster
+from nats_servers import BINARY, make_cluster
 
 from supervisor.broker.embedded import free_ports
 from supervisor.engines.cgroups import left_by
 
+NODES = ("nats1", "nats2", "nats3")
+NATS = "soakd-test-nats"
 SLEEP = ["sleep", "1000"]
 POLICY = {"intensity": None, "delay": "0s", "backoff": {"first": "10ms", "factor": 1.1}}
 ACCOUNTS = """
@@ -34,35 +40,69 @@ system_account: SYS
 """
 
 
-def _units(cases: Iterable[str]) -> list[str]:
-    return [unit for kind in cases for unit in units_of(kind).values()]
+def _units(labels: Iterable[str]) -> list[str]:
+    return [unit for label in labels for unit in units_of(label).values()]
+
+
+class Disk:
+    """A small file system of its own, which may be filled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        place.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(place)], check=True)
+
+    def look(self) -> list[str]:
+        return sorted(path.name for path in self.place.rglob("*"))
+
+    def close(self) -> None:
+        subprocess.run(["umount", str(self.place)], check=True)
 
 
 class Processes:
     """Local processes: they end with the run, so nothing else may be left than nothing."""
 
-    _soak = "of no name"
+    def __init__(self, folder: Path, labels: Iterable[str]) -> None:
+        self._soak = "of no name"
+        self._disk = Disk(folder / "disk") if "fill_disk" in labels else None
 
-    def soak(self, cases: dict[str, Case]) -> dict[str, Any]:
-        units = _units(cases)
+    def soak(self, cases: Mapping[str, Case]) -> dict[str, Any]:
+        units = [*_units(cases), CALM]
         limited = bool({"cpu_squeeze", "memory_squeeze"} & set(cases))
         local = {"cgroups": limited, "units": {unit: {"command": SLEEP} for unit in units}}
-        engines = {"local": {"process": local}}
-        soak = soak_file(cases, engines=engines, watchdogs=[{"units": units, **POLICY}])
+        places = {"data": str(self._disk.place)} if self._disk else {}
+        watchdogs = [{"units": units, **POLICY}]
+        return self.named(
+            soak_file(cases, places, engines={"local": {"process": local}}, watchdogs=watchdogs)
+        )
+
+    def named(self, soak: dict[str, Any]) -> dict[str, Any]:
+        """Remember what the soak is called: by that its control groups are found."""
         self._soak = soak["soak"]
         return soak
 
-    def look(self) -> list[str]:
-        """Return the control groups of its runs, whose ids begin with the name of the soak."""
-        return [str(group) for group in left_by(f"{self._soak}-*")]
+    def look(self) -> Any:
+        """Return the control groups of its runs, whose ids begin with the name of the soak, and what is on its disk."""
+        groups = [str(group) for group in left_by(f"{self._soak}-*")]
+        return {"groups": groups, "disk": self._disk.look() if self._disk else []}
+
+    def dead(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        if self._disk:
+            self._disk.close()
 
 
 class Embedded(Processes):
-    """One nats-server that is a unit."""
+    """Three nats-servers that are units, and end with the run."""
 
-    def soak(self, cases: dict[str, Case]) -> dict[str, Any]:
-        broker = {"embedded": {"nodes": 1, "lame_duck_grace_period": "200ms"}}
-        return soak_file(cases, broker=broker, watchdogs=[{"units": "nats1", **POLICY}])
+    def soak(self, cases: Mapping[str, Case]) -> dict[str, Any]:
+        broker = {"embedded": {"nodes": 3, "lame_duck_grace_period": "200ms"}}
+        engines = {"local": {"process": {"units": {CALM: {"command": SLEEP}}}}}
+        places = {"nodes": list(NODES)}
+        watchdogs = [{"units": list(NODES), **POLICY}]
+        return self.named(soak_file(cases, places, broker=broker, engines=engines, watchdogs=watchdogs))
 
 
 TALKER = """
@@ -79,49 +119,86 @@ while True:
 """
 
 
-class Linked(Processes):
-    """A server of somebody else's behind two links, with a client for each that talks to it all the time."""
+class Linked:
+    """A server of somebody else's behind two links, with a client for each that talks to it all the time; beside it another world."""
 
-    def __init__(self, to: str, ports: Iterator[int]) -> None:
-        self._links = {name: {"listen": f"127.0.0.1:{next(ports)}", "to": to} for name in ("db", "other")}
+    def __init__(self, beside: Processes | Containers) -> None:
+        ports = free_ports()
+        self._beside = beside
+        self._server = socket.create_server(("127.0.0.1", next(ports)), backlog=512)
+        self._echo = Echo(self._server)
+        to = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self._ports = {name: next(ports) for name in ("db", "other")}
+        self._links = {name: {"listen": f"127.0.0.1:{port}", "to": to} for name, port in self._ports.items()}
+        self._talkers = [
+            subprocess.Popen([sys.executable, "-c", TALKER, str(port)], start_new_session=True)
+            for port in self._ports.values()
+        ]
 
-    def soak(self, cases: dict[str, Case]) -> dict[str, Any]:
-        ports = {name: link["listen"].rpartition(":")[2] for name, link in self._links.items()}
-        units = {name: {"command": [sys.executable, "-c", TALKER, port]} for name, port in ports.items()}
-        engines = {"local": {"process": {"units": units}}}
-        return soak_file(cases, engines=engines, links=self._links)
+    def soak(self, cases: Mapping[str, Case]) -> dict[str, Any]:
+        return self._beside.soak(cases) | {"links": self._links}
+
+    def look(self) -> Any:
+        """Return what is beside, and on which links somebody listens, whose process was not found."""
+        return {"beside": self._beside.look(), "listening": [*filter(_listens, self._ports.values())]}
+
+    def dead(self) -> list[str]:
+        """Bytes have to go through every link as if it were none: nobody has healed yet, but the daemon is dead."""
+        return [why for name, port in self._ports.items() if (why := _goes_through(name, port))]
+
+    def close(self) -> None:
+        for talker in self._talkers:
+            talker.kill()
+            talker.wait()
+        self._echo.close()
+        self._beside.close()
 
 
-@contextmanager
-def linked() -> Iterator[Linked]:
-    """Run the server; nobody may listen on the links afterwards, which the next run would say."""
-    ports = free_ports()
-    server = socket.create_server(("127.0.0.1", next(ports)), backlog=512)
-    echo = Echo(server)
-    try:
-        yield Linked(f"127.0.0.1:{server.getsockname()[1]}", ports)
-    finally:
-        echo.close()
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _goes_through(name: str, port: int) -> str:
+    """Say why 1 kB does not come back through a link at once; one that is still being made plain has a moment for it."""
+    data, deadline, why = os.urandom(1000), time.monotonic() + 5, ""
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1) as client:
+                client.sendall(data)
+                got = b""
+                while len(got) < len(data) and (more := client.recv(1000)):
+                    got += more
+            if got == data:
+                return ""
+            why = f"{len(got)} bytes came back"
+        except OSError as error:
+            why = str(error)
+    return f"link {name} is no plain relay after the death of its daemon: {why}"
 
 
 class Containers:
     """Containers of a private network, which are there before the run and after it."""
 
-    def __init__(self, client: Client, folder: Path, kinds: Iterable[str]) -> None:
+    def __init__(self, client: Client, folder: Path, labels: Iterable[str]) -> None:
         self._client, self._prefix, self._folder = client, uuid.uuid4().hex[:8], folder
         self._network = f"deaths-{self._prefix}"
         client.call(
             "POST", "networks/create", {"Name": self._network, "Internal": True, "Labels": {LABEL: "true"}}
         )
-        self._names = {unit: f"{self._prefix}-{unit}" for unit in _units(kinds)}
-        self._disks = list[Path]()
+        self._names = {unit: f"{self._prefix}-{unit}" for unit in (*_units(labels), CALM)}
+        self._disks = list[Disk]()
         for unit, name in self._names.items():
-            (folder / unit).mkdir()
             if unit.startswith("fill-disk"):  # which the disk of the journal is not filled for
-                command = ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(folder / unit)]
-                subprocess.run(command, check=True)
-                self._disks.append(folder / unit)
-            host = {"NetworkMode": self._network, "Binds": [f"{folder / unit}:/data"]}
+                self._disks.append(Disk(folder / unit))
+            else:
+                (folder / unit).mkdir()
+            host = {
+                "NetworkMode": self._network,
+                "Binds": [f"{folder / unit}:/data"],
+                "RestartPolicy": {"Name": "unless-stopped"},
+                "Memory": 80_000_000,
+            }
             client.create(name, "exec sleep 100000", {"soakd.unit": unit}, host=host)
             client.start(name)
 
@@ -129,31 +206,43 @@ class Containers:
         """Remove the containers, and the disks under them."""
         for name in self._names.values():
             self._client.remove(name)
+        self._client.call("DELETE", f"networks/{self._network}")
         for disk in self._disks:
-            subprocess.run(["umount", str(disk)], check=True)
+            disk.close()
 
-    def soak(self, cases: dict[str, Case]) -> dict[str, Any]:
-        names = [self._names[unit] for unit in _units(cases)]
+    def renamed(self, unit: str) -> str:
+        return self._names[unit]
+
+    def dead(self) -> list[str]:
+        return []
+
+    def soak(self, cases: Mapping[str, Case]) -> dict[str, Any]:
+        names = [self._names[unit] for unit in (*_units(cases), CALM)]
         engine = {"host": self._client.url, "names": names, "own_policy": "suspend", "stop_timeout": "1s"}
         soak = soak_file(
-            cases, engines={"docker": {"docker": engine}}, watchdogs=[{"units": names, **POLICY}]
+            cases,
+            {"data": "/data"},
+            engines={"docker": {"docker": engine}},
+            watchdogs=[{"units": names, **POLICY}],
         )
         return _renamed(soak, self._names)
 
     def look(self) -> dict[str, Any]:
-        client = self._client
-        volumes = client.call("GET", "volumes")["Volumes"] or []
+        """Return all that a run could leave on the engine: of what is ours, since other worlds may be on it."""
+        client, mine = self._client, json.dumps({"name": [self._prefix]})
+        volumes = client.call("GET", "volumes", filters=mine)["Volumes"] or []
+        listed = client.call("GET", "containers/json", all=1, filters=mine)
         return {
-            "networks": sorted(one["Name"] for one in client.call("GET", "networks")),
+            "networks": sorted(one["Name"] for one in client.call("GET", "networks", filters=mine)),
             "volumes": sorted(one["Name"] for one in volumes),
-            "containers": sorted(one["Names"][0] for one in client.call("GET", "containers/json", all=1)),
+            "containers": sorted(one["Names"][0] for one in listed),
             **{unit: self._container(unit, name) for unit, name in self._names.items()},
         }
 
     def _container(self, unit: str, name: str) -> dict[str, Any]:
         seen = self._client.inspect(name)
         state, host = seen["State"], seen["HostConfig"]
-        networks = seen["NetworkSettings"]["Networks"]
+        networks, pid = seen["NetworkSettings"]["Networks"], state["Pid"]
         limits = ("NanoCpus", "CpuQuota", "CpuShares", "Memory", "MemorySwap", "PidsLimit")
         return {
             "state": state["Status"],
@@ -163,12 +252,37 @@ class Containers:
             "networks": {
                 net: sorted(set(one["Aliases"] or []) - {seen["Id"][:12]}) for net, one in networks.items()
             },
-            "filters": _filters(state["Pid"]) if state["Running"] else "down",
-            "processes": len(self._client.call("GET", f"containers/{name}/top")["Processes"])
-            if state["Running"]
-            else 0,
+            "filters": _filters(pid) if pid else "down",
+            "groups": _groups(pid) if pid else {},
             "files": sorted(path.name for path in (self._folder / unit).rglob("*")),
         }
+
+
+LIMITS = (
+    "cpu.cfs_quota_us",
+    "memory.limit_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "freezer.state",
+    "cpu.max",
+    "memory.max",
+    "memory.swap.max",
+    "cgroup.freeze",
+)
+
+
+def _groups(pid: int) -> dict[str, Any]:
+    """Return what the kernel itself says of a container: its limits, whether it is frozen, and how many processes it has."""
+    found: dict[str, Any] = {}
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controller, path = line.split(":", 2)
+        group = Path("/sys/fs/cgroup") / controller / path.lstrip("/")
+        for name in LIMITS:
+            with suppress(OSError):
+                found[name] = (group / name).read_text().strip()
+        if controller in {"pids", ""}:
+            with suppress(OSError):
+                found["processes"] = len((group / "cgroup.procs").read_text().split())
+    return found
 
 
 def _limit(value: int | None) -> int | str:
@@ -178,20 +292,13 @@ def _limit(value: int | None) -> int | str:
 
 def _filters(pid: int) -> list[str]:
     """Return the packet filters and queues of a container's network namespace, without counters."""
-    lines = list[str]()
-    for command in (
-        ["iptables-save"],
-        ["ip6tables-save"],
-        ["nft", "list", "ruleset"],
-        ["tc", "qdisc", "show"],
-    ):
-        enter = ["nsenter", "--target", str(pid), "--net", *command]
-        done = subprocess.run(enter, capture_output=True, text=True, check=False, timeout=20)
-        # An empty chain and a table that was once looked at say nothing; 127.0.0.11 is the engine's own name server.
-        told = [line.strip() for line in done.stdout.splitlines() if "127.0.0.11" not in line]
-        told = [line for line in told if not line.startswith("qdisc noqueue")]
-        lines += [line for line in told if line.startswith(("-A", "qdisc")) or "drop" in line]
-    return lines
+    commands = "iptables-save && ip6tables-save && tc qdisc show || exit 1; ! command -v nft >/dev/null || nft list ruleset"
+    enter = ["nsenter", "--target", str(pid), "--net", "sh", "-c", commands]
+    done = subprocess.run(enter, stdout=subprocess.PIPE, text=True, check=True, timeout=20)
+    # An empty chain and a table that was once looked at say nothing; 127.0.0.11 is the engine's own name server.
+    told = [line.strip() for line in done.stdout.splitlines() if "127.0.0.11" not in line]
+    told = [line for line in told if not line.startswith("qdisc noqueue")]
+    return [line for line in told if line.startswith(("-A", "qdisc", ":soakd")) or "drop" in line]
 
 
 def _renamed(value: Any, names: dict[str, str]) -> Any:
@@ -235,48 +342,80 @@ asyncio.run(main(sys.argv[1:]))
 class Brokers:
     """A cluster that is there before the run and after it, with a client, a stream, consumers and entries."""
 
-    def __init__(self, servers: list[NatsServer]) -> None:
-        self._servers = servers
+    def __init__(self, addresses: list[str]) -> None:
+        self.addresses = addresses
+        command = [sys.executable, "-c", FEEDER, *addresses]
+        self._feeder = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )  # it is kicked all the time
+        assert self._feeder.stdout
+        assert self._feeder.stdout.readline() == b"ready\n"
 
-    def soak(self, cases: dict[str, Case]) -> dict[str, Any]:
-        broker = {
-            "servers": [server.address for server in self._servers],
-            "user": "app",
-            "password": "app",
-            "system": {"user": "sys", "password": "sys"},
-        }
-        units = _units(cases)
-        engines = {"local": {"process": {"units": {unit: {"command": SLEEP} for unit in units}}}}
-        return soak_file(cases, engines=engines, broker=broker)
+    def soak(self, cases: Mapping[str, Case]) -> dict[str, Any]:
+        engines = {"local": {"process": {"units": {CALM: {"command": SLEEP}}}}}
+        return soak_file(cases, {}, engines=engines, broker=self.section())
+
+    def section(self) -> dict[str, Any]:
+        identity = {"user": "app", "password": "app", "system": {"user": "sys", "password": "sys"}}
+        return {"servers": self.addresses, **identity}
+
+    def dead(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        self._feeder.kill()
+        self._feeder.wait()
+        if self._feeder.stdout:
+            self._feeder.stdout.close()
 
     def look(self) -> Any:
-        return anyio.run(self._look)
+        """Look again where the cluster does not answer: a leader that was told to step down is away for a moment."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return anyio.run(self._look)
+            except (OSError, nats.errors.Error):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     async def _look(self) -> dict[str, Any]:
-        servers = [server.address for server in self._servers]
-        nc = await nats.connect(servers, user="app", password="app", name="inspector")
+        nc = await self._connect("app")
         try:
             js = nc.jetstream(timeout=10)
-            kv = await js.key_value("CONFIG")
             consumers = {info.name for info in await js.consumers_info("S")}
             return {
                 "streams": sorted(info.config.name or "" for info in await js.streams_info()),
                 "consumers": sorted(consumers - {f"worker-{n}" for n in range(3)}),
-                "entries": {key: (await kv.get(key)).value for key in ("colour", "size")},
+                "entries": {key: await self._entry(js, key) for key in ("colour", "size", "extra")},
                 "connections": sorted(await self._connections()),
             }
         finally:
             await nc.close()
 
+    async def _connect(self, who: str) -> nats.NATS:
+        options: dict[str, Any] = {"allow_reconnect": False, "connect_timeout": 5}
+        return await nats.connect(self.addresses, user=who, password=who, name="inspector", **options)
+
+    @staticmethod
+    async def _entry(js: Any, key: str) -> tuple[bytes | None, str | None]:
+        """Return what the leader has of an entry, None if it is deleted, and whose mark is on it: any other replica may be behind."""
+        try:
+            last = await js.get_last_msg("KV_CONFIG", f"$KV.CONFIG.{key}")
+        except nats.js.errors.NotFoundError:
+            return None, None
+        headers = last.headers or {}
+        return None if "KV-Operation" in headers else last.data, headers.get("Soakd-Episode")
+
     async def _connections(self) -> set[str]:
         """Return the names of all clients but those that come and go with the inspection."""
-        sys_ = await nats.connect([self._servers[0].address], user="sys", password="sys", name="inspector")
+        sys_ = await self._connect("sys")
         names = set[str]()
         try:
             inbox = sys_.new_inbox()
             sub = await sys_.subscribe(inbox)
             await sys_.publish("$SYS.REQ.SERVER.PING.CONNZ", b"{}", reply=inbox)
-            for _ in self._servers:
+            for _ in self.addresses:
                 answer = json.loads((await sub.next_msg(10)).data)
                 names |= {one.get("name", "") for one in answer["data"]["connections"]}
         finally:
@@ -295,17 +434,118 @@ def brokers(folder: Path) -> Iterator[Brokers]:
                     group.start_soon(server.start)
 
         anyio.run(start)
-        feeder = subprocess.Popen(
-            [sys.executable, "-c", FEEDER, *(server.address for server in servers)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # it is kicked all the time
+        with closing(Brokers([server.address for server in servers])) as world:
+            yield world
+
+
+CONFIG = """
+server_name: {name}
+listen: "0.0.0.0:4222"
+http: "0.0.0.0:8222"
+cluster {{ name: trio, listen: "0.0.0.0:6222", no_advertise: true, routes: [{routes}] }}
+lame_duck_duration: "30s"
+lame_duck_grace_period: "200ms"
+jetstream {{ store_dir: "/data" }}
+"""
+
+
+class Nodes:
+    """The same cluster in containers, which are units."""
+
+    def __init__(self, client: Client, folder: Path) -> None:
+        self._client, self._prefix, ports = client, uuid.uuid4().hex[:8], free_ports()
+        self._network = f"deaths-{self._prefix}"
+        self._names = {node: f"{self._prefix}-{node}" for node in NODES}
+        self._monitors: dict[str, str] = {}
+        addresses = []
+        client.import_program(BINARY, NATS)
+        client.call("POST", "networks/create", {"Name": self._network, "Labels": {LABEL: "true"}})
+        routes = ", ".join(f'"nats://{name}:6222"' for name in self._names.values())
+        for node, name in self._names.items():
+            (folder / node).mkdir()
+            config = CONFIG.format(name=node, routes=routes) + ACCOUNTS
+            (folder / node / "nats.conf").write_text(config)
+            port, monitor = next(ports), next(ports)
+            host = {
+                "NetworkMode": self._network,
+                "Binds": [f"{folder / node}:/data"],
+                "RestartPolicy": {"Name": "unless-stopped"},
+                "PortBindings": {
+                    f"{inside}/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(outside)}]
+                    for inside, outside in ((4222, port), (8222, monitor))
+                },
+            }
+            exposed = {"4222/tcp": {}, "8222/tcp": {}}
+            command = ["/nats-server", "-c", "/data/nats.conf"]
+            client.create(name, command, init=False, host=host, Image=NATS, ExposedPorts=exposed)
+            client.start(name)
+            addresses.append(f"127.0.0.1:{port}")
+            self._monitors[node] = f"http://127.0.0.1:{monitor}"
+        self._brokers = Brokers(addresses)
+
+    def soak(self, cases: Mapping[str, Case]) -> dict[str, Any]:
+        names = list(self._names.values())
+        engines = {
+            "docker": {"docker": {"host": self._client.url, "names": names, "own_policy": "suspend"}},
+            "local": {"process": {"units": {CALM: {"command": SLEEP}}}},
+        }
+        nodes = {name: {"name": node, "monitor": self._monitors[node]} for node, name in self._names.items()}
+        broker = self._brokers.section() | {"nodes": nodes}
+        return soak_file(
+            cases, {"nodes": names}, engines=engines, broker=broker, watchdogs=[{"units": names, **POLICY}]
         )
-        try:
-            assert feeder.stdout
-            assert feeder.stdout.readline() == b"ready\n"
-            yield Brokers(servers)
-        finally:
-            feeder.kill()
-            feeder.wait()
-            if feeder.stdout:
-                feeder.stdout.close()
+
+    def look(self) -> Any:
+        mine = json.dumps({"name": [self._prefix]})
+        volumes = self._client.call("GET", "volumes", filters=mine)["Volumes"] or []
+        found: dict[str, Any] = {"volumes": sorted(one["Name"] for one in volumes)}
+        for node, name in self._names.items():
+            seen = self._client.inspect(name)
+            policy = seen["HostConfig"]["RestartPolicy"]["Name"]
+            found[node] = seen["State"]["Status"], policy
+        return {**found, **self._brokers.look()}
+
+    def dead(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        self._brokers.close()
+        for name in self._names.values():
+            self._client.remove(name)
+        self._client.call("DELETE", f"networks/{self._network}")
+
+
+@contextmanager
+def world_of(name: str, labels: list[str], folder: Path, client: Client | None) -> Iterator[World]:
+    """Open a world by its name; `client` is the engine, for those that need one."""
+    with ExitStack() as stack:
+        if name == "broker":
+            yield stack.enter_context(brokers(folder))
+            return
+        world: World | Processes | Containers | Nodes | Embedded | Linked
+        if name == "process":
+            world = Processes(folder, labels)
+        elif name == "embedded":
+            world = Embedded(folder, labels)
+        elif name == "links":
+            world = Linked(Processes(folder, labels))
+        else:
+            assert client is not None, f"the world {name} needs an engine"
+            if name == "nodes":
+                world = Nodes(client, folder)
+            else:
+                world = Containers(client, folder, labels)
+                world = Linked(world) if name == "links-docker" else world
+        yield stack.enter_context(closing(world))  # type: ignore[type-var]
+
+
+ENGINE_OF = {
+    "process": "process",
+    "embedded": "process",
+    "links": "process",
+    "broker": "process",
+    "docker": "docker",
+    "nodes": "docker",
+    "links-docker": "docker",
+}
+"""The worlds, and the engine of each. `broker` has its servers outside of the soak."""

@@ -8,54 +8,106 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from death_cases import CASES
-from death_worlds import Containers, Processes, linked
-from deaths import Death, die, missing
+from death_worlds import brokers, world_of
+from deaths import Death, Lane, die, missing
 from docker_engine import Client
 from test_run import SLEEPER, Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
 
 from supervisor.journal import events as ev
 
+UNDERTAKER = Path(__file__).with_name("undertaker.py")
 
-def test_every_kind_has_its_line_in_the_table() -> None:
-    assert not missing()
+
+@pytest.fixture(scope="module")
+def lane() -> Iterator[Lane]:
+    with closing(Lane()) as one:
+        yield one
+
+
+def of_world(name: str) -> list[str]:
+    return [label for label, case in CASES.items() if name in case.on]
 
 
 def left(death: Death) -> str:
     return f"{death.problems} after {death.phases}: {death.output}" if death.problems else ""
 
 
+def test_every_kind_has_its_line_in_the_table() -> None:
+    assert not missing()
+
+
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize("both", [False, True], ids=["daemon", "guardian-too"])
-def test_nothing_is_left_of_local_processes(both: bool) -> None:
+def test_nothing_is_left_of_processes_and_links(lane: Lane, tmp_path: Path) -> None:
     rng = random.Random()  # noqa: S311  # another instant each time: what is left would be told with its phases
-    kinds = [kind for kind, case in CASES.items() if "process" in case.on]
-    kind, phase = rng.choice(kinds), rng.choice(["inject", "undo"])
-    assert not left(die(Processes(), kinds, kind, phase, both=both, rng=rng))
-
-
-@pytest.mark.timeout(200)
-@pytest.mark.parametrize("both", [False, True], ids=["daemon", "guardian-too"])
-def test_nothing_is_left_of_links(both: bool) -> None:
-    rng = random.Random()  # noqa: S311  # as above
-    kinds = [kind for kind, case in CASES.items() if "links" in case.on]
-    with linked() as world:
-        assert not left(
-            die(world, kinds, rng.choice(kinds), rng.choice(["inject", "undo"]), both=both, rng=rng)
-        )
-
-
-@pytest.mark.timeout(200)
-def test_nothing_is_left_of_containers(docker: Client, tmp_path: Path) -> None:
-    rng, kinds = random.Random(), ["stop", "pause", "disconnect"]  # noqa: S311  # as above
-    with closing(Containers(docker, tmp_path, kinds)) as world:
+    labels = rng.sample(of_world("process"), 4) + rng.sample(of_world("links"), 3)
+    with world_of("links", labels, tmp_path, None) as world:
         for both in (False, True):
-            assert not left(die(world, kinds, rng.choice(kinds), "hold", both=both, rng=rng))
+            target = rng.choice(labels), rng.choice(["inject", "undo"])
+            assert not left(die(world, lane, labels, target, both=both, rng=rng))
+
+
+@pytest.mark.timeout(200)
+def test_nothing_is_left_of_containers(lane: Lane, docker: Client, tmp_path: Path) -> None:  # noqa: F811  # the fixture
+    rng = random.Random()  # noqa: S311  # as above
+    labels = rng.sample(of_world("docker"), 3)
+    with world_of("docker", labels, tmp_path, docker) as world:
+        for both in (False, True):
+            target = rng.choice(labels), rng.choice(["inject", "undo"])
+            assert not left(die(world, lane, labels, target, both=both, rng=rng))
+
+
+@pytest.mark.timeout(200)
+def test_nothing_is_left_of_what_is_stored(lane: Lane, tmp_path: Path) -> None:
+    """A cluster that outlives the run."""
+    rng = random.Random()  # noqa: S311  # as above
+    labels = ["corrupt", "corrupt-put", "corrupt-delete", "corrupt-command", "kick", "delete_consumer"]
+    with brokers(tmp_path) as world:
+        for both in (False, True):
+            assert not left(die(world, lane, labels, (rng.choice(labels[:3]), "hold"), both=both, rng=rng))
+
+
+def test_the_undertaker_clears_away_what_a_killed_proof_leaves(tmp_path: Path) -> None:
+    folder = tmp_path / "proof"
+    folder.mkdir()
+    lines = (
+        "import os, pathlib, signal, subprocess, sys, undertaker",
+        f"with undertaker.cleared(pathlib.Path({str(folder)!r})):",
+        "    quiet = subprocess.DEVNULL",
+        "    one = subprocess.Popen(['sleep', '1000'], start_new_session=True, stdout=quiet)",
+        f"    two = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)', '{folder}/x'], env={{}}, stdout=quiet)",
+        "    print(one.pid, two.pid, flush=True)",
+        "    os.kill(os.getpid(), signal.SIGKILL)",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env=os.environ | {"PYTHONPATH": str(UNDERTAKER.parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    pids = [int(word) for word in done.stdout.split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 60
+    while folder.exists() or any(map(_runs, pids)):
+        assert time.monotonic() < deadline, f"{folder} or {pids} are still there"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
+    return False
 
 
 @pytest.mark.timeout(150)

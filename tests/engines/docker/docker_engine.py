@@ -187,27 +187,34 @@ class Client:
         """Make the image of one static busybox."""
         busybox = shutil.which("busybox")
         assert busybox, "busybox is missing: apt-get install busybox-static"
+        self._import(SHELL, busybox, "bin/busybox", [f"bin/{applet}" for applet in APPLETS])
+
+    def import_program(self, program: Path, image: str) -> None:
+        """Make an image of one static program, which is /NAME in it."""
+        self._import(image, str(program), program.name, [])
+
+    def _import(self, image: str, program: str, name: str, links: list[str]) -> None:
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w") as tar:
-            tar.add(busybox, "bin/busybox")
-            for applet in APPLETS:
-                link = tarfile.TarInfo(f"bin/{applet}")
-                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            tar.add(program, name)
+            for one in links:
+                link = tarfile.TarInfo(one)
+                link.type, link.linkname = tarfile.SYMTYPE, Path(name).name
                 tar.addfile(link)
             for folder in ("tmp", "dev", "proc", "sys"):
                 entry = tarfile.TarInfo(folder)
                 entry.type, entry.mode = tarfile.DIRTYPE, 0o777
                 tar.addfile(entry)
-        self.call("POST", "images/create", data.getvalue(), fromSrc="-", repo=SHELL)
+        self.call("POST", "images/create", data.getvalue(), fromSrc="-", repo=image)
 
 
 class PrivateEngine(Client):
     """An engine of our own, which may be killed and started again. It listens on a TCP port of 127.0.0.1 as well, with TLS."""
 
-    def __init__(self, root: Path, *inside: str) -> None:
-        """`inside`: a command that runs others, such as `nsenter` with its arguments."""
+    def __init__(self, root: Path, *inside: str, apart: bool = False) -> None:
+        """`inside`: a command that runs others, such as `nsenter` with its arguments. `apart`: signals to our process group spare it."""
         super().__init__(str(root / "docker.sock"))
-        self._root, self._inside = root, inside
+        self._root, self._inside, self._apart = root, inside, apart
         self.certificates = root / "tls"
         make_certificates(self.certificates)
         self._containerd: subprocess.Popen[bytes] | None = None
@@ -224,7 +231,12 @@ class PrivateEngine(Client):
     def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
         with (self._root / f"{command[0]}.log").open("ab") as log:
             return subprocess.Popen(
-                (*self._inside, *command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environ
+                (*self._inside, *command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environ,
+                start_new_session=self._apart,
             )
 
     def up(self) -> None:
@@ -376,9 +388,9 @@ def can_be_private() -> str:
 
 
 @contextmanager
-def private_engine(root: Path, *inside: str) -> Iterator[PrivateEngine]:
+def private_engine(root: Path, *inside: str, apart: bool = False) -> Iterator[PrivateEngine]:
     """Run a private engine with the shell's image."""
-    engine = PrivateEngine(root, *inside)
+    engine = PrivateEngine(root, *inside, apart=apart)
     try:
         engine.up()
         engine.import_shell()
