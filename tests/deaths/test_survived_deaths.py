@@ -56,7 +56,7 @@ def test_nothing_is_left_of_processes_and_links(lane: Lane, tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(200)
-def test_nothing_is_left_of_containers(lane: Lane, docker: Client, tmp_path: Path) -> None:  # noqa: F811  # the fixture
+def test_nothing_is_left_of_containers(lane: Lane, docker: Client, tmp_path: Path) -> None:
     rng = random.Random()  # noqa: S311  # as above
     labels = rng.sample(of_world("docker"), 3)
     with world_of("docker", labels, tmp_path, docker) as world:
