@@ -273,8 +273,8 @@ def _health(arguments: argparse.Namespace) -> int:
     from supervisor.broker.health.once import look_once
     from supervisor.broker.health.text import report as as_text
     from supervisor.journal.runs import RunIndex, state_dir
-    from supervisor.soakfile.errors import SoakFileError
-    from supervisor.soakfile.running import NotRunning, load_running
+    from supervisor.soakfile.errors import NotRunning, SoakFileError
+    from supervisor.soakfile.running import load_running
     from supervisor.telemetry.logging import plain
 
     plain("critical")  # what connections meet is part of what is printed
@@ -305,8 +305,7 @@ def _watch(arguments: argparse.Namespace) -> int:
     from supervisor.live.sources import CannotWatch
     from supervisor.live.target import target
     from supervisor.live.view import once, watch
-    from supervisor.soakfile.errors import SoakFileError
-    from supervisor.soakfile.running import NotRunning
+    from supervisor.soakfile.errors import NotRunning, SoakFileError
     from supervisor.telemetry.logging import plain
     from supervisor.telemetry.output import Output
 

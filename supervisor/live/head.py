@@ -27,12 +27,13 @@ def head(scene: Scene) -> list[Text]:
             lines.append(_loads(scene.run))
     broker = scene.broker
     if broker is None:
-        told = (
-            ""
-            if scene.run is None
-            else "the broker is not watched at present: the run begins or ends, or has none"
-        )
-        return lines + ([Text.assemble((told, "dim"))] if told else [])
+        if scene.run is not None:
+            lines.append(
+                Text("the broker is not watched at present: the run begins or ends, or has none", "dim")
+            )
+        elif not scene.trouble:
+            lines.append(Text("connecting ...", "dim"))
+        return lines
     lines.append(_health(broker))
     if broker.health is not None and len(broker.health.findings) > 1:
         lines.append(Text.assemble(("  ", ""), (clean(broker.health.findings[1]), "yellow")))

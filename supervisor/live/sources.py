@@ -96,10 +96,10 @@ class RunSource:
 class BrokerSource:
     """A broker, without any run."""
 
-    def __init__(
-        self, title: str, connections: Connections, handle: Handle, http: aiohttp.ClientSession
-    ) -> None:
-        self._title, self._connections, self._handle, self._http = title, connections, handle, http
+    def __init__(self, title: str, connections: Connections, http: aiohttp.ClientSession) -> None:
+        self._title, self._connections, self._http = title, connections, http
+        self._handle: Handle | None = None
+        """None: the first attempt to connect is under way."""
         self._health: Diagnosis | None = None
         self._board: Board | None = None
         self._finds = False
@@ -118,7 +118,7 @@ class BrokerSource:
     async def look(self, wish: Wish) -> Scene:
         """Return what the monitor knows; it does not wait for the broker."""
         trouble = ""
-        if not self._handle.connected:
+        if self._handle is not None and not self._handle.connected:
             try:
                 await self._handle.wait_connected(0)
             except BrokerError as error:
@@ -129,10 +129,11 @@ class BrokerSource:
 
     async def watch(self, broker: Broker) -> None:
         """Look at the broker until cancelled."""
+        self._handle = handle = await self._connections.handle()
         async with anyio.create_task_group() as group:
             group.start_soon(self._examine)
             system = await self._connections.handle(SYSTEM) if broker.system else None
-            monitor = Monitor(broker.monitor, self._handle, _Unheard(), system)
+            monitor = Monitor(broker.monitor, handle, _Unheard(), system)
             self._board = Board(monitor.snapshot, lambda: self._health)
             self._finds = not broker.monitor.buckets
             if self._finds:
@@ -173,10 +174,9 @@ async def open_run(url: str) -> AsyncGenerator[RunSource]:
 
 @asynccontextmanager
 async def open_broker(title: str, broker: Broker) -> AsyncGenerator[BrokerSource]:
-    """Connect to a broker; one that cannot be reached is watched for all that."""
+    """Begin to connect to a broker; one that cannot be reached is watched for all that."""
     async with aiohttp.ClientSession() as http, open_connections(broker, _Unheard()) as connections:
-        handle = await connections.handle()
-        source = BrokerSource(title, connections, handle, http)
+        source = BrokerSource(title, connections, http)
         async with anyio.create_task_group() as group:
             group.start_soon(source.watch, broker)
             yield source

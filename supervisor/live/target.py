@@ -14,8 +14,6 @@ import pydantic
 from supervisor.broker.options import Broker
 from supervisor.journal.runs import RunIndex
 from supervisor.live.sources import CannotWatch, Source, open_broker, open_run
-from supervisor.soakfile.load import load
-from supervisor.soakfile.running import load_running
 
 ENDPOINT: Final = "endpoint"
 """The file of a run directory that has the URL of the run's endpoint, as long as it is open."""
@@ -43,6 +41,10 @@ def target(what: str | None, buckets: tuple[str, ...], index: RunIndex, env: Map
 
 def _soak_file(path: Path, buckets: tuple[str, ...], index: RunIndex) -> Opened:
     """A run of the soak that goes on, else its broker."""
+    # All kinds there are come along with these, which takes as long as everything else a viewer needs.
+    from supervisor.soakfile.load import load  # noqa: PLC0415
+    from supervisor.soakfile.running import load_running  # noqa: PLC0415
+
     soak = load(path).soak
     for directory in index.living(soak.soak):
         if url := _url(directory):

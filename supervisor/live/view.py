@@ -20,8 +20,8 @@ from supervisor.telemetry.output import Output
 
 EVERY: Final = 0.5
 """Seconds between two frames."""
-PATIENCE: Final = 5.0
-"""Seconds for which a single look waits until everything has been seen."""
+PATIENCE: Final = 8.0
+"""Seconds for which a single look waits until there is a connection and everything has been seen."""
 STEP: Final = 0.05
 
 

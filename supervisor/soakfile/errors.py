@@ -50,3 +50,7 @@ class SoakFileError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: list[Problem] = sorted(set(problems))
         super().__init__("\n".join(map(str, self.problems)))
+
+
+class NotRunning(Exception):  # noqa: N818  # what is the matter is in the name
+    """The soak file's broker is embedded, and no run has one at present; the text says what to do."""

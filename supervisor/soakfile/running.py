@@ -6,12 +6,9 @@ from pathlib import Path
 
 from supervisor.broker.embedded import ports_in_use
 from supervisor.journal.runs import RunIndex
+from supervisor.soakfile.errors import NotRunning
 from supervisor.soakfile.load import Loaded, load
 from supervisor.soakfile.sugar import SOURCE
-
-
-class NotRunning(Exception):  # noqa: N818  # what is the matter is in the name
-    """The soak file's broker is embedded, and no run has one at present; the text says what to do."""
 
 
 def load_running(path: Path, index: RunIndex) -> Loaded:

@@ -102,6 +102,11 @@ def test_the_pane_in_focus_has_most_of_the_room() -> None:
         assert min(lots.values()) >= 2
 
 
+def test_before_there_is_a_connection_the_screen_says_so() -> None:
+    assert "connecting ..." in shown(Scene(title="x"), (80, 24))[1]
+    assert not any("connecting" in line for line in shown(Scene(title="x", trouble="refused"), (80, 24)))
+
+
 def test_nothing_known_yet_is_unknown_and_not_nothing() -> None:
     text = "\n".join(shown(Scene(title="x", broker=BrokerPicture()), (80, 24)))
     assert "streams ?" in text

@@ -9,38 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
 import nats
 import pytest
-from watch_terminal import PATIENCE, Watch
+from watch_terminal import PATIENCE, WHO, Watch
 
 from supervisor.broker.embedded import free_ports
 from supervisor.live.sources import BUCKETS
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[str]:
-    port = next(free_ports())
-    config = tmp_path / "nats.conf"
-    config.write_text(
-        f'listen: "127.0.0.1:{port}"\njetstream {{ store_dir: "{tmp_path}/store" }}\n'
-        "authorization { user: admin, password: secret }\n"
-    )
-    binary = Path(sys.executable).with_name("nats-server")
-    process = subprocess.Popen([binary, "-c", config, "-l", tmp_path / "log"])  # noqa: ASYNC220
-    deadline = time.monotonic() + PATIENCE
-    while "Server is ready" not in ((tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""):
-        assert time.monotonic() < deadline
-        await anyio.sleep(0.02)
-    yield f"nats://127.0.0.1:{port}"
-    process.kill()
-    process.wait()
-
-
-WHO = {"SOAKD_NATS_USER": "admin", "SOAKD_NATS_PASSWORD": "secret"}
 
 
 def soakd(*words: str, **more: str) -> subprocess.CompletedProcess[str]:

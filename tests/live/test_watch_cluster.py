@@ -136,5 +136,8 @@ async def test_many_streams_and_keys_and_nodes_that_go_away(
             lambda text: re.search(r"^HEALTHY", text, re.MULTILINE) and "not everything" not in text, LONG
         )
         assert whole in terminal.text
+        assert terminal.sent.count("\x1b[2J") == 1, (
+            "it is drawn whole once, and by changed lines from then on"
+        )
         terminal.press("q")
         assert terminal.ends() == 0
