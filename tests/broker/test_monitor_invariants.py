@@ -230,8 +230,10 @@ def test_questions_that_nobody_answers_end(ledger: Ledger) -> None:
 # --- kept in memory --------------------------------------------------------------------------------------------------
 
 
-def test_a_stream_in_memory_may_lose_everything_with_its_server() -> None:
-    ledger, stream = Ledger(), replace(BEFORE, memory=True)
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_stream_in_memory_may_lose_everything_with_its_servers(replicas: int) -> None:
+    """Of three replicas, too: that not all of their servers were down in turn cannot be seen from outside."""
+    ledger, stream = Ledger(), replace(BEFORE, memory=True, replicas=replicas, current=replicas)
     hear(ledger, stream, 1)
     (found,) = insist(ledger, replace(stream, messages=0, first=0, last=0))
     assert isinstance(found, Replaced)

@@ -49,6 +49,9 @@ def test_a_quick_broker_is_looked_at_as_often_as_asked(clock: Clock) -> None:
     assert pause(clock, pace, 0.04) == pytest.approx(0.46)
     assert pace.rounds == 1
     assert pace.took == pytest.approx(0.04)
+    pause(clock, pace, 0.3)
+    pause(clock, pace, 0.1)
+    assert (pace.took, pace.slowest) == (pytest.approx(0.1), pytest.approx(0.3)), "the longest is remembered"
 
 
 def test_a_slow_broker_is_looked_at_more_seldom_and_not_seldomer_than_the_limit(clock: Clock) -> None:

@@ -13,6 +13,8 @@ from nats_servers import NatsServer
 from supervisor.broker.api import call, each
 from supervisor.broker.connection import BrokerError, Handle, open_connections
 from supervisor.broker.leadership import is_authoritative
+from supervisor.broker.monitor.meta import agreed
+from supervisor.broker.monitor.monitor import Monitor
 from supervisor.broker.monitor.snapshot import Consumers
 from supervisor.broker.monitor.streams import (
     OURS,
@@ -26,6 +28,7 @@ from supervisor.broker.monitor.streams import (
     summarise,
 )
 from supervisor.broker.options import Broker
+from supervisor.broker.options import Monitor as Options
 from supervisor.journal.writer import JournalWriter
 
 MANY = 2_500
@@ -245,3 +248,44 @@ async def test_a_server_that_is_paused_does_not_hold_anybody_up(handle: Handle, 
             await Names().read(handle, 0.1)
     finally:
         server.resume()
+
+
+async def test_how_much_has_been_read_is_said_until_all_is(handle: Handle, journal: JournalWriter) -> None:
+    await make(handle, *(f"s{n:05}" for n in range(300)))
+    monitor = Monitor(Options.model_validate({"every": "50ms"}), handle, journal)
+    assert monitor.why() == "the streams have not been listed yet"
+    await monitor._list()
+    assert monitor.why() == "0 of 300 streams have been read so far"
+    monitor._unasked = [0]
+    await monitor._page(0)
+    assert monitor.why() == "256 of 300 streams have been read so far"
+    await monitor._describe()
+    assert monitor.why() == ""
+
+
+# --- the leader of the cluster -----------------------------------------------------------------------------------------
+
+
+def says(leader: str, size: int = 3) -> dict[str, Any]:
+    return {"name": "trio", "leader": leader, "peer": "abc", "cluster_size": size}
+
+
+@pytest.mark.parametrize(
+    ("said", "leader"),
+    [
+        ([says("old"), says("new"), says("new")], "new"),
+        ([says("new"), says("new")], "new"),
+        ([says(""), says("old"), says("")], ""),
+        ([says("old")], None),
+        ([says("old"), says("new")], None),
+        ([says("n1"), says("n1"), says("n2", 5)], None),
+        ([says("only", 1)], "only"),
+        ([{}], None),
+        ([], None),
+    ],
+)
+def test_the_leader_is_who_a_majority_names_not_whoever_answers_first(
+    said: list[dict[str, Any]], leader: str | None
+) -> None:
+    """A server that was paused for long answers first, and with what it knew then."""
+    assert agreed(said) == leader

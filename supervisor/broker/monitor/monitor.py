@@ -1,4 +1,4 @@
-"""Looks at the broker all along: four loops, none of which overlaps itself, and a watch for each bucket.
+"""Looks at the broker all along: five loops, none of which overlaps itself, and a watch for each bucket.
 
 Names of all streams come at the interval the soak file asks for. Their numbers and consumers, which cost more, come as often as a
 tenth of the time allows: with a few streams as often as the names, with ten thousand every five seconds. JetStream's advisories say
@@ -16,7 +16,6 @@ from typing import Final
 import anyio
 import nats.errors
 from anyio.abc import TaskGroup
-from pydantic_core import from_json
 
 from supervisor.broker.api import STREAM_NOT_FOUND, ApiError, each
 from supervisor.broker.client import BrokerError
@@ -24,6 +23,7 @@ from supervisor.broker.handle import Handle
 from supervisor.broker.monitor import gauges
 from supervisor.broker.monitor.advisories import SUBJECTS, SYSTEM, told
 from supervisor.broker.monitor.invariants import Question
+from supervisor.broker.monitor.meta import meta_leader
 from supervisor.broker.monitor.pace import Pace
 from supervisor.broker.monitor.picture import Picture
 from supervisor.broker.monitor.snapshot import Consumers, Snapshot
@@ -35,6 +35,8 @@ from supervisor.journal.events import ViewChanged
 
 NAMES: Final = 2.0
 """Seconds for one round of names, and the longest pause between two."""
+CUT: Final = 0.8
+"""Share of its time after which a round is cut short: our own event loop may be late to notice."""
 CALL: Final = 5.0
 """Seconds for a list: the meta leader itself waits 4 for silent nodes."""
 ASK: Final = 2.0
@@ -136,6 +138,11 @@ class Monitor:
         """Seconds that the last round of names took."""
         return self._round.took
 
+    @property
+    def round_slowest(self) -> float:
+        """Seconds that the longest of all rounds of names took: less than `NAMES`, whatever the broker does."""
+        return self._round.slowest
+
     def why(self) -> str:
         """Return why the view is not complete, empty if it is."""
         now = time.monotonic()
@@ -144,7 +151,8 @@ class Monitor:
         if silent := self._picture.silent:
             return f"{len(silent)} streams do not answer: {', '.join(silent[:5])}{', ...' if len(silent) > 5 else ''}"
         if self._details_seen is None:
-            return self._trouble.get("numbers", "the streams have not been described yet")
+            known, total = len(self._picture.streams), len(self._picture.presence.there)
+            return self._trouble.get("numbers", f"{known:,} of {total:,} streams have been read so far")
         for watch in self._watches:
             if watch.why:
                 return watch.why
@@ -178,11 +186,11 @@ class Monitor:
         while True:
             pace.begin()
             try:
-                with anyio.fail_after(deadline):
+                with anyio.fail_after(CUT * deadline):
                     await self._handle.wait_connected(deadline / 2)
                     await action()
             except (BrokerError, TimeoutError) as error:
-                self._trouble[name] = str(error) or f"{name}: no answer within {deadline:g}s"
+                self._trouble[name] = str(error) or f"{name}: no answer within {CUT * deadline:g}s"
             else:
                 self._trouble.pop(name, None)
             await pace.rest(answered=name not in self._trouble)
@@ -201,11 +209,14 @@ class Monitor:
     # --- the looks ---------------------------------------------------------------------------------------------------
 
     async def _meet(self) -> None:
-        """Learn who leads the cluster, as far as the first server knows that answers; changes are announced."""
-        if self._system is not None:
-            with suppress(BrokerError, nats.errors.Error, ValueError, KeyError, TypeError):
-                answer = from_json((await self._system.request("$SYS.REQ.SERVER.PING.JSZ", timeout=1)).data)
-                self._picture.meta_leader = str(answer["data"]["meta_cluster"].get("leader", ""))
+        """Learn who leads the cluster; changes are announced. While no majority says the same, the last one is kept."""
+        if self._system is None:
+            return
+        before = self._picture.meta_leader
+        with suppress(BrokerError, nats.errors.Error, OSError):
+            leader = await meta_leader(self._system, 1)
+            if leader is not None and self._picture.meta_leader == before:  # else it was announced meanwhile
+                self._picture.meta_leader = leader
 
     async def _list(self) -> None:
         asked = time.monotonic()

@@ -24,6 +24,8 @@ class Pace:
         self._every, self._longest, self._share = every, max(longest, every), share
         self.took = 0.0
         """Seconds that the last round took."""
+        self.slowest = 0.0
+        """Seconds that the longest of all took."""
         self.rounds = 0
         self._start = time.monotonic()
 
@@ -36,6 +38,7 @@ class Pace:
         """End the round; return the seconds until the next. Waiting for an answer that did not come was no burden to anybody."""
         self.rounds += 1
         self.took = time.monotonic() - self._start
+        self.slowest = max(self.slowest, self.took)
         pause = self.took * (1 / self._share - 1) if answered else AGAIN
         return max(self._every - self.took, min(pause, self._longest))
 
