@@ -47,6 +47,11 @@ class Partition(UnitFault):
         yield from super().problems(layout)
         if self.peers:
             yield from self.unable(layout, "from", self.peers)
+            group, others = layout.selected(self.partition), layout.selected(self.peers)
+            drawn = self.partition.pick or self.partition.leader_of
+            if others and not drawn and set(others) <= set(group):
+                what = f"{', '.join(others)} would be cut off from nobody: all of them are in the group that keeps in touch"
+                yield Problem(("from",), f"{what}; name others, or leave from out")
 
     async def aim(self, world: World, rng: random.Random) -> Aim:
         """Choose the units, and find out where they and the others are."""

@@ -19,6 +19,7 @@ from supervisor.probes.base import Probe
 from supervisor.probes.steady import default_probes
 from supervisor.soak import Soak, UnitNames
 from supervisor.soakfile import checks
+from supervisor.soakfile.advice import advice
 from supervisor.soakfile.document import Listing, Mapped, Node, Scalar
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.load import Loaded
@@ -75,6 +76,7 @@ def sections(loaded: Loaded) -> Iterator[Section]:
         "commands at the end",
         [f"on {name}: {_written(loaded, ('on', name))}" for name, hook in hooks.items() if hook],
     )
+    yield from _some("worth a look", [f"{loaded.where(*at)}: {what}" for at, what in advice(soak)])
     yield from _some(WARNINGS, warnings(loaded))
 
 
