@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
@@ -18,15 +18,13 @@ from supervisor.engines.dockerd.life import Life, Unit
 from supervisor.engines.dockerd.logs import Wanted, follow, read
 from supervisor.engines.dockerd.powers import Powers
 from supervisor.engines.dockerd.restore import inspect
+from supervisor.engines.dockerd.settings import Containers
 from supervisor.engines.dockerd.tracker import UNTOLD, News, Tracker
 from supervisor.engines.member import HARMLESS
 from supervisor.engines.output import Awaited
 from supervisor.engines.problems import how
 from supervisor.engines.readiness import Ready
 from supervisor.values import format_duration
-
-if TYPE_CHECKING:
-    from supervisor.engines.docker import Containers
 
 START: Final = 60.0
 """Seconds that the engine may take to start a container; large ones on slow disks take many."""

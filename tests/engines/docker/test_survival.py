@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import signal
 import socket
+import statistics
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 from docker_engine import LABEL, SHELL, Client, PrivateEngine
+from docker_proxy import proxied
 from docker_soak import IDLE, engine_of, new_name, soaking
 from provisioning import compose_command
 
@@ -26,6 +31,11 @@ from supervisor.journal.events import (
     UnitStartFailed,
 )
 from supervisor.journal.writer import JournalWriter
+from supervisor.watch import evidence
+
+WARM, ROUNDS = 4, 6
+OBJECTS = 60.0
+"""Objects of three crashes that may stay for good: fewer than one crash's own record has. Noise, since the rounds are few."""
 
 
 def running(docker: Client, *names: str) -> None:
@@ -100,24 +110,28 @@ async def test_out_of_memory(docker: Client, journal: JournalWriter) -> None:
         assert "out of memory: yes" in soak.crash_file(crash)
 
 
+@pytest.mark.parametrize("gone", ["its command", "its mount"])
 async def test_a_unit_that_cannot_be_started_again(
-    docker: Client, journal: JournalWriter, tmp_path: Path
+    docker: Client, journal: JournalWriter, tmp_path: Path, gone: str
 ) -> None:
+    """Each try counts, and is on record with the engine's words; then it is given up."""
     unit, needed = new_name(), tmp_path / "needed"
     needed.mkdir()
-    docker.create(
-        unit,
-        IDLE,
-        host={"Mounts": [{"Type": "bind", "Source": str(needed), "Target": "/needed", "ReadOnly": True}]},
-    )
+    program = needed / "program"
+    program.write_text(f"#!/bin/sh\n{IDLE}\n")
+    program.chmod(0o755)
+    mount = {"Type": "bind", "Source": str(needed), "Target": "/needed", "ReadOnly": True}
+    docker.create(unit, ["/needed/program"], init=False, host={"Mounts": [mount]})
     docker.start(unit)
     async with soaking(journal, engine_of(docker, unit), intensity="2 / 1m") as soak:
-        needed.rmdir()
+        program.unlink()
+        if gone == "its mount":
+            needed.rmdir()
         end(docker, unit)
         await soak.until(lambda: soak.of(UnitGivenUp, unit))
         failed = soak.of(UnitStartFailed, unit)
         assert len(failed) == 2
-        assert str(needed) in failed[0].error
+        assert ("/needed/program" if gone == "its command" else str(needed)) in failed[0].error
         assert len(soak.of(UnitCrashed, unit)) == 1
     assert docker.state(unit) == "exited"
 
@@ -318,3 +332,38 @@ async def test_a_restart_whose_events_never_came_is_seen_all_the_same(docker: Cl
     assert life
     assert life is not before[restarted]
     assert tracker.units[kept].life is before[kept]
+
+
+async def test_nothing_grows_with_the_number_of_crashes(
+    docker: Client, journal: JournalWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In short what scripts/prove_docker shows with hundreds: crashes while all is well, and while the socket is away."""
+    monkeypatch.setattr(evidence, "FIRST_KEPT", 1)
+    monkeypatch.setattr(evidence, "LAST_KEPT", 1)
+    names, held = [new_name() for _ in range(3)], list[dict[str, int]]()
+    running(docker, *names)
+    async with (
+        proxied(docker.path, tmp_path) as proxy,
+        soaking(journal, engine_of(docker, *names, host=proxy.url)) as soak,
+    ):
+        for number in range(WARM + ROUNDS):
+            soak.events.clear()
+            if number % 2:
+                proxy.vanish()
+            for name in names:
+                end(docker, name)
+            if number % 2:
+                await soak.until(lambda: {docker.state(name) for name in names} == {"exited"})
+                await proxy.appear()
+            for name in names:
+                await soak.crashed(name)
+            await soak.until(lambda: {docker.state(name) for name in names} == {"running"})
+            soak.each_once()
+            gc.collect()
+            us = psutil.Process()
+            held.append({"objects": len(gc.get_objects()), "files": us.num_fds()})
+            held[-1]["tasks"] = len(asyncio.all_tasks())
+    for name, most in {"objects": OBJECTS, "files": 1.0, "tasks": 1.0}.items():
+        values = [one[name] for one in held[WARM:]]
+        slope = statistics.linear_regression(range(ROUNDS), values).slope
+        assert slope < most, f"{name} grow: {values}"
