@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from supervisor.broker.embedded import free_ports
 from supervisor.journal.events import EpisodeClosed, PhaseEntered
 from supervisor.journal.replay import ReplayError, replay
 
@@ -159,6 +160,59 @@ def test_a_client_of_somebody_else_is_judged_by_what_it_prints(tmp_path: Path) -
         ), evidence
     finally:
         rollout.close()
+
+
+FAKE_ETCD = """#!{python}
+import http.server, json, pathlib, re, sys
+assert sys.argv[1] == "--config-file"
+port = int(re.search(r"listen-client-urls.*:(\\d+)", pathlib.Path(sys.argv[2]).read_text())[1])
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", port), Health).serve_forever()
+"""
+"""Stands for etcd where it is not installed: it answers as etcd does when it is well."""
+
+
+def beside_etcd(place: Path, path: str) -> subprocess.CompletedProcess[str]:
+    """Run config/lame-duck-etcd.yaml for a moment, without its rollout."""
+    ports = free_ports()
+    own = {"PATH": path, "ETCD_PORT": str(next(ports)), "ETCD_PEER_PORT": str(next(ports)), "DURATION": "3s"}
+    return subprocess.run(
+        [*Rollout.soakd, "run", str(CONFIG / "lame-duck-etcd.yaml"), "--run-dir", str(place / "runs")],
+        env=os.environ | own | {"SOAKD_STATE_DIR": str(place / "state")},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(120)
+def test_etcd_is_a_further_unit_where_it_is_installed(tmp_path: Path) -> None:
+    path = os.environ["PATH"]
+    if shutil.which("etcd") is None:
+        program = tmp_path / "bin" / "etcd"
+        program.parent.mkdir()
+        program.write_text(FAKE_ETCD.replace("{python}", sys.executable))
+        program.chmod(0o755)
+        path = f"{program.parent}:{path}"
+    done = beside_etcd(tmp_path, path)
+    (file,) = (tmp_path / "runs").glob("lame-duck-etcd/*Z/verdict.json")
+    verdict = json.loads(file.read_text())
+    (etcd,) = [one for one in verdict["thresholds"] if one["threshold"] == "crashes of etcd == 0"]
+    assert etcd["verdict"] == "pass", done.stdout
+    assert "unit etcd up" in verdict["probes"]
+    assert verdict["probes"]["unit etcd up"]["ok"] is not False
+
+
+def test_a_soak_that_needs_etcd_says_so_where_it_is_not(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = beside_etcd(tmp_path, str(empty))
+    assert done.returncode == 2
+    assert "etcd: its command etcd is not on PATH; install it, or write its path" in done.stderr
 
 
 def failures(verdict: dict[str, Any]) -> int:
