@@ -197,6 +197,13 @@ class LosesJobs(FalseJetStream):
             self.work.pop()
 
 
+class TwoWinners(FalseJetStream):
+    """Lets several create one key."""
+
+    def accepts(self, _: str, expected: int, found: int) -> bool:
+        return super().accepts(_, expected, found) or (expected == 0 and next(self.published) % 10 == 0)
+
+
 async def test_a_stream_that_gives_a_job_twice_is_caught(bare_bench: NatsBench) -> None:
     async with playing(bare_bench.server, GivesTwice) as false:
         asked = load({"stream": "JOBS"}, work="20ms")
@@ -219,13 +226,10 @@ async def test_a_stream_that_loses_jobs_is_caught(bare_bench: NatsBench) -> None
 
 
 async def test_a_bucket_with_two_winners_is_caught(bare_bench: NatsBench) -> None:
-    class Forks(FalseJetStream):
-        """Lets several create one key."""
-
-        def accepts(self, _: str, expected: int, found: int) -> bool:
-            return super().accepts(_, expected, found) or (expected == 0 and next(self.published) % 10 == 0)
-
-    async with playing(bare_bench.server, Forks), bare_bench.running(load({"bucket": "JOBS"})) as context:
+    async with (
+        playing(bare_bench.server, TwoWinners),
+        bare_bench.running(load({"bucket": "JOBS"})) as context,
+    ):
         await bare_bench.bench.until_counted(context, "double_claims", 3)
     assert "double_claims" in wrong(bare_bench.bench)
     assert wrong(bare_bench.bench) <= {"double_claims", "unconfirmed"}
