@@ -252,6 +252,11 @@ class UnitNames:
         engine, name = self.ids[unit]
         return self._engines[engine].volume(name, path, base)
 
+    def configuration_of(self, unit: str, base: Path) -> Mapping[str, str]:
+        """Return the files that a unit's command names as its configuration, as far as they can be read here. Blocks."""
+        engine, name = self.ids[unit]
+        return self._engines[engine].configuration(name, base)
+
     def files_of(self, unit: str) -> Mapping[str, str]:
         """Return the files that the soak file gives a unit: path -> content."""
         engine, name = self.ids[unit]

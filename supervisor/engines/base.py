@@ -307,6 +307,10 @@ class Engine(Kind):
         """For a unit known from the soak file, the files that are written for it there: path -> content."""
         return {}
 
+    def configuration(self, unit: str, base: Path) -> Mapping[str, str]:  # noqa: ARG002  # for engines that can read them
+        """Return what can be read here of the files that a unit's command names with `-c` or `--config`: path -> content. Blocks."""
+        return {}
+
     def refused(self) -> list[tuple[tuple[str, ...], str]]:
         """Say which of the units that were found go against this entry of the soak file, each with the path of the key below it.
 

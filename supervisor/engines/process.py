@@ -6,9 +6,9 @@ import shlex
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Final
 
 import anyio
 from anyio import to_thread
@@ -96,6 +96,10 @@ class ProcessUnit(Strict):
         return files
 
 
+_CONFIG: Final = frozenset({"-c", "-config", "--config"})
+"""Options of nats-server that name its configuration."""
+
+
 class Processes(Strict):
     """The units of a process engine."""
 
@@ -129,6 +133,19 @@ class ProcessEngine(Engine):
     def files(self) -> Mapping[str, Mapping[str, str]]:
         """What the units say."""
         return {name: unit.files for name, unit in self.process.units.items()}
+
+    def configuration(self, unit: str, base: Path) -> Mapping[str, str]:
+        """Files that are there before the run; those that the soak file writes are in `files`."""
+        spec = self.process.units[unit]
+        if spec.cwd is None and spec.files:
+            return {}
+        found: dict[str, str] = {}
+        for option, value in zip(spec.command, (*spec.command[1:], ""), strict=True):
+            name = value if option in _CONFIG else option.partition("=")[2]
+            if name and option.partition("=")[0] in _CONFIG:
+                with suppress(OSError, UnicodeDecodeError):
+                    found[name] = (base / (spec.cwd or "") / name).read_text()
+        return found
 
     def after(self) -> Mapping[str, tuple[str, ...]]:
         """What the units say."""

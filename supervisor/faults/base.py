@@ -110,6 +110,9 @@ class Layout(Protocol):
     def volume(self, unit: str, path: str, base: Path) -> Path | None:
         """Return where on this machine a unit's volume is, None if only the run can tell; EngineError if it has none. Blocks."""
 
+    def configuration_of(self, unit: str, base: Path) -> Mapping[str, str]:
+        """Return the files that a unit's command names as its configuration, as far as they can be read here. Blocks."""
+
     def files_of(self, unit: str) -> Mapping[str, str]:
         """Return the files that the soak file gives a unit: path -> content."""
 

@@ -15,7 +15,7 @@ from supervisor.broker.control import system, unwell
 from supervisor.broker.embedded import LAME_DUCK
 from supervisor.engines.fleet import Desired
 from supervisor.engines.selectors import Selector
-from supervisor.faults.base import Layout, Problem, World
+from supervisor.faults.base import Layout, Problem, Site, World
 from supervisor.faults.rolling import Rolling, back_and_ready
 from supervisor.faults.units import HURRY, is_up, ours, together
 from supervisor.journal.events import FaultIntent
@@ -62,13 +62,15 @@ class RollingLameDuck(Rolling):
             if broker is not None and unit not in nodes:
                 yield Problem((self.key,), f"{unit} is not a server of the broker: add it to broker: nodes")
             for file, content in layout.files_of(unit).items():
-                for number, of in _DURATION.findall(content):
-                    if (seconds := float(number) * _SECONDS[of]) < LAME_DUCK:
-                        yield Problem(
-                            (self.key,),
-                            f"{unit} would refuse to start: lame_duck_duration in {file} is {format_duration(seconds)}, "
-                            f"expected {format_duration(LAME_DUCK)} or more",
-                        )
+                for what in _too_short(unit, file, content):
+                    yield Problem((self.key,), what)
+
+    def missing(self, layout: Layout, site: Site) -> Iterator[str]:
+        """Servers that would refuse to start for what stands in a configuration beside the soak file."""
+        yield from super().missing(layout, site)
+        for unit in layout.selected(self.selector):
+            for file, content in layout.configuration_of(unit, site.base).items():
+                yield from _too_short(unit, file, content)
 
     async def turn(self, world: World, unit: str, by: str) -> None:
         """Wait until all are well, see the node off, have it back, wait until all are well again."""
@@ -102,6 +104,15 @@ class RollingLameDuck(Rolling):
         if world.recovering:
             await together(_draining(world, intent), lambda unit: _end(world, unit, intent))
         await super().undo(world, intent)
+
+
+def _too_short(unit: str, file: str, content: str) -> Iterator[str]:
+    for number, of in _DURATION.findall(content):
+        if (seconds := float(number) * _SECONDS[of]) < LAME_DUCK:
+            yield (
+                f"{unit} would refuse to start: lame_duck_duration in {file} is {format_duration(seconds)}, "
+                f"expected {format_duration(LAME_DUCK)} or more"
+            )
 
 
 def _draining(world: World, intent: FaultIntent) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from supervisor.soakfile.load import load
-from supervisor.soakfile.plan import sections
+from supervisor.soakfile.plan import sections, warnings
 
 UNIT = {"command": ["sleep", "1000"]}
 BROKER = {"servers": ["127.0.0.1:4222"]}
@@ -109,3 +109,32 @@ CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
 def test_what_is_worth_a_look(case: str, tmp_path: Path) -> None:
     keys, expected = CASES[case]
     assert [line.removeprefix(" ") for line in said(tmp_path, **keys)] == expected
+
+
+def test_a_configuration_beside_the_soak_file_that_a_server_would_refuse(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    for name, duration in (("short", "10s"), ("long", "30s")):
+        (tmp_path / "conf" / f"{name}.conf").write_text(f"lame_duck_duration: {duration}\n")
+    commands = {
+        "n1": ["nats-server", "-c", "short.conf"],
+        "n2": ["nats-server", "--config=long.conf"],
+        "n3": ["nats-server", "--config=short.conf"],
+        "n4": ["nats-server", "-c", "none.conf"],
+    }
+    file = tmp_path / "soak.yaml"
+    soak = {
+        "soak": "shop",
+        "engines": {
+            "local": {"process": {"units": {n: {"command": c, "cwd": "conf"} for n, c in commands.items()}}}
+        },
+        "broker": {
+            **BROKER,
+            "nodes": {name: {} for name in commands},
+            "system": {"user": "a", "password": "b"},
+        },
+        "faults": {"rollout": {"rolling_lame_duck": list(commands), "every": "10m"}},
+    }
+    file.write_text(json.dumps(soak))
+    found = [one for one in warnings(load(file, {}), tmp_path) if "faults.rollout" in one]
+    what = "would refuse to start: lame_duck_duration in short.conf is 10s, expected 30s or more"
+    assert [one.partition("rollout: ")[2] for one in found] == [f"n1 {what}", f"n3 {what}"]
