@@ -75,7 +75,7 @@ def _processes(mark: str, folder: str) -> dict[int, str]:
 
 def _mounts(folder: str) -> list[str]:
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return [mount for mount in reversed(mounts) if mount.startswith(f"{folder}/")]
+    return [mount for mount in reversed(mounts) if f"{mount}/".startswith(f"{folder}/")]
 
 
 def _clean_engines(sockets: list[str], label: str) -> None:

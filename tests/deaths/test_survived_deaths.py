@@ -8,11 +8,9 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,8 +21,6 @@ from docker_engine import Client
 from test_run import SLEEPER, Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
 
 from supervisor.journal import events as ev
-
-UNDERTAKER = Path(__file__).with_name("undertaker.py")
 
 
 @pytest.fixture(scope="module")
@@ -75,42 +71,6 @@ def test_nothing_is_left_of_what_is_stored(lane: Lane, tmp_path: Path) -> None:
             assert not left(die(world, lane, labels, (rng.choice(labels[:3]), "hold"), both=both, rng=rng))
 
 
-def test_the_undertaker_clears_away_what_a_killed_proof_leaves(tmp_path: Path) -> None:
-    folder = tmp_path / "proof"
-    folder.mkdir()
-    lines = (
-        "import os, pathlib, signal, subprocess, sys, undertaker",
-        f"with undertaker.cleared(pathlib.Path({str(folder)!r})):",
-        "    quiet = subprocess.DEVNULL",
-        "    one = subprocess.Popen(['sleep', '1000'], start_new_session=True, stdout=quiet)",
-        f"    two = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(1000)', '{folder}/x'], env={{}}, stdout=quiet)",
-        "    print(one.pid, two.pid, flush=True)",
-        "    os.kill(os.getpid(), signal.SIGKILL)",
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        env=os.environ | {"PYTHONPATH": str(UNDERTAKER.parent)},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
-    pids = [int(word) for word in done.stdout.split()]
-    assert len(pids) == 2
-    deadline = time.monotonic() + 60
-    while folder.exists() or any(map(_runs, pids)):
-        assert time.monotonic() < deadline, f"{folder} or {pids} are still there"
-        time.sleep(0.05)
-
-
-def _runs(pid: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z"
-    return False
-
-
-@pytest.mark.timeout(150)
 def test_nothing_is_left_of_faults_of_the_broker(soakd: Soakd) -> None:  # noqa: F811  # the fixture
     """All of them at once on one embedded server, the lame duck in the middle of its way out."""
     client = (
