@@ -66,9 +66,11 @@ class Kind(Strict):
     """The distinctive key; also the name of the field that holds it."""
 
     @classmethod
-    def is_from_file(cls) -> bool:
-        """Whether it was loaded from a file of the user's, which no other process has as a module."""
-        return hasattr(sys.modules.get(cls.__module__), _STAMP)
+    def file(cls) -> tuple[Path, object] | None:
+        """Return the file of the user's that it was loaded from, and what `take_in` in another process is told; None: of none."""
+        module = sys.modules.get(cls.__module__)
+        stamp = getattr(module, _STAMP, None)
+        return (Path(str(module.__file__)), stamp) if module and stamp else None
 
 
 K = TypeVar("K", bound=Kind)
@@ -183,6 +185,14 @@ class Registry(Generic[K]):
 
 
 _STAMP: Final = "__soakd_stamp__"
+
+
+def take_in(file: Path, stamp: object) -> None:
+    """Load a file of the user's as the process did that told of it; RuntimeError if it has changed since."""
+    if getattr(_module(file), _STAMP) != stamp:
+        raise RuntimeError(
+            f"{file} has changed since the run began: what began with the old one cannot go on with the new one"
+        )
 
 
 def _module(file: Path) -> types.ModuleType:

@@ -70,8 +70,18 @@ class LoadContext:
     processes: int = 1
     together: Callable[[], Awaitable[float]] | None = None
     """Of a load that is shared: waits until every process is ready, and returns the monotonic seconds at which all begin."""
+    outlast: Callable[[bool], Awaitable[bool]] | None = None
+    """Of a load that is shared: see `may_remove`."""
     owed: float | None = None
     """Seconds since the run's start from when on operations were due that nobody began, since the process before this one died."""
+
+
+async def may_remove(context: LoadContext, *, sound: bool) -> bool:
+    """Say whether a load may remove what it made: if nothing was wrong with it, in no process; then True in one of them.
+
+    That one waits some seconds for the others, who use it too.
+    """
+    return sound if context.outlast is None else await context.outlast(sound)
 
 
 class Load(Kind):

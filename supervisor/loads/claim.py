@@ -92,6 +92,10 @@ class ClaimLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "claim"
+    alone: ClassVar[str] = (
+        "that a job is claimed twice is only seen by who sees all claims of a queue, so a load claim runs in one process; "
+        "declare several loads instead, each with a queue of its own"
+    )
     counters: ClassVar[tuple[str, ...]] = (
         *COUNTERS,
         *("claims", "taken_over", "late_claims", "abandoned", "contended", "empty"),

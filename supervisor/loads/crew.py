@@ -17,6 +17,8 @@ from supervisor.journal.events import Event, LoadBroken, LoadStopped, LoadWindow
 from supervisor.journal.fold import fold_windows
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.executor import CRASHED, CUT_SHORT
+from supervisor.loads.made import remove
+from supervisor.loads.nats_load import NatsLoad
 from supervisor.loads.pace import Paced
 from supervisor.loads.processes import Process, ProcessDied
 from supervisor.supervision import Supervisor, what
@@ -65,6 +67,8 @@ class _Crew:
         self._beyond_help = ""
         self._members: list[Process] = []
         self._waiting: set[Process] = set()
+        self._left: dict[Process, bool] = {}
+        self._streams: list[str] = []
         self._first, self._at = anyio.Event(), 0.0
         """When all began, in monotonic seconds; 0 as long as they have not."""
         self._settled: dict[str, set[int]] = {}
@@ -84,7 +88,7 @@ class _Crew:
                 supervisor = Supervisor(group, self.context.journal, give_up)
                 for process in range(of):
                     take = partial(self._take, process)
-                    member = Process(self.load, self.context, process, take, self._is_ready)
+                    member = Process(self.load, self.context, process, take, self)
                     self._members.append(member)
                     supervisor.keep(f"load {name} {member.title}", member.run)
                 await self._begin_together()
@@ -93,6 +97,7 @@ class _Crew:
             self._flush()
         if self._beyond_help:
             raise ProcessDied(self._beyond_help)
+        await self._remove()
         self.context.journal.emit(LoadStopped(load=name, open=self._open))
 
     async def _begin_together(self) -> None:
@@ -107,7 +112,25 @@ class _Crew:
         for member in self._waiting if self._at else ():
             member.begin(self._at)
 
-    def _is_ready(self, member: Process) -> None:
+    def has_left(self, member: Process, *, sound: bool) -> None:
+        """Take that a process needs no more what the load has made; the first one is told once that is so for all."""
+        self._left[member] = sound
+        if not sound or len(self._left) == len(self._members):
+            self._members[0].outlast(sound=all(self._left.values()))
+
+    def leaves(self, stream: str) -> None:
+        """Take that a stream is to be removed unless the run fails."""
+        self._streams.append(stream)
+
+    async def _remove(self) -> None:
+        """Have the streams removed that the processes made, when it is known how the run ended."""
+        load, connections = self.load, self.context.connections
+        if self._streams and connections and isinstance(load, NatsLoad):
+            handle = await connections.handle(load.connection)
+            for stream in self._streams:
+                await remove(self.context, handle, stream)
+
+    def is_ready(self, member: Process) -> None:
         """Take that a process waits for the beginning; one that comes later than that begins at once."""
         self._waiting.add(member)
         self._first.set()

@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, model_validator
 from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle
 from supervisor.journal.events import LoadStopped
-from supervisor.loads.base import LoadContext
+from supervisor.loads.base import LoadContext, may_remove
 from supervisor.loads.clients import CONNECT, SEEN, open_client
 from supervisor.loads.consumers import STALE, Consumers
 from supervisor.loads.executor import Executor
@@ -45,6 +45,7 @@ class EventStoreLoad(NatsLoad):
         *SEEN.values(),
     )
     settled: ClassVar[tuple[str, ...]] = (*SETTLED, "lost_in_stream", "lost_in_delivery", *STALE, "undecided")
+    shareable: ClassVar[bool] = True
 
     event_store: Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")] = Field(
         description="The stream. One that does not exist is made, and removed at the end if nothing was wrong with it."
@@ -100,8 +101,9 @@ class EventStoreLoad(NatsLoad):
             handle = await context.connections.handle(self.connection)
             with anyio.fail_after(CONNECT):
                 ours = await self._prepare(handle, context.run)
-            writer = Writer(Identity.new(context.run, context.name), self.size)
-            name = f"soakd-{context.name.replace('.', '_')}-{writer.identity.epoch}-"
+            writer = Writer(Identity.new(context.run, context.name, context.process), self.size)
+            life = f"{writer.identity.epoch}-{writer.identity.writer}"
+            name = f"soakd-{context.name.replace('.', '_')}-{life}-"
             consumers = Consumers(name, context.recorder.count)
             store = Store(
                 client,
@@ -123,7 +125,7 @@ class EventStoreLoad(NatsLoad):
             with suppress(BrokerError):
                 await consumers.look(handle, self.event_store, CLEAR)
             await self._clear(handle, consumers, history.prefix if sound and not ours else None)
-            if ours and sound:
+            if await may_remove(context, sound=sound) and ours:
                 await remove(context, handle, self.event_store)
         context.recorder.flush()
         context.journal.emit(LoadStopped(load=context.name, open=open_))

@@ -44,6 +44,7 @@ class EventsLoad(NatsLoad):
     key: ClassVar[str] = "events"
     counters: ClassVar[tuple[str, ...]] = (*COUNTERS, "received_twice", "foreign", *SEEN.values())
     settled: ClassVar[tuple[str, ...]] = SETTLED
+    shareable: ClassVar[bool] = True
 
     events: Subject = Field(description="The subject that events are published to.")
     receive: Subject | None = Field(
@@ -108,7 +109,8 @@ class _Flow:
         """Take what arrives on the receiver's subject."""
         n = self._writer.read(msg.data)
         if n is None:
-            self._count("foreign", 1)
+            if not self._writer.ours(msg.data):
+                self._count("foreign", 1)
         elif n == 0:
             self._heard.set()
         else:

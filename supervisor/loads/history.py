@@ -49,14 +49,14 @@ class History:
         """`keeps`: seconds for which the stream keeps every event; 0 if it is not ours and may drop what it likes."""
         self._load, self._context, self._keeps = load, context, keeps
         self._store, self._writer = store, writer
-        life = f"{context.name.replace('.', '_')}.{writer.identity.epoch}"
+        life = f"{context.name.replace('.', '_')}.{writer.identity.epoch}-{writer.identity.writer}"
         self.prefix = f"{load.prefix}.{life}"
         """What the subjects of this life's aggregates begin with."""
         self._count = context.recorder.count
-        self._chance = random.Random(f"{context.seed}/{context.name}/aggregates")  # noqa: S311  # repeatable draws
+        self._chance = random.Random(f"{context.seed}/{context.name}/aggregates/{context.process}")  # noqa: S311  # repeatable draws
         self._made = self._violations = 0
         self._sound = True
-        self._aggregates = [self._new() for _ in range(load.aggregates)]
+        self._aggregates = [self._new() for _ in range(load.part(load.aggregates, context))]
         for name in CONFLICTS:
             self._count(name, 0)
 

@@ -116,7 +116,7 @@ class _Flow:
         identity = Identity.new(context.run, context.name, context.process)
         self._prefix = f"{identity.run}-{identity.load}-{identity.epoch}-{identity.writer}-"
         self._n = 0
-        self._chance = random.Random(f"{context.seed}/{context.name}/replay")  # noqa: S311  # draws are to be repeatable
+        self._chance = random.Random(f"{context.seed}/{context.name}/replay/{context.process}")  # noqa: S311  # draws are to be repeatable
         if self._call.replay:
             self._count("duplicates", 0)
 

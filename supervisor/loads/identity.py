@@ -57,6 +57,10 @@ class Writer:
         number = payload[len(self._prefix) :].split(b" ", 1)[0]
         return int(number) if number.isdigit() else -1
 
+    def ours(self, payload: bytes) -> bool:
+        """Say whether a message is of this load, though another process or an earlier life of it may have written it."""
+        return payload.startswith(f"{self.identity.run} {self.identity.load} ".encode())
+
     def read_more(self, payload: bytes) -> bytes:
         """Return the word that follows the number of a message of ours; empty if there is none."""
         words = payload[len(self._prefix) :].split(b" ", 2)

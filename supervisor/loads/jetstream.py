@@ -51,6 +51,10 @@ class JetStreamLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "jetstream"
+    alone: ClassVar[str] = (
+        "a load jetstream reads all of its stream back, which several processes would all have to do; "
+        "declare several loads instead, each with a stream of its own"
+    )
     counters: ClassVar[tuple[str, ...]] = (
         *("attempts", "duplicates", "redelivered", "unexpected", "lost_to_retention", "consumers_lost"),
         *_ACKS.values(),

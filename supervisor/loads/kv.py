@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle
 from supervisor.journal.events import InvariantViolated, LoadStopped
-from supervisor.loads.base import LoadContext
+from supervisor.loads.base import LoadContext, may_remove
 from supervisor.loads.clients import CONNECT, SEEN, NotSentError, open_client
 from supervisor.loads.executor import Executor, Failure
 from supervisor.loads.identity import Identity, Writer
@@ -60,6 +60,7 @@ class KvLoad(NatsLoad):
         *SEEN.values(),
     )
     settled: ClassVar[tuple[str, ...]] = ("lost_updates", "watch_gaps", "watch_reordered")
+    shareable: ClassVar[bool] = True
 
     kv: Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")] = Field(
         description="The bucket, made by the load and removed at the end if nothing was wrong."
@@ -111,13 +112,12 @@ class KvLoad(NatsLoad):
             ours = await make(handle, context.run, config, existing=self.existing)
         flow = _Flow(self, context, handle, questions)
         yield flow
-        if flow.wrong:
-            return
-        if ours:
+        whole = await may_remove(context, sound=not flow.wrong)
+        if ours and whole:
             assert context.connections is not None  # noqa: S101  # `open_client` has looked
             shared = await context.connections.handle(self.connection)  # ours ends with the load
             await remove(context, shared, config["name"])
-        else:
+        elif not ours and not flow.wrong:
             await _purge(handle, config["name"], f"{flow.keys}>")
 
 
@@ -128,11 +128,12 @@ class _Flow:
         self._load, self._context, self._handle, self._questions = load, context, handle, questions
         self._count = context.recorder.count
         self._stream = f"KV_{load.kv}"
-        self._writer = Writer(Identity.new(context.run, context.name), load.size)
-        self.keys = f"$KV.{load.kv}.soakd-{self._writer.identity.epoch}."
+        self._writer = Writer(Identity.new(context.run, context.name, context.process), load.size)
+        identity = self._writer.identity
+        self.keys = f"$KV.{load.kv}.soakd-{identity.epoch}-{identity.writer}."
         self._prefix = subject_prefix(handle) + self.keys
-        self._registers = [Register() for _ in range(load.registers)]
-        self._chance = random.Random(f"{context.seed}/{context.name}/kv")  # noqa: S311  # draws are to be repeatable
+        self._registers = [Register() for _ in range(load.part(load.registers, context))]
+        self._chance = random.Random(f"{context.seed}/{context.name}/kv/{context.process}")  # noqa: S311  # draws are to be repeatable
         self.watched = Watched(handle, self._stream, f"{self.keys}>", load.settle, self._count)
         self.wrong = 0
         for name in COUNTERS:

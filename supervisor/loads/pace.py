@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from supervisor.kinds import Strict
 from supervisor.loads import arrivals
-from supervisor.loads.base import Load
+from supervisor.loads.base import Load, LoadContext
 from supervisor.values import Duration, Rate
 
 PACES: Final = ("rate", "ramp", "poisson", "between", "burst", "workers")
@@ -74,19 +74,16 @@ class Paced(Load):
 
     shareable: ClassVar[bool] = False
     """Whether several processes may do its operations: those of one must not depend on those of another."""
+    alone: ClassVar[str] = (
+        "this load runs in one process, since its class does not say shareable = True: that its operations do not depend "
+        "on each other, whichever process does them (context.process of context.processes)"
+    )
+    """Why they may not, and what to do instead."""
 
     @model_validator(mode="after")
     def _can_be_shared(self) -> Self:
-        if self.processes > 1 and self.is_from_file():
-            raise ValueError(
-                "processes: a load of your own by `python:` runs in one process; declare several loads instead, "
-                "or bring it in a package by the entry point soakd.loads"
-            )
         if self.processes > 1 and not self.shareable:
-            raise ValueError(
-                f"processes: a load {self.key} looks at its operations as a whole, which several processes cannot; "
-                "declare several loads instead"
-            )
+            raise ValueError(f"processes: {self.alone}")
         if self.processes > 1 and self.between:
             raise ValueError(
                 "processes: several cannot draw the gaps of `between` together; take rate or poisson"
@@ -113,6 +110,10 @@ class Paced(Load):
                 f"burst: {self.burst.size} at once never fit into in_flight: {self.in_flight}; raise it"
             )
         return self
+
+    def part(self, whole: int, context: LoadContext) -> int:
+        """Return this process's part of a number of things that all processes have together, at least 1."""
+        return max(_part(whole, context.process, context.processes), 1)
 
     def room(self, process: int = 0, of: int = 1) -> int:
         """Return how many operations may be under way in one of so many processes."""

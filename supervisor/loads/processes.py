@@ -6,6 +6,7 @@ are indeterminate; and what was due until another one takes its place is dropped
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from os import environ
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol
 
 import anyio
 import anyio.abc
@@ -40,6 +41,9 @@ from supervisor.loads.shares import (
     Go,
     Happened,
     Ledger,
+    Leaves,
+    Left,
+    Outlasted,
     Ping,
     Ready,
     Stop,
@@ -63,6 +67,19 @@ class ProcessDied(Exception):  # noqa: N818  # what happened is in the name
     """A process of a load ended before it was told to."""
 
 
+class Crew(Protocol):
+    """Those that share a load."""
+
+    def is_ready(self, member: Process) -> None:
+        """A process waits for `begin`."""
+
+    def has_left(self, member: Process, *, sound: bool) -> None:
+        """A process needs no more what the load has made."""
+
+    def leaves(self, stream: str) -> None:
+        """A stream was made that is to be removed unless the run fails."""
+
+
 class Process:
     """One process, life after life."""
 
@@ -72,11 +89,11 @@ class Process:
         context: LoadContext,
         process: int,
         take: Callable[[Event], None],
-        ready: Callable[[Process], None],
+        crew: Crew,
     ) -> None:
-        """`take` is given every event that it tells, and what it left unreported as a window; `ready`: it waits for `begin`."""
+        """`take` is given every event that it tells, and what it left unreported as a window."""
         self._load, self._context, self._process, self._tell_crew = load, context, process, take
-        self._ready = ready
+        self._crew = crew
         self.title = f"process {process + 1} of {load.processes}"
         self._owed: float | None = None
         self._reported = Totals()
@@ -150,10 +167,15 @@ class Process:
         """Let it begin at an instant, in monotonic seconds."""
         self._tell(Go(at))
 
+    def outlast(self, *, sound: bool) -> None:
+        """Tell it that all others are done with what the load has made, and whether nothing was wrong with it."""
+        self._tell(Outlasted(sound))
+
     def _begin(self) -> Begin:
         context = self._context
         return Begin(
-            load=self._load,
+            load=pickle.dumps(self._load),
+            file=self._load.file(),
             name=context.name,
             run=context.run,
             seed=context.seed,
@@ -168,7 +190,7 @@ class Process:
             timeline=context.timeline.copy(),
         )
 
-    def _tell(self, message: Begin | Happened | Ping | Go | Stop) -> None:
+    def _tell(self, message: Begin | Happened | Ping | Go | Outlasted | Stop) -> None:
         self._queue.append(pack(message))
         self._filled.set()
 
@@ -214,9 +236,13 @@ class Process:
 
     # --- counting ------------------------------------------------------------------------------------------------------
 
-    def _take(self, message: Told | Ping | Ready | Ended) -> None:
+    def _take(self, message: Told | Ping | Ready | Left | Leaves | Ended) -> None:
         if isinstance(message, Ready):
-            self._ready(self)
+            self._crew.is_ready(self)
+        elif isinstance(message, Left):
+            self._crew.has_left(self, sound=message.sound)
+        elif isinstance(message, Leaves):
+            self._crew.leaves(message.stream)
         elif isinstance(message, Ping):
             if waiting := self._heard.pop(message.n, None):
                 waiting.set()

@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 from supervisor.broker.options import Broker
 from supervisor.journal.events import Event, Record
 from supervisor.journal.timeline import Timeline
-from supervisor.loads.pace import Paced
 from supervisor.loads.recorder import OTHER, Outcome, Recorder
 
 _LENGTH: Final = struct.Struct("!I")
@@ -29,7 +28,10 @@ _NUMBERS: Final[Mapping[Outcome, int]] = {outcome: number for number, outcome in
 class Begin:
     """The first message to a process: everything it needs. Secrets come this way too, which no other process can read."""
 
-    load: Paced
+    load: bytes
+    """The load, pickled: its class may be from `file`, which has to be taken in first."""
+    file: tuple[Path, object] | None
+    """A file of the user's that its class is from, and what tells whether that has changed."""
     name: str
     run: str
     seed: int
@@ -60,6 +62,24 @@ class Ready(NamedTuple):
     """From a process: it is ready to begin, and waits for `Go`."""
 
 
+class Left(NamedTuple):
+    """From a process: it needs no more what the load has made; `sound`: nothing was wrong with it."""
+
+    sound: bool
+
+
+class Leaves(NamedTuple):
+    """From a process: a stream that it has made, and that is to be removed unless the run fails."""
+
+    stream: str
+
+
+class Outlasted(NamedTuple):
+    """To the first process: all others need it no more; `sound`: nothing was wrong with it anywhere."""
+
+    sound: bool
+
+
 class Go(NamedTuple):
     """To a process: begin, with all others, at this instant."""
 
@@ -83,7 +103,7 @@ class Ended(NamedTuple):
     error: str = ""
 
 
-Message = Begin | Happened | Ping | Ready | Go | Stop | Told | Ended
+Message = Begin | Happened | Ping | Ready | Go | Left | Leaves | Outlasted | Stop | Told | Ended
 
 
 def pack(message: Message) -> bytes:

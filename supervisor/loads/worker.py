@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import sys
 import time
 import traceback
@@ -23,8 +24,10 @@ import uvloop
 from supervisor.broker.connection import open_connections
 from supervisor.journal.base import Journal
 from supervisor.journal.events import Event, LoopLag
-from supervisor.loads.base import LoadContext
+from supervisor.kinds import take_in
+from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.executor import CRASHED
+from supervisor.loads.made import Leftovers
 from supervisor.loads.shares import (
     Begin,
     CountedRecorder,
@@ -32,6 +35,9 @@ from supervisor.loads.shares import (
     Go,
     Happened,
     Ledger,
+    Leaves,
+    Left,
+    Outlasted,
     Ping,
     Ready,
     Stop,
@@ -47,6 +53,8 @@ REPORT: Final = 1.0
 """Seconds from one report of what was counted to the next."""
 LAGS: Final = 10
 """Reports from one that tells how late the event loop was to the next."""
+OUTLAST: Final = 3.0
+"""Seconds at the end for other processes of the load; what was made stays where one of them takes longer."""
 LAST: Final = 5.0
 """Seconds that the last messages may take."""
 
@@ -88,13 +96,22 @@ class _Worker:
         self._recorder.ledger = ledger
         self._stop, self._go = anyio.Event(), anyio.Event()
         self._at = 0.0
+        self._alone, self._sound = anyio.Event(), False
 
     async def work(self) -> None:
         """Run the load, and say how it ended."""
         error = ""
         try:
             async with _context(self._begin, self._recorder, self._journal, self._stop) as context:
-                await self._begin.load.run(replace(context, together=self._together))
+                if self._begin.file:
+                    take_in(*self._begin.file)
+                load: Load = pickle.loads(self._begin.load)  # noqa: S301  # from our own run
+                left = Leftovers()
+                await load.run(
+                    replace(context, together=self._together, outlast=self._outlast, leftovers=left)
+                )
+                for _, stream in left.streams:
+                    self._writer.write(pack(Leaves(stream)))
         except Exception as raised:  # noqa: BLE001  # the run decides: it is told, and raises it there
             self._recorder.forsake(CRASHED, what(raised))
             error = traceback.format_exc()
@@ -107,6 +124,14 @@ class _Worker:
         await self._go.wait()
         return self._at
 
+    async def _outlast(self, sound: bool) -> bool:  # as `LoadContext` has it
+        self._writer.write(pack(Left(sound)))
+        if self._begin.process:
+            return False
+        with anyio.move_on_after(OUTLAST):
+            await self._alone.wait()
+        return self._sound
+
     async def listen(self, incoming: AsyncIterator[Any]) -> None:
         """Do as the run says, for as long as there is one."""
         async for message in incoming:
@@ -117,6 +142,9 @@ class _Worker:
             elif isinstance(message, Go):
                 self._at = message.at
                 self._go.set()
+            elif isinstance(message, Outlasted):
+                self._sound = message.sound
+                self._alone.set()
             elif isinstance(message, Stop):
                 self._at = self._at or time.monotonic()
                 self._stop.set()

@@ -16,6 +16,7 @@ class Raises(Paced):
     """Operations that take long, the n-th of which raises, once in a run."""
 
     key: ClassVar[str] = "raises"
+    shareable: ClassVar[bool] = True
     raises: int
 
     async def run(self, context: LoadContext) -> None:

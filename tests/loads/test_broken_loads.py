@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +97,34 @@ def test_a_run_whose_loads_break_does_not_pass(soakd: Soakd) -> None:  # noqa: F
         assert load["started"] == load["ok"] + load["failed"] + load["indeterminate"]
     assert verdict["loads"]["raises"]["errors"]["load crashed"] >= 1
     assert verdict["loads"]["stays"]["errors"]["cut short"] >= 3
+
+
+def test_processes_of_a_run_are_replaced_and_end_with_it(soakd: Soakd) -> None:  # noqa: F811
+    """The class is from a file of the user's, which the processes take in themselves."""
+    own = {"python": f"{HERE}:Raises", "raises": 0, "workers": 4, "processes": 2}
+    often = "load own: failed <= 1000 in every 5s"  # so that windows are short
+    soakd.start({"soak": "small", "loads": {"own": own}, "thresholds": [often]})
+    wait("the soak", lambda: soakd.soaking() and len(workers(soakd)) == 2, 60)
+    wait("operations", lambda: soakd.events(ev.LoadWindow))
+    os.kill(workers(soakd)[0], signal.SIGKILL)
+    wait("what it had under way", lambda: died(soakd) == 2, 30)
+    assert [event.how for event in soakd.events(ev.LoadBroken)] == ["killed"]  # type: ignore[attr-defined]
+    wait("another one", lambda: len(workers(soakd)) == 2)
+    os.kill(soakd.daemon(), signal.SIGKILL)
+    wait("the end of all", lambda: not workers(soakd))
+    soakd.end(40)
+
+
+def died(run: Soakd) -> int:
+    windows = [event for event in run.events(ev.LoadWindow) if isinstance(event, ev.LoadWindow)]
+    return sum(one.errors.get("process died", 0) for window in windows for one in window.slices)
+
+
+def workers(run: Soakd) -> list[int]:
+    """Return the processes that share a load of a run."""
+    found = []
+    for pid in run.units():
+        with suppress(OSError):
+            if b"supervisor.loads.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -17,17 +18,22 @@ from load_bench import until
 from nats_bench import NatsBench
 from pydantic import ValidationError
 
+from supervisor.broker import api
 from supervisor.journal.events import (
     EpisodeClosed,
     Event,
     FaultIntent,
     FaultUndone,
+    LoadBroken,
     LoadStopped,
     LoadWindow,
     Record,
     Slice,
     TaskCrashed,
 )
+from supervisor.kinds import take_in
+from supervisor.loads.claim import ClaimLoad
+from supervisor.loads.crew import run_load
 from supervisor.loads.executor import Executor
 from supervisor.loads.jetstream import JetStreamLoad
 from supervisor.loads.pace import Paced
@@ -36,6 +42,22 @@ from supervisor.loads.registry import LOADS
 from supervisor.loads.request import RequestLoad
 from supervisor.loads.shares import CountedRecorder, Ended, Ledger, Told
 from supervisor.values import Histogram
+
+
+class _Nobody:
+    """No crew."""
+
+    def is_ready(self, member: Process) -> None:
+        raise AssertionError(member.title)
+
+    def has_left(self, member: Process, *, sound: bool) -> None:
+        raise AssertionError(member.title, sound)
+
+    def leaves(self, stream: str) -> None:
+        raise AssertionError(stream)
+
+
+NOBODY = _Nobody()
 
 
 def load(**entry: Any) -> RequestLoad:
@@ -103,6 +125,71 @@ async def test_one_that_is_killed_is_replaced_and_loses_no_count(nats_bench: Nat
     )
 
 
+async def test_one_that_hangs_is_replaced_too(nats_bench: NatsBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor.loads.processes.PULSE", 0.3)
+    async with nats_bench.running(load(workers=6)) as context:
+        await until(lambda: flushed(nats_bench, context, 60), 25)
+        monkeypatch.setattr("supervisor.loads.processes.HUNG", 1.5)  # they are up by now
+        victim = processes()[0]
+        victim.send_signal(signal.SIGSTOP)
+        await until(lambda: [e for e in nats_bench.bench.events if isinstance(e, LoadBroken)], 20)
+        monkeypatch.setattr("supervisor.loads.processes.HUNG", 30)
+        assert victim.pid not in {process.pid for process in processes()}
+        seen = nats_bench.counts["ok"]
+        await until(lambda: flushed(nats_bench, context, int(seen) + 60), 25)
+    check_sums(nats_bench)
+    (told,) = [event for event in nats_bench.bench.events if isinstance(event, LoadBroken)]
+    assert told.how == "killed"
+    assert "did not answer" in told.error
+    assert nats_bench.counts["process died"] == 2, "its part of the workers"
+
+
+async def test_every_kind_that_can_be_shared_adds_up_and_leaves_nothing(nats_bench: NatsBench) -> None:
+    """In every way in which operations can come."""
+    bench = nats_bench.bench
+    assert bench.connections
+    kinds: list[dict[str, Any]] = [
+        {"events": "seen", "burst": {"size": 20, "every": "200ms"}},
+        {"kv": "REG", "poisson": "60/s", "registers": 3},
+        {"event_store": "STORE", "workers": 5, "aggregates": 4},
+    ]
+    loads = {
+        next(iter(entry)): LOADS.find(entry, Path())[0].model_validate({**entry, "processes": 2})
+        for entry in kinds
+    }
+    contexts = {name: bench.context(name) for name in loads}
+
+    def done(name: str) -> int:
+        return total([window for window in bench.windows if window.load == name], "ok")
+
+    def enough() -> bool:
+        for context in contexts.values():
+            context.recorder.flush()
+        return all(done(name) >= 100 for name in loads)
+
+    with anyio.fail_after(90):
+        async with anyio.create_task_group() as group:
+            for name, load in loads.items():
+                group.start_soon(run_load, load, contexts[name])
+            await until(enough, 60)
+            for context in contexts.values():
+                context.stop.set()
+        handle = await bench.connections.handle()
+        left = await api.call(handle, "STREAM.NAMES", {})
+    await bench.settle()
+    assert not left["streams"], "made by several, and removed by the last"
+    for name, load in loads.items():
+        windows = [window for window in bench.windows if window.load == name]
+        cut_off = sum(e.open for e in bench.events if isinstance(e, LoadStopped) and e.load == name)
+        ended = {outcome: total(windows, outcome) for outcome in ("ok", "failed", "indeterminate")}
+        assert total(windows, "started") == sum(ended.values()) + cut_off, name
+        assert not ended["failed"] + ended["indeterminate"], (name, [s for w in windows for s in w.samples])
+        told = {counter: sum(w.counters.get(counter, 0) for w in windows) for counter in load.settled}
+        assert not any(told.values()), (name, told)
+        assert set(load.settled) <= {counter for w in windows for counter in w.counters}, "all have looked"
+        assert not sum(w.counters.get("foreign", 0) for w in windows), "events of the other process"
+
+
 async def test_all_know_of_an_episode_before_it_is_injected(nats_bench: NatsBench) -> None:
     journal = nats_bench.bench.journal
     async with nats_bench.running(load(rate="300/s")) as context:
@@ -140,7 +227,7 @@ async def test_what_was_under_way_is_counted_however_it_ended(
 ) -> None:
     told: list[Event] = []
     context, ledger = nats_bench.bench.context("load"), Ledger.new()
-    process = Process(load(rate="10/s"), context, 0, told.append, lambda _: None)
+    process = Process(load(rate="10/s"), context, 0, told.append, NOBODY)
     recorder = CountedRecorder("load", process._context.journal, context.timeline)
     recorder.ledger = ledger
     context.timeline.apply(Record(1, 0.0, 3.0, FaultIntent(fault="f", episode="f#1", n=1, type="pause")))
@@ -199,7 +286,7 @@ async def test_what_is_due_after_the_last_that_was_scheduled_is_owed(nats_bench:
 
     with anyio.fail_after(20):
         await Executor(pace, replace(context, recorder=recorder), operate).run()
-    process = Process(pace, context, 0, lambda _: None, lambda _: None)
+    process = Process(pace, context, 0, lambda _: None, NOBODY)
     process._owe(ledger.next_due)
     assert process._owed is not None
     scheduled = ledger.read().scheduled
@@ -218,21 +305,30 @@ async def test_one_that_cannot_work_says_why(nats_bench: NatsBench) -> None:
     assert "there is no connection 'nobody'" in crashed()[0].error
 
 
-def test_a_load_of_ones_own_is_not_shared(tmp_path: Path) -> None:
-    """No other process could take it in, since its class is in no module there."""
-    (tmp_path / "own.py").write_text(
-        "from supervisor.loads.request import RequestLoad\n\nclass Own(RequestLoad):\n    pass\n"
+def test_a_load_of_ones_own_says_whether_it_can_be_shared(tmp_path: Path) -> None:
+    source = (
+        "from supervisor.loads.pace import Paced\n\nclass Own(Paced):\n    key = 'own'\n    shareable = %s\n"
+        "    async def run(self, context): ...\n"
     )
-    entry = {"python": "own.py:Own", "request": "echo", "rate": "10/s"}
-    kind, keys = LOADS.find(entry, tmp_path)
-    kind.model_validate(keys)
-    with pytest.raises(ValidationError, match="a load of your own by `python:` runs in one process"):
-        kind.model_validate({**keys, "processes": 2})
+    for shareable in (False, True):
+        file = tmp_path / f"own{shareable}.py"
+        file.write_text(source % shareable)
+        kind, keys = LOADS.find({"python": f"{file.name}:Own", "rate": "10/s", "processes": 2}, tmp_path)
+        with nullcontext() if shareable else pytest.raises(ValidationError, match="shareable = True"):
+            kind.model_validate(keys)
+    told = kind.file()
+    assert told
+    take_in(*told)
+    file.write_text(file.read_text() + "\n")
+    with pytest.raises(RuntimeError, match="has changed since the run began"):
+        take_in(*told)
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(ValidationError, match="declare several loads instead"):
+    with pytest.raises(ValidationError, match="reads all of its stream back"):
         JetStreamLoad.model_validate({"jetstream": "S", "rate": "10/s", "processes": 2})
+    with pytest.raises(ValidationError, match="only seen by who sees all claims"):
+        ClaimLoad.model_validate({"claim": {"stream": "S"}, "rate": "10/s", "processes": 2})
     with pytest.raises(ValidationError, match="take rate or poisson"):
         load(between=["10ms", "20ms"])
     with pytest.raises(ValidationError, match="2 workers are too few for 3 processes"):
