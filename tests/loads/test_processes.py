@@ -129,7 +129,7 @@ async def test_one_that_hangs_is_replaced_too(nats_bench: NatsBench, monkeypatch
     monkeypatch.setattr("supervisor.loads.processes.PULSE", 0.3)
     async with nats_bench.running(load(workers=6)) as context:
         await until(lambda: flushed(nats_bench, context, 60), 25)
-        monkeypatch.setattr("supervisor.loads.processes.HUNG", 1.5)  # they are up by now
+        monkeypatch.setattr("supervisor.loads.processes.HUNG", 4.0)  # they are up by now
         victim = processes()[0]
         victim.send_signal(signal.SIGSTOP)
         await until(lambda: [e for e in nats_bench.bench.events if isinstance(e, LoadBroken)], 20)
