@@ -205,7 +205,7 @@ async def test_an_engine_that_is_away_keeps_no_other_undo_from_running(
     assert mark.exists(), "a command needs no engine"
     assert "f#1: undone (command of cart)" in refusal.value.done
     for said in (
-        "away: cannot reach the Docker engine",
+        "away: cannot look at its containers: cannot reach the Docker engine",
         "gone: cannot",
         "g#1: cannot undo it: cannot reach cart",
     ):

@@ -91,9 +91,7 @@ class DockerEngine(Engine):
 
                 await at_once(look, found)
         except EngineError as error:
-            raise EngineError(
-                f"cannot look at its containers, nor say whether one has a restart policy: {error}"
-            ) from error
+            raise EngineError(f"cannot look at its containers: {error}") from error
         refuse_clashes(which, found)
         known = self.model_copy()
         known._seen = {unit: several[0] for unit, several in found.items()}  # noqa: SLF001  # ours

@@ -27,6 +27,8 @@ from supervisor.loads.recorder import Outcome
 
 LATE: Final = 0.01
 """Seconds after which a start counts as late: far above what timers need, far below what a latency threshold is about."""
+BELATED: Final = 1.0
+"""Seconds by which a load may begin after the instant that was set for it, and still start all that has come due."""
 LAST: Final = 4.0
 """Seconds that operations under way have at the end of the run; those that take longer are cut off and indeterminate."""
 AFTER_FAILURE: Final = 0.05
@@ -90,8 +92,9 @@ class Executor:
     # --- open loop -----------------------------------------------------------------------------------------------------
 
     async def _open_loop(self, group: TaskGroup, begin: float) -> None:
-        start, owed = self._context.start, self._context.owed
-        since = max(begin, time.monotonic()) - start
+        start, owed, now = self._context.start, self._context.owed, time.monotonic()
+        # Who begins a little late is late with what was due meanwhile; it was never dropped for want of room.
+        since = (begin if owed is None and now - begin < BELATED else max(begin, now)) - start
         seed = f"{self._context.seed}/{self._context.name}"
         # Wherever a load begins, it begins now: what was due before it could begin is not owed. But where it follows an earlier life
         # that died, or other processes began before this one, what was due meanwhile was nobody's choice to leave out.

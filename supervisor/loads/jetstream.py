@@ -117,9 +117,11 @@ class JetStreamLoad(NatsLoad):
             await pull.open()
             stack.push_async_callback(await audit.follow())
             group = await stack.enter_async_context(nursery())
-            for task in (flow.questions.run, pull.run, partial(flow.watch, audit)):
-                group.start_soon(task)
-            open_ = await Executor(self, context, flow.publish).run()
+            group.start_soon(flow.questions.run)
+            group.start_soon(pull.run)
+            async with nursery() as watching:  # ended before the last look, which has suspects of its own
+                watching.start_soon(flow.watch, audit)
+                open_ = await Executor(self, context, flow.publish).run()
             complete = await flow.last_look(audit)
             await self._clear(handle, consumer)
             if ours and complete and flow.sound:

@@ -362,10 +362,9 @@ async def stored(bench: NatsBench, relay: Answer, count: int = ENOUGH) -> Judgem
             "subject": "in",
             "rate": "400/s",
             "settle": "5s",
-            "timeout": "200ms",
-            "attempt": "5s",
+            "timeout": "4s",
+            "attempt": "4s",
         }
-        | {"timeout": "4s", "attempt": "4s"}
     )
     broker = bench.server.broker
     client = await nats.connect(broker["servers"][0], user=broker["user"], password=broker["password"])

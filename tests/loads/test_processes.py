@@ -141,7 +141,8 @@ async def test_one_that_hangs_is_replaced_too(nats_bench: NatsBench, monkeypatch
     (told,) = [event for event in nats_bench.bench.events if isinstance(event, LoadBroken)]
     assert told.how == "killed"
     assert "did not answer" in told.error
-    assert nats_bench.counts["process died"] == 2, "its part of the workers"
+    # Its part of the workers; one of them may have been between two operations.
+    assert nats_bench.counts["process died"] in (1, 2)
 
 
 async def test_every_kind_that_can_be_shared_adds_up_and_leaves_nothing(nats_bench: NatsBench) -> None:
