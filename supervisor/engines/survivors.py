@@ -21,6 +21,8 @@ RUN: Final = "SOAKD_RUN"
 UNIT: Final = "SOAKD_UNIT"
 DEADLINE: Final = 5.0
 """Seconds; SIGKILL takes milliseconds unless the process hangs in the kernel."""
+EXECUTED: Final = 0.2
+"""Seconds that an exec(2) may take to set up the new program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def survivors(run: str, units: Collection[str] | None = None) -> list[Survivor]:
 def _unit_of(pid: int, run: str) -> str | None:
     """Return the unit that a process of the run says it is, empty if it says none; None if it is not of the run."""
     try:
-        environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        environ = _environ(pid).split(b"\0")
     except OSError:
         return None
     if f"{RUN}={run}".encode() not in environ:
@@ -82,6 +84,22 @@ def _unit_of(pid: int, run: str) -> str | None:
     return next(
         (entry[len(prefix) :].decode(errors="replace") for entry in environ if entry.startswith(prefix)), ""
     )
+
+
+def _environ(pid: int) -> bytes:
+    """Return a process's environment, of one that is just being executed once it has it; OSError if it has ended."""
+    about = Path(f"/proc/{pid}")
+    deadline = time.monotonic() + EXECUTED
+    # In the middle of exec(2) there is no command line yet, and the environment comes just after it. Threads of the kernel
+    # have no program.
+    executed = False
+    while not (found := (about / "environ").read_bytes()):
+        (about / "exe").readlink()
+        if executed or time.monotonic() > deadline:
+            break
+        executed = bool((about / "cmdline").read_bytes())
+        time.sleep(0.001)
+    return found
 
 
 def _look(pid: int) -> Survivor | None:
