@@ -33,6 +33,8 @@ LOOKED: Final = 1_000
 """Lines in which the cause is looked for, at least."""
 LAST_LIFE: Final = 30.0
 """Seconds before the exit in which the cause is looked for: an error that was survived longer is none."""
+BORN: Final = 0.1
+"""Seconds by which a life's first words may be older than its beginning: engines note that once a start has returned."""
 FIRST_KEPT: Final = 20
 LAST_KEPT: Final = 20
 """Crash files of each unit that stay: these first and these last ones."""
@@ -53,6 +55,8 @@ class Evidence:
     def __init__(self, unit: str, lines: int, fleet: Fleet, journal: Journal, timeline: Timeline) -> None:
         self._unit, self.lines = unit, lines
         self._fleet, self._journal, self._timeline = fleet, journal, timeline
+        self._crashed = 0.0
+        """When it last crashed, in wall time."""
 
     async def keep(self, gone: Departure, consecutive: int, files: CrashFiles) -> UnitCrashed:
         """Write the crash file and commit the record within `RECORDING` seconds, also while the run is being stopped."""
@@ -91,6 +95,7 @@ class Evidence:
         `until` is where the log of this life ends, if there may be another life's after it.
         """
         tail, life, note = await self._read(crash, wall, until)
+        self._crashed = wall
         if crash.signal != "SIGKILL" and (cause := signature(life)):  # killed outright, it had no say
             crash = crash.model_copy(update={"signature": cause})
         if len(tail) > TAIL_BYTES:
@@ -111,12 +116,17 @@ class Evidence:
             try:
                 lines = max(self.lines, LOOKED)
                 text = await self._fleet.logs(self._unit, last=lines, until=until, stamped=True)
-                return last_lines(text, self.lines), since(text, _last_life(wall, crash.uptime)), ""
+                return last_lines(text, self.lines), since(text, self._last_life(wall, crash.uptime)), ""
             except (EngineError, JournalError, OSError) as error:
                 note = f"cannot read the log: {error}"
         if reading.cancelled_caught:
             note = f"cannot read the log within {READING:g} s"
         return b"", b"", note
+
+    def _last_life(self, wall: float, uptime: float | None) -> float:
+        """Return the wall time from which on the log is this life's, and recent: an earlier life's last words are none of it."""
+        begun = wall - min(LAST_LIFE, LAST_LIFE if uptime is None else uptime + BORN)
+        return max(begun, self._crashed)
 
     async def forget_middle(self, files: CrashFiles) -> None:
         """Delete crash files but the first and the last ones, so that a crash loop does not fill the disk."""
@@ -127,11 +137,6 @@ class Evidence:
             delete = partial(files.last.popleft().unlink, missing_ok=True)
             with anyio.move_on_after(WRITING), suppress(JournalError, OSError):  # one too many does no harm
                 await self._journal.call(delete)
-
-
-def _last_life(wall: float, uptime: float | None) -> float:
-    """Return the wall time from which on the log is this life's, and recent: an earlier life's last words are none of it."""
-    return wall - min(LAST_LIFE, LAST_LIFE if uptime is None else uptime + 0.001)
 
 
 def describe(gone: Departure) -> str:
