@@ -55,6 +55,8 @@ class Container:
     finished: int
     code: int
     oom: bool
+    memory: int
+    """Bytes that it may take; 0: no limit."""
     pid: int | None
     health: str | None
     """starting, healthy, unhealthy; None without a health check."""
@@ -126,6 +128,7 @@ def read(data: Mapping[str, Any]) -> Container:
         finished=nanoseconds(state["FinishedAt"]),
         code=state["ExitCode"],
         oom=state["OOMKilled"],
+        memory=host.get("Memory") or 0,
         pid=state["Pid"] or None,
         health=None if health in {None, "none"} else health,
         has_health=bool(check) and check[0] != "NONE",

@@ -36,7 +36,8 @@ class Life:
     started: float
     """Monotonic seconds."""
     paused: bool = False
-    oom: bool = False
+    starved: anyio.Event = field(default_factory=anyio.Event)
+    """Set once the engine has told that it was out of memory."""
     ours: bool = False
     """We are ending it: no signal that is seen now is anybody else's."""
     signalled: dict[int, int] = field(default_factory=dict)
@@ -128,6 +129,12 @@ class Unit:
         elif self.life and at >= self.life.begun:
             self.life.signalled[number] = at
 
+    def may_have_starved(self, code: int) -> bool:
+        """Say whether an exit may be for want of memory though that has not been told yet."""
+        life, last = self.life, self.last
+        killed = ended(code)[1] == "SIGKILL" and life is not None and not life.ours and not life.signalled
+        return killed and last is not None and last.memory > 0
+
     def end(self, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = "") -> Exit:
         """Take note of the end of the present life, with its exit code if that is known; return what is to be told.
 
@@ -146,7 +153,7 @@ class Unit:
             life.incarnation,
             number,
             name,
-            oom=life.oom or (same and seen is not None and seen.oom),
+            oom=life.starved.is_set() or (same and seen is not None and seen.oom),
             mono=mono,
             uptime=mono - life.started,
             outside=not life.ours and self._was_asked(life, at, name),

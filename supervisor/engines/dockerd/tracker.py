@@ -33,6 +33,9 @@ AGAIN: Final = 1.0
 """Seconds between two looks at a unit while the engine does not answer."""
 LATE: Final = 0.5
 """Seconds that events may be on their way, which say more than an inspection does afterwards."""
+STARVED: Final = 0.5
+"""Seconds for which a unit with a memory limit, killed by nobody we know of, is not said to have died: that it was out of memory
+is sometimes told only after its end (65 ms were seen), and then no inspection shows it."""
 BLIND: Final = "while the engine was away"
 UNTOLD: Final = "by looking, since no event of it came or could be taken"
 HEALTH: Final = "health_status: "
@@ -220,6 +223,8 @@ class Tracker:
     def take(self, event: Event) -> None:
         """Take one event, and those of one unit in order."""
         if unit := self._unit_of(event):
+            if event.action == "oom" and unit.life and unit.life.container == event.container:
+                unit.life.starved.set()  # at once: its end may be waiting for that
             self._group.start_soon(self._handle, unit, event, name=f"docker {event.action} {unit.name}")
 
     async def _handle(self, unit: Unit, event: Event) -> None:
@@ -273,7 +278,7 @@ class Tracker:
         """Take note of what became of a life that goes on."""
         match action:
             case "oom":
-                life.oom = True
+                life.starved.set()
             case "pause" | "unpause":
                 unit.paused(paused=action == "pause")
             case _ if action.startswith(HEALTH):
@@ -319,8 +324,12 @@ class Tracker:
             if seen is None or not unit.told < seen.begun <= event.at:
                 return
             unit.begin(seen, seen.begun)
-        code = event.attributes.get("exitCode", "")
-        self._ended(unit, int(code) if code.isdigit() else None, event.at, seen, live=True)
+        text = event.attributes.get("exitCode", "")
+        code = int(text) if text.isdigit() else None
+        if code is not None and unit.may_have_starved(code) and unit.life:
+            with anyio.move_on_after(STARVED):
+                await unit.life.starved.wait()
+        self._ended(unit, code, event.at, seen, live=True)
 
     def _ended(
         self, unit: Unit, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = ""
