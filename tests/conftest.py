@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import blockbuster.blockbuster
+import hypothesis
 import pytest
 import structlog
 from blockbuster.blockbuster import BlockBuster, BlockBusterFunction, BlockingError
@@ -40,6 +41,12 @@ _OURS = str(Path(supervisor.__file__).parent) + os.sep
 _ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
+# How long an example takes is the machine's business, and no test of ours asserts times.
+hypothesis.settings.register_profile(
+    "soakd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("soakd")
+
 # structlog's own default renders tracebacks with rich, which looks at source files: on the event loop that blocks.
 structlog.configure(
     processors=[
@@ -49,13 +56,21 @@ structlog.configure(
 )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist's own, which asks for the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # round xdist's own, which asks for the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Say which tests belong into one worker, and begin with the long ones: at the end they would keep one worker alone."""
     for item in items:
         if group := _shared(item):
             item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_limit, reverse=True)
+    yield
+    if config.getoption("loadgroup", default=False):  # in a worker
+        apart = [
+            item.nodeid for item in items if (group := _shared(item)) and not item.nodeid.endswith(group)
+        ]
+        assert not apart, (
+            f"pytest-xdist keeps no groups with this pytest: scripts/venv dev. Such as {apart[0]}"
+        )
 
 
 def _shared(item: pytest.Item) -> str:
