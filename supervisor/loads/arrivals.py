@@ -94,14 +94,10 @@ def between(low: float, high: float, chance: random.Random, since: float = 0.0) 
         yield due
 
 
-def bursts(size: int, every: float, since: float = 0.0) -> Iterator[float]:
-    """`size` operations are due at the same instant, at `since` and then every so many seconds: the first one is never missed."""
-    return (due for n in count() for due in repeat(since + n * every, size))
-
-
-def bursts_in_step(size: int, every: float, since: float = 0.0) -> Iterator[float]:
-    """`size` operations are due at the same instant, at every multiple of `every` seconds: the same for all who ask."""
-    return (due for n in count(math.ceil(since / every)) for due in repeat(n * every, size))
+def bursts(size: int, every: float, first: float = 0.0, since: float = 0.0) -> Iterator[float]:
+    """`size` operations are due at the same instant, at `first` and then every so many seconds: the same for all who ask."""
+    begin = max(math.ceil((since - first) / every), 0)
+    return (due for n in count(begin) for due in repeat(first + n * every, size))
 
 
 def crew(stages: Sequence[Crew], at: float) -> tuple[int, float]:

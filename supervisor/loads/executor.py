@@ -92,14 +92,8 @@ class Executor:
     # --- open loop -----------------------------------------------------------------------------------------------------
 
     async def _open_loop(self, group: TaskGroup, begin: float) -> None:
-        start, owed, now = self._context.start, self._context.owed, time.monotonic()
-        # Who begins a little late is late with what was due meanwhile; it was never dropped for want of room.
-        since = (begin if owed is None and now - begin < BELATED else max(begin, now)) - start
-        seed = f"{self._context.seed}/{self._context.name}"
-        # Wherever a load begins, it begins now: what was due before it could begin is not owed. But where it follows an earlier life
-        # that died, or other processes began before this one, what was due meanwhile was nobody's choice to leave out.
-        first = begin - start if owed is None else owed
-        due = self._pace.due(max(min(since, first), 0.0), seed, *self._share)
+        start = self._context.start
+        since, due = self._schedule(begin - start, time.monotonic() - start)
         missed = 0
         while (at := next(due)) < since:
             missed += 1
@@ -109,6 +103,25 @@ class Executor:
         last, intended = 0.0, start + at
         while await self._wait_until(intended, TICK if intended - last < DENSE else 0.0):
             last, intended = intended, self._start_all_due(group, start, due, intended)
+
+    def _schedule(self, begin: float, now: float) -> tuple[float, Iterator[float]]:
+        """Return since when operations are begun, and all that are due, those before that included: they are owed.
+
+        All are seconds since the run's start; `begin`: the instant that was set for this load, or for all of its processes.
+        """
+        owed, together = self._context.owed, self._context.together is not None
+        # Wherever a load begins, it begins now: what was due before it could begin is not owed. But where it follows an earlier life
+        # that died, or other processes began before this one, what was due meanwhile was nobody's choice to leave out.
+        if owed is None or (together and owed <= begin):
+            owed = first = begin
+            # Who begins a little late is late with what was due meanwhile; it was never dropped for want of room.
+            since = begin if now - begin < BELATED else now
+        else:
+            # Bursts go on in the step of those before: with other processes that of all, alone that of the earlier life.
+            first = begin if together else owed
+            since = max(begin, now)
+        seed = f"{self._context.seed}/{self._context.name}"
+        return since, self._pace.due(max(min(since, owed), 0.0), seed, *self._share, first=first)
 
     def _start_all_due(self, group: TaskGroup, start: float, due: Iterator[float], intended: float) -> float:
         """Start what is due now, in one turn of the event loop, so that a burst begins together; return when the next one is due."""

@@ -128,11 +128,13 @@ class Paced(Load):
         )
         return tuple(arrivals.Crew(_part(workers, process, of), seconds) for workers, seconds in stages)
 
-    def due(self, since: float, seed: str, process: int = 0, of: int = 1) -> Iterator[float]:
+    def due(
+        self, since: float, seed: str, process: int = 0, of: int = 1, *, first: float | None = None
+    ) -> Iterator[float]:
         """Yield when operations of one of so many processes are due, in seconds since the run's start, from `since` on.
 
         Only for an open loop. The same seed gives the same draws. Processes need not agree on `since`: what is due from the latest one
-        on is due in exactly one of them, and bursts are at the same instants.
+        on is due in exactly one of them. On `first`, when the first burst is due, they have to agree; left out: `since`.
         """
         if (
             self.poisson is not None
@@ -144,8 +146,8 @@ class Paced(Load):
         if self.between is not None:
             return arrivals.between(*self.between, random.Random(seed), since)  # noqa: S311  # as above
         if self.burst is not None:
-            bursts = arrivals.bursts if of == 1 else arrivals.bursts_in_step
-            return bursts(_part(self.burst.size, process, of), self.burst.every, since)
+            size, every = _part(self.burst.size, process, of), self.burst.every
+            return arrivals.bursts(size, every, since if first is None else first, since)
         slopes = [arrivals.Slope(stage.to, stage.seconds) for stage in self.ramp]
         return arrivals.ramp(slopes, since, (process, of))
 

@@ -30,7 +30,8 @@ def test_no_schedule_goes_back_or_before_its_beginning(
         ramp(slopes, since),
         poisson(rate, chance, since),
         between(1 / rate, 2 / rate, chance, since),
-        bursts(3, 1 / rate, since),
+        bursts(3, 1 / rate, since, since),
+        bursts(3, 1 / rate, 0.7 / rate, since),
     ):
         due = list(islice(times, 50))
         assert due[0] >= since - 1e-9
@@ -98,10 +99,10 @@ def test_the_same_seed_gives_the_same_times() -> None:
 
 
 def test_bursts_are_due_at_one_instant() -> None:
-    assert list(islice(bursts(3, 10, 0.0), 6)) == [0, 0, 0, 10, 10, 10]
-    assert list(islice(bursts(2, 10, 0.1), 4)) == [0.1, 0.1, 10.1, 10.1], (
-        "a load that begins late misses none"
-    )
+    assert list(islice(bursts(3, 10), 6)) == [0, 0, 0, 10, 10, 10]
+    assert list(islice(bursts(2, 10, first=0.1), 4)) == [0.1, 0.1, 10.1, 10.1], "the first one is not missed"
+    assert list(islice(bursts(2, 10, first=0.1, since=0.2), 3)) == [10.1, 10.1, 20.1], "others had that one"
+    assert list(islice(bursts(2, 10, first=5, since=1), 3)) == [5, 5, 15]
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ import itertools
 import json
 import socket
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 from aiohttp import web
 from http_bench import Answer, service
-from load_bench import Bench
+from load_bench import Bench, until
 from pydantic import ValidationError
 
 from supervisor.loads.http import HttpLoad
@@ -234,3 +235,29 @@ def test_headers_are_secret() -> None:
     assert "t0ken" not in repr(load("http://127.0.0.1/", **ORDER))
     assert load("http://127.0.0.1/", method="PUT", retries=2).http.retries == 2
     assert HttpLoad.model_validate({"http": "http://127.0.0.1/", "rate": "1/s"}).http.method == "GET"
+
+
+async def test_processes_have_keys_and_draws_of_their_own(bench: Bench) -> None:
+    orders, n = Orders(), 40
+    entry: dict[str, Any] = {**ORDER, "workers": 2, "replay": {"share": "50%", "same": "order.id"}}
+    contexts = [replace(bench.context("load"), process=process, processes=2) for process in range(2)]
+    async with service(orders) as url:
+        load_ = load(url, rate=None, **entry)
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                for context in contexts:
+                    group.start_soon(load_.run, context)
+                await until(lambda: all(len(asked(orders, process)) >= n for process in range(2)))
+                for context in contexts:
+                    context.stop.set()
+    await bench.settle()
+    assert bench.counts["ok"] == len(orders.made), "no key was of both"
+    assert {name for name in QUIET if bench.counts.get(name)} == set()
+    again = [{k for k, count in asked(orders, process).items() if count > 1 and k <= n} for process in (0, 1)]
+    assert again[0] != again[1], "each draws by itself what it sends again"
+
+
+def asked(orders: Orders, process: int) -> Counter[int]:
+    """Return how often each operation of a process was asked for."""
+    names = [key.split("-")[-2:] for key, _ in orders.asked]
+    return Counter(int(n) for writer, n in names if int(writer) == process)

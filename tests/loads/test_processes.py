@@ -355,14 +355,17 @@ def test_shares_are_the_whole_whenever_each_begins(pace: dict[str, Any], begins:
 
     def due(since: float, *share: int) -> list[float]:
         return [
-            at for at in takewhile(lambda at: at < last + 10, shared.due(since, "seed", *share)) if at > last
+            at
+            for at in takewhile(
+                lambda at: at < last + 10, shared.due(since, "seed", *share, first=min(begins))
+            )
+            if at > last
         ]
 
     whole = sorted(at for n in range(of) for at in due(last, n, of))
     assert sorted(at for n, since in enumerate(begins) for at in due(since, n, of)) == whole
-    if "burst" not in pace:  # alone its bursts begin when it does
-        assert whole == due(last)
-    else:
+    assert whole == due(last)
+    if "burst" in pace:
         assert {whole.count(at) for at in whole} == {10}, "all at the same instants"
         assert all(shared.room(n, of) >= due(last, n, of).count(whole[0]) for n in range(of))
 
