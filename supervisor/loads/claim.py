@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import heapq
-import random
-import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import islice
-from typing import Annotated, Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import anyio
-from anyio.abc import TaskGroup
 from pydantic import Field, StringConstraints, model_validator
 
-from supervisor.journal.events import InvariantViolated, LoadStopped
+from supervisor.journal.events import LoadStopped
 from supervisor.kinds import Strict
 from supervisor.loads.base import LoadContext
-from supervisor.loads.claims import COUNTERS, Claims, Job
+from supervisor.loads.claimers import Flow
+from supervisor.loads.claims import COUNTERS
 from supervisor.loads.clients import CONNECT, SEEN, open_client
-from supervisor.loads.executor import Executor, Failure
+from supervisor.loads.endpoint import Endpoint, HttpQueue
+from supervisor.loads.executor import Executor
 from supervisor.loads.identity import Identity, Writer
 from supervisor.loads.made import bucket, make, remove
 from supervisor.loads.nats_load import NatsLoad
 from supervisor.loads.publishing import subject_prefix
 from supervisor.loads.questions import Questions
-from supervisor.loads.queues import BucketQueue, Endpoint, HttpQueue, Queue, StreamQueue, make_consumer
+from supervisor.loads.queues import BucketQueue, Queue, StreamQueue, make_consumer
 from supervisor.loads.web import HttpRequest, Status, open_browser
 from supervisor.supervision import nursery
 from supervisor.values import Duration, Share
-
-OFFERED: Final = 16
-"""Waiting jobs that a worker is told of."""
-AT_ONCE: Final = 64
-"""Jobs that are submitted at the same time."""
-PAUSE: Final = 0.02
-"""Seconds before the supply is looked at again."""
-RETRY: Final = 0.25
-"""Seconds between two attempts to finish a job."""
-HELD: Final = 20_000
-"""Jobs that are worked on at the same time."""
-PATIENCE: Final = 3.0
-"""Seconds at the end for jobs that are worked on."""
-TOLD: Final = 20
-"""Double claims that are told with all their details; the others are only counted."""
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")]
 
@@ -158,7 +140,7 @@ class ClaimLoad(NatsLoad):
     async def run(self, context: LoadContext) -> None:
         """Claim until the load is to stop, then finish what is worked on."""
         async with AsyncExitStack() as stack:
-            flow = _Flow(self, context)
+            flow = Flow(self, context)
             flow.queue = await stack.enter_async_context(self._open(context, flow))
             flow.group = group = await stack.enter_async_context(nursery())
             group.start_soon(flow.look)
@@ -171,7 +153,7 @@ class ClaimLoad(NatsLoad):
         context.journal.emit(LoadStopped(load=context.name, open=open_))
 
     @asynccontextmanager
-    async def _open(self, context: LoadContext, flow: _Flow) -> AsyncGenerator[Queue]:
+    async def _open(self, context: LoadContext, flow: Flow) -> AsyncGenerator[Queue]:
         """Open the queue; what is made for it is removed again unless a job was claimed twice, stuck or orphaned."""
         identity = Identity.new(context.run, context.name)
         if self.claim.http is not None:
@@ -230,162 +212,3 @@ class ClaimLoad(NatsLoad):
 
 def _endpoint(http: HttpEndpoint) -> Endpoint:
     return Endpoint(http, http.job, http.empty, http.finish, http.submit, http.submitted)
-
-
-class _Flow:
-    """Workers, and the jobs they have."""
-
-    queue: Queue
-    group: TaskGroup
-
-    def __init__(self, load: ClaimLoad, context: LoadContext) -> None:
-        self._load, self._context = load, context
-        self.count = context.recorder.count
-        self.wrong = 0
-        """Jobs with which something went wrong."""
-        self._claims = Claims(self.count, self._tell, lease=load.held_for, patience=load.patience)
-        self._log = context.journal.log(f"{context.name}.log")
-        self._idle: list[int] = []
-        self._workers = 0
-        self._at_work = 0
-        self._workers_had_any = False
-        self._supplied = anyio.Event()
-        self._chance = random.Random(f"{context.seed}/{context.name}/abandon")  # noqa: S311  # draws are to be repeatable
-
-    # --- workers -------------------------------------------------------------------------------------------------------
-
-    async def operate(self) -> Failure | None:
-        """Let an idle worker claim a job; it works on it after that, and the operation has ended."""
-        worker = self._wake()
-        answer = await self.queue.claim(worker, list(islice(self._claims.waiting, OFFERED)))
-        if isinstance(answer, Failure):
-            heapq.heappush(self._idle, worker)
-            if answer.outcome == "ok":
-                self.count("empty", 1)
-            return answer
-        self._workers_had_any = True
-        self._claims.claimed(answer.job, worker, answer.asked, time.monotonic())
-        if self._chance.random() < self._load.abandon or self._at_work >= HELD:
-            self.count("abandoned", 1)
-            heapq.heappush(self._idle, worker)
-            return None
-        self._at_work += 1
-        self.group.start_soon(self._work, answer.job, worker, answer.token)
-        return None
-
-    def _wake(self) -> int:
-        """Return the first worker that has nothing to do."""
-        if self._idle:
-            return heapq.heappop(self._idle)
-        self._workers += 1
-        return self._workers
-
-    async def _work(self, job: str, worker: int, token: Any) -> None:
-        if self._load.work:
-            await anyio.sleep(self._load.work)
-        done = await self._finish(job, worker, token)
-        if done:
-            self._claims.finished(job, worker)
-        else:
-            self.count("unconfirmed", 1)
-            if done is None:
-                self._claims.doubt(job, worker)
-        heapq.heappush(self._idle, worker)
-        self._at_work -= 1
-
-    async def _finish(self, job: str, worker: int, token: Any) -> bool | None:
-        """Finish a job, as often as its lease allows; False if the queue refused it, None if nobody knows."""
-        until, sure = time.monotonic() + (self._load.held_for or self._load.patience), True
-        while time.monotonic() < until:
-            done = await self.queue.finish(job, worker, token)
-            if done is not None:
-                return done or (False if sure else None)
-            sure = False
-            await anyio.sleep(RETRY)
-        return None
-
-    # --- the queue -----------------------------------------------------------------------------------------------------
-
-    async def supply(self) -> None:
-        """Keep so many jobs waiting, for ever."""
-        while True:
-            missing = self._load.backlog - self._claims.ready
-            if missing <= 0:
-                self._supplied.set()
-                await anyio.sleep(PAUSE)
-                continue
-            failed = False
-
-            async def submit() -> None:
-                nonlocal failed
-                job = await self.queue.supply()
-                if job is None:
-                    self.count("not_submitted", 1)
-                    failed = True
-                else:
-                    self._claims.submitted(job, time.monotonic())
-
-            async with anyio.create_task_group() as group:
-                for _ in range(min(missing, AT_ONCE)):
-                    group.start_soon(submit)
-            await anyio.sleep(RETRY if failed else 0)
-
-    async def wait_supplied(self) -> None:
-        """Wait until there is something to claim: before that, a burst would meet an empty queue."""
-        with anyio.move_on_after(PATIENCE):
-            await self._supplied.wait()
-
-    def expired(self) -> str | None:
-        """Name a job whose holder's time is over, each time another."""
-        lease = self._load.held_for
-        if lease is None or not self._claims.held:
-            return None
-        name, job = next(iter(self._claims.held.items()))
-        if time.monotonic() < job.since + lease:
-            return None
-        self._claims.held.move_to_end(name)
-        return name
-
-    def doubt(self, job: str) -> None:
-        """Offer a job no more that somebody may have claimed who will never hear of it."""
-        if self._claims.waiting.pop(job, None):
-            self.count("undecided", 1)
-
-    # --- what is wrong -------------------------------------------------------------------------------------------------
-
-    async def look(self) -> None:
-        """Look once a second for jobs that are stuck or orphaned, for ever."""
-        while True:
-            await anyio.sleep(min(1.0, self._load.patience / 5))
-            self._claims.look(time.monotonic())
-
-    async def finish_all(self) -> None:
-        """Wait for the jobs that are worked on, and look a last time."""
-        with anyio.move_on_after(PATIENCE):
-            while self._at_work:  # noqa: ASYNC110  # they end one by one
-                await anyio.sleep(0.02)
-        self._claims.look(time.monotonic())
-        if not self._workers_had_any:
-            now, recorder = time.monotonic(), self._context.recorder
-            recorder.scheduled()
-            recorder.started()
-            recorder.record(
-                intended=now, start=now, end=now, outcome="failed", error="nothing was ever claimed"
-            )
-
-    def _tell(self, what: str, detail: str, job: Job) -> None:
-        self.wrong += 1
-        if self.wrong > TOLD:
-            return
-        worker = f" by worker {job.worker}" if job.worker >= 0 else ""
-        text = f"{job.name}, claimed{worker}: {detail}" if what != "stuck" else f"{job.name}: {detail}"
-        self._log.write(f"{what}: {text}\n".encode())
-        if what == "double_claims":
-            self._context.journal.emit(
-                InvariantViolated(
-                    invariant="a job belongs to one worker",
-                    subject=f"load {self._context.name}",
-                    detail=text,
-                    data={"job": job.name, "worker": job.worker},
-                )
-            )

@@ -109,7 +109,8 @@ class _Crew:
             self._first = anyio.Event()
             if patience.cancelled_caught or len(self._waiting) == len(self._members):
                 self._at = time.monotonic() + TOGETHER
-        for member in self._waiting if self._at else ():
+        self._at = self._at or time.monotonic()  # the end has come first: they begin, and leave
+        for member in self._waiting:
             member.begin(self._at)
 
     def has_left(self, member: Process, *, sound: bool) -> None:

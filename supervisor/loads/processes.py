@@ -33,32 +33,29 @@ from supervisor.journal.events import (
     Record,
 )
 from supervisor.loads.base import LoadContext
-from supervisor.loads.pace import Paced
-from supervisor.loads.recorder import Recorder
-from supervisor.loads.shares import (
+from supervisor.loads.messages import (
     Begin,
     Ended,
     Go,
     Happened,
     Leaves,
-    Ledger,
     Left,
     Outlasted,
     Ping,
     Ready,
     Stop,
     Told,
-    Totals,
     messages,
     pack,
 )
+from supervisor.loads.pace import Paced
+from supervisor.loads.recorder import Recorder
+from supervisor.loads.shares import Ledger, Reported
 
 PULSE: Final = 5.0
 """Seconds from one question to a process whether it is well to the next."""
 HUNG: Final = 10.0
 """Seconds of silence after which it is not: far longer than a busy one needs."""
-DIED: Final = "process died"
-"""The error class of operations that were under way when their process died."""
 _KNOWN: Final = (FaultIntent, FaultInjected, FaultFailed, FaultUndone, EpisodeClosed)
 _LAST_WORDS: Final = 4000
 
@@ -96,8 +93,7 @@ class Process:
         self._crew = crew
         self.title = f"process {process + 1} of {load.processes}"
         self._owed: float | None = None
-        self._reported = Totals()
-        self._counted: dict[str, float] = {}
+        self._reported = Reported()
         self._queue = deque[bytes]()
         self._filled = anyio.Event()
         self._pings = 0
@@ -110,7 +106,7 @@ class Process:
         context, ledger, said = self._context, Ledger.new(), bytearray()
         if context.stop.is_set():
             return
-        self._reported, self._counted, self._ended = Totals(), {}, None
+        self._reported, self._ended = Reported(), None
         code: int | None = None
         try:
             async with await anyio.open_process(
@@ -250,9 +246,7 @@ class Process:
             self._ended = message
         else:
             if isinstance(window := message.event, LoadWindow):
-                self._reported = self._reported.plus(_totals(window))
-                for name, amount in window.counters.items():
-                    self._counted[name] = self._counted.get(name, 0.0) + amount
+                self._reported.take(window)
             self._tell_crew(message.event)
 
     def _owe(self, next_due: float | None) -> None:
@@ -264,29 +258,10 @@ class Process:
 
     def _take_rest(self, ledger: Ledger) -> None:
         """Count what the process did and did not report, each operation with its own times and episodes."""
-        done, counters, now = ledger.read(), ledger.counters(), time.monotonic()
-        rest = done.minus(self._reported)
-        under_way = done.started - done.ended
-        more = {name: amount - self._counted.get(name, 0.0) for name, amount in counters.items()}
-        whole = self._ended is not None and not self._ended.error
-        if whole or not (any(rest) or under_way or any(more.values())):
+        if self._ended is not None and not self._ended.error:
             return  # what it cut off in the end it has told of; but not where its load raised
         recorder = Recorder(self._context.name, _Told(self._tell_crew), self._context.timeline)
-        recorder.scheduled(rest.scheduled)
-        recorder.started(rest.started)
-        recorder.late(rest.late)
-        recorder.dropped(rest.scheduled - rest.started)  # with those that it was about to begin
-        for one in ledger.last(rest.ended):
-            recorder.record(**one._asdict())
-        for name, amount in more.items():
-            if amount:
-                recorder.count(name, amount)
-        # Whatever is under way was begun before the next one was due, and is it no more by now.
-        since = min(ledger.next_due or now, now)
-        for _ in range(under_way):
-            recorder.record(
-                intended=since, start=since, end=now, outcome="indeterminate", error=DIED, detail=self.title
-            )
+        self._reported.count_rest(ledger, recorder, self.title)
         recorder.close()
 
 
@@ -294,18 +269,6 @@ class _Told(NamedTuple):
     """Where windows go: to whoever takes all that a process tells."""
 
     emit: Callable[[Event], None]
-
-
-def _totals(window: LoadWindow) -> Totals:
-    return Totals(
-        window.scheduled,
-        window.started,
-        window.dropped,
-        window.late,
-        sum(one.ok for one in window.slices),
-        sum(one.failed for one in window.slices),
-        sum(one.indeterminate for one in window.slices),
-    )
 
 
 async def _read(receive: Callable[[int], Awaitable[bytes]], size: int) -> bytes:

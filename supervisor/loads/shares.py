@@ -1,137 +1,24 @@
-"""What passes between a load and the processes that share its work: messages over pipes, and what they have counted in memory that both see."""
+"""What the processes of a load have counted, in memory that outlives them."""
 
 from __future__ import annotations
 
 import mmap
 import os
-import pickle
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+import time
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
-from supervisor.broker.options import Broker
-from supervisor.journal.events import Event, Record
-from supervisor.journal.timeline import Timeline
+from supervisor.journal.events import LoadWindow
 from supervisor.loads.recorder import OTHER, Outcome, Recorder
 
-_LENGTH: Final = struct.Struct("!I")
 _OUTCOMES: Final[tuple[Outcome, ...]] = ("ok", "failed", "indeterminate")
 _NUMBERS: Final[Mapping[Outcome, int]] = {outcome: number for number, outcome in enumerate(_OUTCOMES)}
 
-
-# --- messages --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """The first message to a process: everything it needs. Secrets come this way too, which no other process can read."""
-
-    load: bytes
-    """The load, pickled: its class may be from `file`, which has to be taken in first."""
-    file: tuple[Path, object] | None
-    """A file of the user's that its class is from, and what tells whether that has changed."""
-    name: str
-    run: str
-    seed: int
-    start: float
-    process: int
-    processes: int
-    owed: float | None
-    base: Path
-    directory: Path
-    environment: Mapping[str, str]
-    broker: Broker | None
-    timeline: Timeline
-
-
-class Happened(NamedTuple):
-    """To a process: a record about an episode, for its own timeline."""
-
-    record: Record
-
-
-class Ping(NamedTuple):
-    """To a process, which sends it back once everything before it was taken in."""
-
-    n: int
-
-
-class Ready(NamedTuple):
-    """From a process: it is ready to begin, and waits for `Go`."""
-
-
-class Left(NamedTuple):
-    """From a process: it needs no more what the load has made; `sound`: nothing was wrong with it."""
-
-    sound: bool
-
-
-class Leaves(NamedTuple):
-    """From a process: a stream that it has made, and that is to be removed unless the run fails."""
-
-    stream: str
-
-
-class Outlasted(NamedTuple):
-    """To the first process: all others need it no more; `sound`: nothing was wrong with it anywhere."""
-
-    sound: bool
-
-
-class Go(NamedTuple):
-    """To a process: begin, with all others, at this instant."""
-
-    at: float
-    """Monotonic seconds, which all processes of a machine have alike."""
-
-
-class Stop(NamedTuple):
-    """To a process: finish what is under way, send the rest, and leave."""
-
-
-class Told(NamedTuple):
-    """From a process: an event for the journal."""
-
-    event: Event
-
-
-class Ended(NamedTuple):
-    """From a process, its last word: the load has returned. `error` is the traceback if it raised."""
-
-    error: str = ""
-
-
-Message = Begin | Happened | Ping | Ready | Go | Left | Leaves | Outlasted | Stop | Told | Ended
-
-
-def pack(message: Message) -> bytes:
-    """Return a message as bytes, its length in front."""
-    data = pickle.dumps(message)
-    return _LENGTH.pack(len(data)) + data
-
-
-async def messages(read: Callable[[int], Awaitable[bytes]]) -> AsyncIterator[Any]:
-    """Yield the messages that come in; ends with the stream, and drops one that was cut off.
-
-    `read` returns up to so many bytes, none at the end. Both ends are ours and of the same code, so unpickling is safe.
-    """
-    buffer = bytearray()
-    while data := await read(1 << 20):
-        buffer += data
-        while len(buffer) >= _LENGTH.size:
-            (size,) = _LENGTH.unpack_from(buffer)
-            if len(buffer) < _LENGTH.size + size:
-                break
-            yield pickle.loads(bytes(buffer[_LENGTH.size : _LENGTH.size + size]))  # noqa: S301  # see above
-            del buffer[: _LENGTH.size + size]
-
-
-# --- what was counted ------------------------------------------------------------------------------------------------
-
 RING: Final = 32_768
 """Ended operations of which the times are kept: more than any process reports at once."""
+DIED: Final = "process died"
+"""The error class of operations that were under way when their process died."""
 NAMES: Final = 64
 """Counters that have a place of their own, and as many error classes; the rest is counted under `other`."""
 _TOTALS: Final = 7
@@ -161,6 +48,19 @@ class Totals(NamedTuple):
     def ended(self) -> int:
         """Operations that have an outcome."""
         return self.ok + self.failed + self.indeterminate
+
+    @classmethod
+    def of(cls, window: LoadWindow) -> Totals:
+        """Return those of a window."""
+        return cls(
+            window.scheduled,
+            window.started,
+            window.dropped,
+            window.late,
+            sum(one.ok for one in window.slices),
+            sum(one.failed for one in window.slices),
+            sum(one.indeterminate for one in window.slices),
+        )
 
     def minus(self, other: Totals) -> Totals:
         """Return what is more in this than in the other."""
@@ -314,3 +214,37 @@ class CountedRecorder(Recorder):
     def reached(self, next_due: float) -> None:  # noqa: D102
         super().reached(next_due)
         self.ledger.slots[_DUE] = int(next_due * 1e9)
+
+
+class Reported:
+    """What a process has reported so far, in one life."""
+
+    def __init__(self) -> None:
+        self._totals = Totals()
+        self._counters: dict[str, float] = {}
+
+    def take(self, window: LoadWindow) -> None:
+        """Add a window."""
+        self._totals = self._totals.plus(Totals.of(window))
+        for name, amount in window.counters.items():
+            self._counters[name] = self._counters.get(name, 0.0) + amount
+
+    def count_rest(self, ledger: Ledger, recorder: Recorder, detail: str) -> None:
+        """Count what it did beyond that, each operation with its own times; what was under way when it died is indeterminate."""
+        done, now = ledger.read(), time.monotonic()
+        rest = done.minus(self._totals)
+        recorder.scheduled(rest.scheduled)
+        recorder.started(rest.started)
+        recorder.late(rest.late)
+        recorder.dropped(rest.scheduled - rest.started)  # with those that it was about to begin
+        for one in ledger.last(rest.ended):
+            recorder.record(**one._asdict())
+        for name, amount in ledger.counters().items():
+            if more := amount - self._counters.get(name, 0.0):
+                recorder.count(name, more)
+        # Whatever is under way was begun before the next one was due, and is it no more by now.
+        since = min(ledger.next_due or now, now)
+        for _ in range(done.started - done.ended):
+            recorder.record(
+                intended=since, start=since, end=now, outcome="indeterminate", error=DIED, detail=detail
+            )

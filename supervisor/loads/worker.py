@@ -10,7 +10,6 @@ import asyncio
 import os
 import pickle
 import sys
-import time
 import traceback
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,14 +27,12 @@ from supervisor.kinds import take_in
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.executor import CRASHED
 from supervisor.loads.made import Leftovers
-from supervisor.loads.shares import (
+from supervisor.loads.messages import (
     Begin,
-    CountedRecorder,
     Ended,
     Go,
     Happened,
     Leaves,
-    Ledger,
     Left,
     Outlasted,
     Ping,
@@ -45,6 +42,7 @@ from supervisor.loads.shares import (
     messages,
     pack,
 )
+from supervisor.loads.shares import CountedRecorder, Ledger
 from supervisor.supervision import nursery, what
 from supervisor.telemetry.lag import Lag
 from supervisor.telemetry.logging import plain
@@ -146,9 +144,7 @@ class _Worker:
                 self._sound = message.sound
                 self._alone.set()
             elif isinstance(message, Stop):
-                self._at = self._at or time.monotonic()
                 self._stop.set()
-                self._go.set()
         os._exit(1)  # the run is gone: whatever is under way here is nobody's any more
 
     async def report(self) -> None:

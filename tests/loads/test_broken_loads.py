@@ -107,7 +107,8 @@ def test_processes_of_a_run_are_replaced_and_end_with_it(soakd: Soakd) -> None: 
     wait("the soak", lambda: soakd.soaking() and len(workers(soakd)) == 2, 60)
     wait("operations", lambda: soakd.events(ev.LoadWindow))
     os.kill(workers(soakd)[0], signal.SIGKILL)
-    wait("what it had under way", lambda: died(soakd) == 2, 30)
+    wait("what it had under way", lambda: died(soakd), 30)
+    assert died(soakd) <= 2  # one of its two workers may have been between two operations
     assert [event.how for event in soakd.events(ev.LoadBroken)] == ["killed"]  # type: ignore[attr-defined]
     wait("another one", lambda: len(workers(soakd)) == 2)
     daemon = soakd.daemon()

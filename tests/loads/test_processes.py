@@ -36,11 +36,12 @@ from supervisor.loads.claim import ClaimLoad
 from supervisor.loads.crew import run_load
 from supervisor.loads.executor import Executor
 from supervisor.loads.jetstream import JetStreamLoad
+from supervisor.loads.messages import Ended, Told
 from supervisor.loads.pace import Paced
 from supervisor.loads.processes import Process
 from supervisor.loads.registry import LOADS
 from supervisor.loads.request import RequestLoad
-from supervisor.loads.shares import CountedRecorder, Ended, Ledger, Told
+from supervisor.loads.shares import CountedRecorder, Ledger
 from supervisor.values import Histogram
 
 
