@@ -122,7 +122,9 @@ def test_each_client_is_judged_by_what_happened_and_both_stand_side_by_side(tmp_
         assert default["verdict"] == ("fail" if bad else "inconclusive" if default["reasons"] else "pass")
         assert default_code == {"pass": 0, "fail": 1, "inconclusive": 3}[default["verdict"]]
 
+        page = tmp_path / "clients.html"
         report = [*Rollout.soakd, "report", *(str(rollout.directory) for rollout in rollouts)]
+        report += ["--output", str(page)]
         done = subprocess.run(report, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == max(code, default_code, key=[0, 3, 1].index), done.stderr
         rows = [re.split(r"\s{2,}", line.strip()) for line in done.stdout.splitlines()]
@@ -135,6 +137,9 @@ def test_each_client_is_judged_by_what_happened_and_both_stand_side_by_side(tmp_
                 for one in (default, verdict)
             ]
             assert ["failures", *(f"{count:,}" for count in counts)] in rows
+        text = page.read_text()
+        assert text.count("<td>default</td><td>make_before_break</td>") == 2
+        assert text.count("<svg") == 2, "the course of each"
     finally:
         for rollout in rollouts:
             rollout.close()

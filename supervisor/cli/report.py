@@ -29,16 +29,26 @@ def add_to(commands: Any) -> None:
     )
     report = commands.add_parser("report", description=text, help=text)
     report.add_argument("run_dirs", metavar="RUN_DIR", type=Path, nargs="+")
+    report.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write what is shown side by side there too: a page (.html) or JSON (.json)",
+    )
     report.set_defaults(command=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from supervisor.daemon import EXIT
     from supervisor.journal.replay import ReplayError, replay
+    from supervisor.judge.beside import FORMATS
     from supervisor.judge.compare import Run
     from supervisor.judge.report import write_reports
     from supervisor.judge.verdict import judge
 
+    output: Path | None = arguments.output
+    if wrong := _no_output(output, len(arguments.run_dirs)):
+        return _complain(f"soakd: {wrong}")
     runs: list[Run] = []
     for directory in arguments.run_dirs:
         try:
@@ -52,8 +62,26 @@ def _report(arguments: argparse.Namespace) -> int:
         runs.append(Run(directory, judgement, _soak_file(directory)))
     if len(runs) > 1:
         _side_by_side(runs)
+    if output:
+        try:
+            output.write_text(FORMATS[output.suffix](runs), encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            return _complain(f"soakd: cannot write {output}: {error.strerror or error}")
     worst = max((run.judgement.verdict for run in runs), key=lambda verdict: verdict.rank)
     return EXIT[worst]
+
+
+def _no_output(output: Path | None, runs: int) -> str:
+    """Return why what is shown side by side cannot be written there; empty if it can be tried."""
+    from supervisor.judge.beside import FORMATS
+
+    if output is None:
+        return ""
+    if runs == 1:
+        return "--output is for several runs side by side; of one there is report.html and verdict.json in its directory"
+    if output.suffix not in FORMATS:
+        return f"cannot write {output}: expected a name that ends in {' or '.join(FORMATS)}"
+    return ""
 
 
 def _soak_file(directory: Path) -> str:
@@ -101,14 +129,11 @@ def _table(runs: list[Run]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    from supervisor.judge.compare import rows
+    from supervisor.judge.compare import names, rows
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("", overflow="fold")
-    names = [run.directory.resolve().name for run in runs]
-    if len(set(names)) < len(names):  # of the same second, or moved: then the whole path tells them apart
-        names = [str(run.directory) for run in runs]
-    for name in names:
+    for name in names(runs):
         table.add_column(Text(name), overflow="fold")
     section = ""
     for row in rows(runs):

@@ -62,6 +62,14 @@ def rows(runs: Sequence[Run]) -> Iterator[Row]:
             yield Row("units", f"crashes of {name}", crashes)
 
 
+def names(runs: Sequence[Run]) -> list[str]:
+    """Return what tells the runs apart in a heading: their directories' names, or the whole paths."""
+    short = [run.directory.resolve().name for run in runs]
+    if len(set(short)) == len(short):
+        return short
+    return [str(run.directory) for run in runs]  # of the same second, or moved
+
+
 def _names(groups: Iterable[Iterable[str]]) -> list[str]:
     """Return every name once, in the order in which they come."""
     return list(dict.fromkeys(name for group in groups for name in group))

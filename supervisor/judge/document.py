@@ -22,7 +22,7 @@ QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.
 
 def render(judgement: Judgement) -> str:
     """Return the text of verdict.json."""
-    return json.dumps(_strict(document(judgement)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(strict(document(judgement)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def document(judgement: Judgement) -> dict[str, Any]:
@@ -235,10 +235,10 @@ def _quantiles(histogram: Histogram) -> dict[str, float | None]:
     return {name: histogram.quantile(share) for name, share in QUANTILES.items()}
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """Return the value without what JSON has no word for: no recovery is infinite, and a load may count anything."""
     if isinstance(value, dict):
-        return {key: _strict(each) for key, each in value.items()}
+        return {key: strict(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_strict(each) for each in value]
+        return [strict(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

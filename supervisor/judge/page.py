@@ -44,7 +44,7 @@ KEY: Final = """<p class="key"><span><i style="background:#4f8f5b"></i>ok a seco
 <span><i style="background:#cc3b3b"></i>failed or dropped; crashes</span>
 <span><i style="background:#3f6fb5"></i>slowest response</span>
 <span>episodes: full until undone, pale until recovered, framed in red if something went wrong</span></p>"""
-_COLOURS: Final = {"pass": "var(--pass)", "inconclusive": "var(--doubt)", "fail": "var(--fail)"}
+COLOURS: Final = {"pass": "var(--pass)", "inconclusive": "var(--doubt)", "fail": "var(--fail)"}
 
 
 def render(judgement: Judgement, directory: str = ".") -> str:
@@ -57,13 +57,18 @@ def render(judgement: Judgement, directory: str = ".") -> str:
     body = [*_blocks(head), *framed]
     for section in rest:
         body += _blocks(section)
+    return whole(title, body, COLOURS[judgement.verdict])
+
+
+def whole(title: str, body: Iterable[str], colour: str) -> str:
+    """Return a page of its own, with nothing from elsewhere; `colour` marks its heading."""
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     lines = (
         "<!doctype html>",
         '<html lang="en">',
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        f"<style>{STYLE}:root {{ --verdict: {_COLOURS[judgement.verdict]}; }}</style>",
+        f"<style>{STYLE}:root {{ --verdict: {colour}; }}</style>",
         *body,
         "</html>",
     )
@@ -127,7 +132,7 @@ def _line(line: str, kind: str, *, first: bool) -> Iterator[str]:
 def _cell(cell: str, *, head: bool) -> str:
     if head:
         return f"<th>{_inline(cell)}</th>"
-    name = cell if cell in _COLOURS else "n" if _WHOLE.fullmatch(cell) else ""
+    name = cell if cell in COLOURS else "n" if _WHOLE.fullmatch(cell) else ""
     return f'<td class="{name}">{_inline(cell)}</td>' if name else f"<td>{_inline(cell)}</td>"
 
 
@@ -138,7 +143,7 @@ def _inline(text: str) -> str:
         if match["plain"]:
             done.append(escape(match["plain"]))
         elif match["bold"]:
-            name = f' class="{match["bold"]}"' if match["bold"] in _COLOURS else ""
+            name = f' class="{match["bold"]}"' if match["bold"] in COLOURS else ""
             done.append(f"<strong{name}>{_inline(match['bold'])}</strong>")
         else:
             done.append(f"<code>{escape(match['code'])}</code>")

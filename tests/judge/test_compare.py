@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from judge_story import Story, piece
+from test_page import Page
 
+from supervisor.judge.beside import as_json, as_page
 from supervisor.judge.compare import Row, Run, rows
 from supervisor.judge.verdict import judge
 
@@ -49,3 +52,29 @@ def test_a_load_that_one_of_them_does_not_have_is_a_dash() -> None:
     assert table["load rpc", "operations"].values == ("100", "-", "100")
     assert table["load js", "ok"].values == ("-", "100%", "-")
     assert table["fault rollout", "episodes, recovered"].values == ("1, 1", "-", "1, 1")
+
+
+def test_as_a_page_it_has_the_same_table_and_the_course_of_each() -> None:
+    runs = [run("default", 3), run("<b>make_before_break", 0)]
+
+    page = Page(as_page(runs))
+
+    told = [" ".join(text.split()) for text in page.text if text.strip()]
+    for row in rows(runs):
+        at = told.index(row.what)
+        assert any(told[n + 1 : n + 3] == list(row.values) for n in range(at, len(told))), row
+    assert page.tags.count("svg") == 2
+    assert not {"script", "b", "img"} & set(page.tags)
+
+
+def test_as_json_it_has_the_table_and_all_numbers() -> None:
+    runs = [run("default", 3), run("make_before_break", 0)]
+
+    told = json.loads(as_json(runs))
+
+    assert [(row["section"], row["what"], tuple(row["values"])) for row in told["rows"]] == list(
+        map(tuple, rows(runs))
+    )
+    assert [one["name"] for one in told["runs"]] == ["default", "make_before_break"]
+    assert [one["loads"]["rpc"]["failed"] for one in told["runs"]] == [3, 0]
+    assert [one["verdict"] for one in told["runs"]] == ["fail", "pass"]
