@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from test_run import Soakd, soakd  # noqa: F401  # a fixture
@@ -70,14 +74,7 @@ def test_report_gives_the_numbers_that_the_live_run_printed(soakd: Soakd) -> Non
     shown = " ".join(again.stdout.split())
     assert all(" ".join(reason.split()) in shown for reason in reasons)
     live = as_shown_live(soakd)
-    for name, totals in live["loads"].items():
-        judged = verdict["loads"][name]
-        for count in ("scheduled", "ok", "failed", "dropped", "late", "errors", "counters"):
-            assert totals[count] == judged[count], count
-        assert totals["indeterminate"] == judged["indeterminate"] - judged["cut_off"]
-        assert [totals[share] for share in ("p50", "p99")] == [
-            judged["response_seconds"][share] for share in ("p50", "p99")
-        ]
+    check_loads(live, verdict)
     assert live["episodes"]["closed"]["freeze"]["recovered"] == verdict["faults"]["freeze"]["recovered"] == 1
     both = soakd.command("report", str(soakd.run_dir), str(soakd.run_dir.resolve()))
     assert both.returncode == code, both.stderr
@@ -89,6 +86,19 @@ def test_report_gives_the_numbers_that_the_live_run_printed(soakd: Soakd) -> Non
     assert verdict["episodes"][0]["failures_by_stage"]["during"] > 0
     windows = [event for event in soakd.events(ev.LoadWindow) if isinstance(event, ev.LoadWindow)]
     assert sum(part.ok for window in windows for part in window.slices) == verdict["loads"]["rpc"]["ok"]
+
+
+def check_loads(live: dict[str, Any], verdict: dict[str, Any]) -> None:
+    """Hold what was shown live of the loads against the report."""
+    assert live["loads"].keys() == verdict["loads"].keys()
+    for name, totals in live["loads"].items():
+        judged = verdict["loads"][name]
+        for count in ("scheduled", "ok", "failed", "dropped", "late", "errors", "counters"):
+            assert totals[count] == judged[count], (name, count)
+        assert totals["indeterminate"] == judged["indeterminate"] - judged["cut_off"], name
+        assert [totals[share] for share in ("p50", "p99")] == [
+            judged["response_seconds"][share] for share in ("p50", "p99")
+        ], name
 
 
 def as_shown_live(soakd: Soakd) -> dict[str, Any]:  # noqa: F811  # the fixture
@@ -118,13 +128,57 @@ def streams(soakd: Soakd) -> Path:  # noqa: F811  # the fixture
     return soakd.run_dir / "units" / "nats1" / "jetstream" / "SOAK" / "streams"
 
 
-def test_streams_of_a_run_that_did_not_fail_are_removed(soakd: Soakd) -> None:  # noqa: F811  # the fixture
-    loads = {
-        "stream": {"jetstream": "GONE", "rate": "20/s"},
-        "store": {"event_store": "EVENTS", "rate": "20/s"},
-        "registers": {"kv": "REGISTERS", "rate": "20/s"},
-        "crew": {"claim": {"stream": "JOBS"}, "rate": "20/s", "jobs": 5},
+@contextmanager
+def pages() -> Iterator[str]:
+    """Answer every request over HTTP, at this URL."""
+
+    class Page(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_every_kind_of_load_is_reported_as_it_was_shown_and_leaves_nothing(soakd: Soakd) -> None:  # noqa: F811
+    line = json.dumps({"op": "put", "outcome": "ok", "ms": 3})
+    with pages() as url:
+        loads = {
+            "asked": {"request": "echo", "responder": "built_in", "rate": "20/s"},
+            "published": {"events": "seen", "rate": "20/s", "client": "make_before_break"},
+            "stream": {"jetstream": "GONE", "rate": "20/s"},
+            "store": {"event_store": "EVENTS", "rate": "20/s"},
+            "registers": {"kv": "REGISTERS", "rate": "20/s"},
+            "crew": {"claim": {"stream": "JOBS"}, "rate": "20/s", "jobs": 5},
+            "pages": {"http": url, "burst": {"size": 10, "every": "1h"}},
+            "program": {"command": f"echo '{line}'; exec sleep 60", "shell": True, "operations": "stdout"},
+            "tests": {"command": "true", "pause": "200ms"},
+        }
+        soakd.start(soak(duration="2s", baseline="1s", faults={}, loads=loads, thresholds=["ok >= 1%"]))
+        code = soakd.end(60)
+    assert code in (0, 3), soakd.output
+    first = {name: (soakd.run_dir / name).read_text() for name in REPORTS}
+    verdict = soakd.verdict()
+    assert all(load["ok"] for load in verdict["loads"].values()), verdict["loads"]
+    assert verdict["loads"]["pages"]["scheduled"] == 10, "the first burst, whenever the load began"
+    check_loads(as_shown_live(soakd), verdict)
+
+    again = soakd.command("report", str(soakd.run_dir))
+
+    assert again.returncode == code, again.stderr
+    assert {name: (soakd.run_dir / name).read_text() for name in REPORTS} == {
+        name: text.replace(str(soakd.run_dir.resolve()), str(soakd.run_dir)) for name, text in first.items()
     }
-    soakd.start(soak(duration="2s", baseline="1s", faults={}, loads=loads, thresholds=["ok >= 1%"]))
-    assert soakd.end(60) in (0, 3), soakd.output
     assert [*streams(soakd).glob("[!.]*")] == [], "what begins with a dot is being deleted"
