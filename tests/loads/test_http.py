@@ -20,9 +20,10 @@ from supervisor.loads.http import HttpLoad
 QUIET = ("failed", "indeterminate", "duplicates")
 
 
-def load(url: str, *, rate: str | None = "300/s", timeout: str = "5s", **entry: Any) -> HttpLoad:
-    pace = {key: entry.pop(key) for key in ("burst", "workers", "attempt") if key in entry}
-    return HttpLoad.model_validate({"http": {"url": url, **entry}, "rate": rate, "timeout": timeout, **pace})
+def load(url: str, *, timeout: str = "5s", attempt: str | None = None, **entry: Any) -> HttpLoad:
+    pace = {key: entry.pop(key) for key in ("rate", "burst", "workers") if key in entry} or {"workers": 5}
+    own = {"timeout": timeout, "attempt": attempt, **pace}
+    return HttpLoad.model_validate({"http": {"url": url, **entry}, **own})
 
 
 class Orders:
@@ -190,7 +191,7 @@ async def test_one_that_went_unanswered_once_stays_indeterminate(bench: Bench) -
             await anyio.sleep(0.5)
         return web.Response(status=500)
 
-    entry = {**ORDER, "retries": 1, "attempt": "200ms", "workers": 1, "rate": None}
+    entry = {**ORDER, "retries": 1, "attempt": "200ms", "workers": 1}
     async with service(hangs_then_fails) as url, bench.under(load(url, **entry)) as context:
         await bench.until_counted(context, "status 500", 1)
     assert bench.counts["indeterminate"] == bench.counts["timeout"] == 1
@@ -207,7 +208,7 @@ async def test_a_burst_is_there_at_once(bench: Bench) -> None:
         await together.wait()
         return web.Response()
 
-    entry = {"rate": None, "burst": {"size": 50, "every": "1h"}}
+    entry = {"burst": {"size": 50, "every": "1h"}}
     async with service(meet) as url, bench.under(load(url, timeout="20s", **entry)) as context:
         await bench.until_counted(context, "ok", 50)
     assert bench.counts == {"scheduled": 50, "started": 50, "ok": 50, "attempts": 50}
@@ -242,7 +243,7 @@ async def test_processes_have_keys_and_draws_of_their_own(bench: Bench) -> None:
     entry: dict[str, Any] = {**ORDER, "workers": 2, "replay": {"share": "50%", "same": "order.id"}}
     contexts = [replace(bench.context("load"), process=process, processes=2) for process in range(2)]
     async with service(orders) as url:
-        load_ = load(url, rate=None, **entry)
+        load_ = load(url, **entry)
         with anyio.fail_after(20):
             async with anyio.create_task_group() as group:
                 for context in contexts:
