@@ -1,4 +1,4 @@
-"""One run, from preflight to verdict. This page is its table of contents; `lifetimes.py` says what each of them does.
+"""One run, from preflight to verdict. This page is its table of contents; `lifetimes` says what each of them does.
 
 1. Read the soak file: every error at once, nothing touched (exit 2).
 2. Heal what runs that died on this host, or on this soak's units, have left behind.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypedDict, Unpack
 
 from anyio.streams.memory import MemoryObjectReceiveStream
 
@@ -114,6 +114,19 @@ class EngineContext:
     """In recovery: the names of the units that the run had here. Those that are gone by now are `ABSENT`."""
 
 
+class Part(TypedDict, total=False):
+    """Which part of a unit's output is meant: the last n lines, or the lines between two wall times (seconds since the epoch).
+
+    With `last` and `until`, for an exit that had a time by the engine's clock: the last n lines before that.
+    """
+
+    last: int | None
+    since: float | None
+    until: float | None
+    stamped: bool
+    """Each line begins with the time at which it was written, as `output.stamp` writes it."""
+
+
 class Units(Protocol):
     """The running side of an engine. All names are the engine's own; every call is bounded in time by the engine.
 
@@ -138,119 +151,11 @@ class Units(Protocol):
         EngineError if the unit is not running.
         """
 
-    async def logs(
-        self,
-        unit: str,
-        *,
-        last: int | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        stamped: bool = False,
-    ) -> bytes:
-        """Return the last n lines across restarts, or the lines between two wall times (seconds since the epoch).
-
-        With `last` and `until`, for an exit that had a time by the engine's clock: the last n lines before that. `stamped`: each
-        line begins with the time at which it was written, as `output.stamp` writes it.
-        """
+    async def logs(self, unit: str, **part: Unpack[Part]) -> bytes:
+        """Return a part of a unit's output, across its restarts."""
 
     def exits(self) -> MemoryObjectReceiveStream[Exit | Outside | Unwell]:
         """All exits from the opening on, in order, each once, and between them what others decided. One receiver: the fleet."""
-
-
-@runtime_checkable
-class CanPause(Protocol):
-    """Capability: freeze a unit and let it go on."""
-
-    async def pause(self, unit: str) -> None:
-        """Freeze all of the unit's processes. Paused already: no error."""
-
-    async def resume(self, unit: str) -> None:
-        """Let them go on. Running already: no error."""
-
-
-@runtime_checkable
-class CanDisconnect(Protocol):
-    """Capability: take a unit off a network and put it back, which is a partition that needs no privilege."""
-
-    async def networks(self, unit: str) -> Mapping[str, Any]:
-        """Return the networks a unit is on, each with what `connect` needs to put it back as it was (JSON)."""
-
-    async def disconnect(self, unit: str, network: str) -> None:
-        """Take the unit off a network. Off already: no error."""
-
-    async def connect(self, unit: str, network: str, settings: Any) -> None:
-        """Put it back, with what `networks` said before. On it already: no error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """Where a unit is on its networks. Addresses are written as IP addresses are, networks as `10.0.0.0/24`."""
-
-    addresses: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
-    gateways: tuple[str, ...] = ()
-    """Whatever comes from outside of the networks seems to come from here, or has an address that is in none of them."""
-
-
-@runtime_checkable
-class CanPartition(Protocol):
-    """Capability: drop packets between a unit and others, without a word to either."""
-
-    async def reach(self, unit: str) -> Reach:
-        """Say where the unit is."""
-
-    async def cut_off(
-        self,
-        unit: str,
-        name: str,
-        *,
-        peers: Sequence[str],
-        spare: Sequence[str],
-        inbound: bool,
-        outbound: bool,
-    ) -> None:
-        """Drop what comes from and goes to `peers`, addresses or networks, except `spare`. Done already under this name: no error."""
-
-    async def let_through(self, unit: str, name: str) -> None:
-        """Take back what was done under a name. There is nothing of it, the unit is down or gone: no error."""
-
-
-@runtime_checkable
-class CanLimit(Protocol):
-    """Capability: change how much of the machine a unit may use, while it runs."""
-
-    async def limits(self, unit: str) -> Mapping[str, int]:
-        """Return the limits as they are, in the engine's own words; `limit` with the same takes a change back."""
-
-    async def limit(self, unit: str, limits: Mapping[str, int]) -> None:
-        """Set some of the limits. A unit that uses more memory loses what the kernel can take back, or is killed, or this is refused."""
-
-    async def tightened(
-        self, unit: str, *, cpus: float | None = None, memory: int | None = None
-    ) -> Mapping[str, int]:
-        """Return what to give `limit` to leave the unit so many processors' time, or so many bytes of memory and no swap.
-
-        EngineError if it has no more than that already.
-        """
-
-
-@runtime_checkable
-class HasVolumes(Protocol):
-    """Capability: say where on this machine a unit keeps its files."""
-
-    async def volume(self, unit: str, path: str) -> Path:
-        """Return the top directory of the volume that has a path of the unit's; EngineError if there is none that can be reached."""
-
-
-@runtime_checkable
-class CanExecute(Protocol):
-    """Capability: run a program inside a unit."""
-
-    async def execute(self, unit: str, command: Sequence[str], timeout: float) -> tuple[int, bytes]:
-        """Run a program to its end, at most `timeout` seconds; return its exit code and the end of its output.
-
-        EngineError if it cannot be run or does not end in time; it is then left running in the unit.
-        """
 
 
 class Engine(Kind):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,7 +12,8 @@ from typing import ClassVar, Final, Self
 import anyio
 from pydantic import PrivateAttr
 
-from supervisor.engines.base import CanPartition, Engine, EngineContext, EngineError, Units
+from supervisor.engines.base import Engine, EngineContext, EngineError, Units
+from supervisor.engines.capabilities import CanPartition
 from supervisor.engines.dockerd import packets
 from supervisor.engines.dockerd.api import Api, Endpoint
 from supervisor.engines.dockerd.container import NO_POLICY, Container
@@ -20,10 +21,11 @@ from supervisor.engines.dockerd.life import Unit
 from supervisor.engines.dockerd.locks import Found, Locks, left_by, remove
 from supervisor.engines.dockerd.mounts import find, locate
 from supervisor.engines.dockerd.names import Listed, Which, after, by_unit, listed, refuse_clashes
+from supervisor.engines.dockerd.news import Manner, Recreated
 from supervisor.engines.dockerd.owners import ourselves
 from supervisor.engines.dockerd.restore import inspect, restore, set_policy
 from supervisor.engines.dockerd.settings import Containers, Others, OwnPolicy, Unhealthy
-from supervisor.engines.dockerd.tracker import Manner, Tracker
+from supervisor.engines.dockerd.tracker import Tracker
 from supervisor.engines.dockerd.units import DockerUnits, stop_timeout
 from supervisor.engines.order import at_once
 from supervisor.supervision import nursery
@@ -202,7 +204,7 @@ class DockerEngine(Engine):
             policy=dict(seen.policy) if takes else {},
         )
 
-    def _came_anew(self, api: Api, locks: Locks) -> Callable[[Unit, Container], Awaitable[None]]:
+    def _came_anew(self, api: Api, locks: Locks) -> Recreated:
         """Return what is done about a container that took another one's place in mid-run: its policy is taken off and noted as well."""
 
         async def suspend(unit: Unit, seen: Container) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
 import anyio
 from anyio import to_thread
@@ -16,74 +14,25 @@ from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from supervisor.engines import cgroups
-from supervisor.engines.base import EngineContext, EngineError, Exit, Observed, UnitState
-from supervisor.engines.output import GENERATIONS, MAX_BYTES, Awaited, Generations, Output
+from supervisor.engines.base import EngineContext, EngineError, Exit, Observed, Part
+from supervisor.engines.local_unit import Kills, Life, LocalUnit
+from supervisor.engines.output import Generations
 from supervisor.engines.problems import explain, how
-from supervisor.engines.spawn import Child, oom_kills, spawn, stopped
-from supervisor.engines.survivors import RUN, UNIT, end_survivors
+from supervisor.engines.spawn import stopped
+from supervisor.engines.survivors import end_survivors
 from supervisor.journal.base import JournalError
 from supervisor.values import format_duration
 
 if TYPE_CHECKING:
     from supervisor.engines.process import ProcessUnit
 
-DIRECTORY: Final = "SOAKD_UNIT_DIR"
-OUTPUT: Final = "output.log"
 STANDSTILL: Final = 2.0
 """Seconds that a process may take to stand still after SIGSTOP; one that hangs in the kernel does nothing anyway."""
-CHUNK: Final = 32_768
-"""Bytes read at once: so few that even newlines alone, each stamped, fit the log's queue."""
-BURST: Final = 1_000_000
-RATE: Final = 10_000_000
-"""Bytes a second: a unit that writes more, in bursts of `BURST`, has to wait for us, as it would for a slow disk."""
-DRAIN: Final = 0.5
-"""Seconds that the rest of the output may take after the exit; only a process that left the group makes use of them."""
 GONE: Final = 5.0
 """Seconds that SIGKILL may take."""
 EXITS: Final = 1024
 LAST_LINES: Final = 10
 """Lines of output in an error."""
-
-
-class _Life:
-    """One incarnation of a unit."""
-
-    def __init__(self, child: Child, pattern: str | None) -> None:
-        self.child = child
-        self.awaited = Awaited(pattern) if pattern else None
-        self.paused = False
-        self.over = False
-        """The process has ended; its last output is still being read."""
-        self.drained = anyio.Event()
-        self.gone = anyio.Event()
-        """Set once the exit has been told."""
-        self.scope = anyio.CancelScope(shield=True)
-
-
-class _Unit:
-    """A unit, over all its lives."""
-
-    def __init__(
-        self, name: str, spec: ProcessUnit, context: EngineContext, groups: cgroups.Place | None
-    ) -> None:
-        self.name, self.spec = name, spec
-        self.group = cgroups.Group(groups, context.run, name) if groups else None
-        place = f"units/{name}/{OUTPUT}"
-        self.directory = context.directory / "units" / name
-        self.log = context.directory / place
-        self.output = Output(context.journal.log(place, max_bytes=MAX_BYTES, keep=GENERATIONS))
-        self.cwd = context.base / spec.cwd if spec.cwd else self.directory if spec.files else context.base
-        self.env = {
-            **os.environ,
-            **context.environment,
-            **spec.env,
-            RUN: context.run,
-            UNIT: name,
-            DIRECTORY: str(self.directory),
-        }
-        self.prepared = False
-        self.life: _Life | None = None
-        self.last: Exit | None = None
 
 
 class LocalUnits:
@@ -97,20 +46,13 @@ class LocalUnits:
         groups: cgroups.Place | None = None,
     ) -> None:
         self._context, self._group = context, group
-        self._units = {name: _Unit(name, spec, context, groups) for name, spec in specs.items()}
+        self._units = {name: LocalUnit(name, spec, context, groups) for name, spec in specs.items()}
         self._send, self._receive = anyio.create_memory_object_stream[Exit](EXITS)
-        self._oom_kills = 0
+        self._kills = Kills()
 
     async def observe(self) -> Mapping[str, Observed]:
         """Say what runs; nothing has to be looked at, since exits are seen as they happen."""
-        return {name: self._observed(unit) for name, unit in self._units.items()}
-
-    def _observed(self, unit: _Unit) -> Observed:
-        if unit.life is None:
-            return Observed(UnitState.DOWN, labels=unit.spec.labels)
-        child = unit.life.child
-        state = UnitState.PAUSED if unit.life.paused else UnitState.UP
-        return Observed(state, child.incarnation, child.pid, child.started, unit.spec.labels)
+        return {name: unit.observed() for name, unit in self._units.items()}
 
     def exits(self) -> MemoryObjectReceiveStream[Exit]:
         """All exits, in order."""
@@ -125,25 +67,15 @@ class LocalUnits:
             await known.life.gone.wait()
         if known.life is None:
             try:
-                await self._prepare(known)
-                child = await to_thread.run_sync(_spawn, known)
+                await known.prepare()
+                child = await to_thread.run_sync(known.spawn)
             except (OSError, ValueError, JournalError) as error:
                 raise EngineError(
                     f"cannot start {unit}: {explain(error, known.spec.command[0], known.cwd)}"
                 ) from error
-            known.life = _Life(child, known.spec.ready.log if known.spec.ready else None)
+            known.life = Life(child, known.spec.ready.log if known.spec.ready else None)
             self._group.start_soon(self._attend, known, known.life, name=f"unit {unit}")
-        return self._observed(known)
-
-    async def _prepare(self, known: _Unit) -> None:
-        """Make the unit's directory and its files, once: later starts find what the unit itself left there."""
-        if not known.prepared:
-            await self._context.journal.call(lambda: known.directory.mkdir(parents=True, exist_ok=True))
-            for name, content in known.spec.files.items():
-                await self._context.journal.write_file(f"units/{known.name}/{name}", content.encode())
-            if known.group:
-                await to_thread.run_sync(known.group.make)
-            known.prepared = True
+        return known.observed()
 
     async def ready(self, unit: str) -> None:
         """Wait until the unit's check says yes. The error shows the last lines of its output."""
@@ -176,65 +108,21 @@ class LocalUnits:
             what = f"waited {format_duration(check.timeout)} for {check}, last seen: {seen}"
         raise EngineError(f"cannot see {unit} become ready: {what}{await self._last_lines(known)}")
 
-    async def _last_lines(self, known: _Unit) -> str:
+    async def _last_lines(self, known: LocalUnit) -> str:
         lines = (await self.logs(known.name, last=LAST_LINES)).decode(errors="replace").splitlines()
         shown = "".join(f"\n  | {line[:400]}" for line in lines)
         return f"; its last output, more of it in {known.log}:{shown}" if shown else "; it wrote nothing"
 
-    # --- the life of a process ---------------------------------------------------------------------------------------
-
-    async def _attend(self, known: _Unit, life: _Life) -> None:
-        """Read what it writes, see its end, tell of it. Shielded: it ends with the process, which `close` sees to."""
-        child = life.child
+    async def _attend(self, known: LocalUnit, life: Life) -> None:
+        """See a life to its end, and tell of it. Shielded: it ends with the process, which `close` sees to."""
         try:
             with life.scope:
-                async with anyio.create_task_group() as reading:
-                    reading.start_soon(self._read, known, life)
-                    await anyio.wait_readable(child.pidfd)
-                    noticed = time.monotonic()
-                    life.over = True
-                    code, name = child.reap()
-                    with anyio.move_on_after(DRAIN):
-                        await life.drained.wait()
-                    reading.cancel_scope.cancel()
-                known.output.end()
-                oom = name == "SIGKILL" and not child.killed and await self._out_of_memory(known, child)
-                known.last = Exit(
-                    known.name, child.incarnation, code, name, oom, noticed, noticed - child.started
-                )
+                known.last = await known.see_end(life, self._kills)
                 await self._send.send(known.last)
         finally:
             known.life = None
             life.gone.set()
-            child.close()
-
-    async def _read(self, known: _Unit, life: _Life) -> None:
-        """Read its output to the end, no faster than `RATE`."""
-        taken, since = 0, time.monotonic()
-        while True:
-            await anyio.wait_readable(life.child.output)
-            try:
-                data = os.read(life.child.output, CHUNK)
-            except BlockingIOError:
-                continue
-            if not data:
-                break
-            known.output.take(data)
-            if life.awaited:
-                life.awaited.take(data)
-            taken += len(data)
-            if taken >= BURST and not life.over:
-                await anyio.sleep(max(since + taken / RATE - time.monotonic(), 0))
-                taken, since = 0, time.monotonic()
-        life.drained.set()
-
-    async def _out_of_memory(self, known: _Unit, child: Child) -> bool:
-        """Say whether the kernel counted a kill for want of memory in this life, and none of them was told of before."""
-        if known.group:
-            return await to_thread.run_sync(known.group.oom_kills) > child.oom_kills
-        before = max(child.oom_kills, self._oom_kills)
-        self._oom_kills = await to_thread.run_sync(oom_kills)
-        return self._oom_kills > before
+            life.child.close()
 
     # --- stop, kill, pause -------------------------------------------------------------------------------------------
 
@@ -258,7 +146,7 @@ class LocalUnits:
         else:
             life.child.send(signal)
 
-    async def _end(self, known: _Unit, life: _Life) -> None:
+    async def _end(self, known: LocalUnit, life: Life) -> None:
         life.child.send_group(_SIGKILL)
         with anyio.move_on_after(GONE):
             await life.gone.wait()
@@ -310,7 +198,7 @@ class LocalUnits:
             f"cannot limit {unit}: set cgroups: true at its engine, so that it has a control group"
         )
 
-    def _running(self, unit: str, what: str) -> _Life:
+    def _running(self, unit: str, what: str) -> Life:
         life = self._units[unit].life
         if life is None or life.over:
             raise EngineError(f"cannot {what}: {unit} is not running")
@@ -335,51 +223,22 @@ class LocalUnits:
 
     # --- output ------------------------------------------------------------------------------------------------------
 
-    async def logs(
-        self,
-        unit: str,
-        *,
-        last: int | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        stamped: bool = False,
-    ) -> bytes:
+    async def logs(self, unit: str, **part: Unpack[Part]) -> bytes:
         """Read back output, at most the last `output.ANSWER` bytes of it."""
         await self._context.journal.call(_nothing)  # what was written before is in the file now
-        return await to_thread.run_sync(_read_back, self._units[unit].log, last, since, until, stamped)
+        return await to_thread.run_sync(_read_back, self._units[unit].log, part)
 
 
 _SIGKILL: Final = signal.SIGKILL
-
-
-def _spawn(known: _Unit) -> Child:
-    """Start a unit's process, and put it where it belongs before it has done much."""
-    child = spawn(known.spec.command, known.cwd, known.env)
-    if known.group is None:
-        return child
-    try:
-        known.group.add(child.pid)
-        child.oom_kills = known.group.oom_kills()
-    except BaseException:
-        child.send_group(_SIGKILL)
-        child.reap()
-        child.close()
-        raise
-    return child
 
 
 def _nothing() -> None:
     return
 
 
-def _read_back(
-    path: Path,
-    last: int | None,
-    since: float | None,
-    until: float | None,
-    stamped: bool,
-) -> bytes:
+def _read_back(path: Path, part: Part) -> bytes:
+    stamped, last = part.get("stamped", False), part.get("last")
     with Generations(path) as files:
         if last is not None:
             return files.last(last, stamped=stamped)
-        return files.between(since, until, stamped=stamped)
+        return files.between(part.get("since"), part.get("until"), stamped=stamped)

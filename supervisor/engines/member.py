@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -15,6 +16,8 @@ import anyio
 from supervisor.engines.base import Exit, Observed, Units, UnitState
 from supervisor.journal.events import OPERATOR, Cause
 
+PROTECT: Final = "soakd.protect"
+"""A unit with this label set to `true` is never the target of an episode."""
 LEAVING: Final = 10.0
 """Seconds that a start waits for a process which was told to end: Docker's and systemd's patience is of that order."""
 ANSWERING: Final = 600.0
@@ -39,12 +42,31 @@ _ASKING: Final = frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 """Signals that servers use for requests, lame duck for one: they may end a process, later or never."""
 
 
+class Held(Exception):  # noqa: N818  # a state of affairs that the caller handles, not a defect
+    """Somebody else holds the unit."""
+
+
+class Protected(Exception):  # noqa: N818  # a state of affairs that the caller handles, not a defect
+    """The unit may not be a target."""
+
+
 class Desired(StrEnum):
     """What a unit is meant to be."""
 
     UP = "up"
     DOWN = "down"
     PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatus:
+    """What is known of a unit without looking."""
+
+    desired: Desired
+    holder: str | None
+    observed: Observed
+    started_by: str = ""
+    """Who started it last."""
 
 
 @dataclass(slots=True)
@@ -88,9 +110,47 @@ class Member:
         """Whether it was last seen with a process, frozen or not."""
         return self.observed is not None and self.observed.state in {UnitState.UP, UnitState.PAUSED}
 
+    @property
+    def status(self) -> UnitStatus:
+        """What is known of it without looking."""
+        seen = self.observed or Observed(UnitState.ABSENT)
+        return UnitStatus(self.desired, self.holder, seen, self.started_by)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What it was last seen with; none before anybody has looked."""
+        return self.observed.labels if self.observed else {}
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether it may not be the target of an episode."""
+        return self.labels.get(PROTECT) == "true"
+
     def _notify(self) -> None:
         self.changed.set()
         self.changed = anyio.Event()
+
+    # --- who may touch it --------------------------------------------------------------------------------------------
+
+    async def admit(self, by: str, what: str) -> None:
+        """Refuse whoever may not touch it now, under its lock: raise Held or Protected."""
+        self.refuse_others(by, what)
+        if self.observed is None:
+            await self.look()
+        if cause_by(by) is Cause.EPISODE:
+            self.refuse_protected(what)
+
+    def refuse_others(self, by: str, what: str) -> None:
+        """Raise Held if somebody else has it."""
+        if self.holder not in {None, by}:
+            raise Held(f"cannot {what} for {by}: {self.id} is held {self.desired} by {self.holder}")
+
+    def refuse_protected(self, what: str) -> None:
+        """Raise Protected if it may not be a target."""
+        if self.is_protected:
+            raise Protected(
+                f"cannot {what}: {self.id} has the label {PROTECT}=true; take it out of the fault's units, or the label off it"
+            )
 
     # --- who answers for it ------------------------------------------------------------------------------------------
 

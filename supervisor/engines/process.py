@@ -15,8 +15,10 @@ from anyio import to_thread
 from pydantic import BeforeValidator, Field, field_validator
 
 from supervisor.engines import cgroups
-from supervisor.engines.base import CanLimit, Engine, EngineContext, EngineError, Units
-from supervisor.engines.local import OUTPUT, LocalUnits
+from supervisor.engines.base import Engine, EngineContext, EngineError, Units
+from supervisor.engines.capabilities import CanLimit
+from supervisor.engines.local import LocalUnits
+from supervisor.engines.local_unit import OUTPUT
 from supervisor.engines.problems import listening_ports, problems
 from supervisor.engines.readiness import Ready
 from supervisor.engines.survivors import end_survivors

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
@@ -91,48 +91,42 @@ class Pick:
         return dict(_PICK)
 
 
-class Selector(Strict):
-    """Which units are meant. Who they are is said by `Fleet.resolve`, at the moment of asking."""
+class Choice(Strict):
+    """Some of what has names: one of them, a list, or `{of: [...], pick: one}`."""
+
+    expected: ClassVar[str]
+    """How it may be written, in words."""
 
     of: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    label: Annotated[str, Field(pattern=r"^[^=\s][^=]*=.*$")] | None = None
-    leader_of: Annotated[str, Field(min_length=1)] | None = None
     pick: Pick | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _lift(cls, written: object) -> object:
-        """Bring all ways to write a selector into the one form of the fields."""
+        """Bring all ways to write it into the one form of the fields."""
+        if isinstance(written, cls):
+            return written
         match written:
-            case Selector():
-                return written
             case str():
                 return {"of": [written]}
             case Sequence():
                 return {"of": written}
             case Mapping():
-                return {**written, **_of(written.get("of"))}
-        raise ValueError(
-            'expected a unit, a list of units, or {of: ..., pick: ...}, {label: "key=value"}, {leader_of: ...}'
-        )
+                return {**written, **cls._lift_of(written["of"])} if "of" in written else written
+        raise ValueError(f"expected {cls.expected}")
+
+    @classmethod
+    def _lift_of(cls, written: object) -> dict[str, object]:
+        """Return the fields that the value of `of` stands for."""
+        return {"of": [written] if isinstance(written, str) else written}
 
     @model_validator(mode="after")
-    def _one_meaning(self) -> Self:
-        given = [name for name in ("of", "label", "leader_of") if getattr(self, name)]
-        if len(given) != 1:
-            found = " and ".join(given) if given else "none"
-            raise ValueError(f"expected one of of, label or leader_of, found {found}")
+    def _possible(self) -> Self:
         if twice := [name for name in dict.fromkeys(self.of) if self.of.count(name) > 1]:
             raise ValueError(f"{twice[0]} is named twice")
-        if self.pick and self.leader_of:
-            raise ValueError("a stream has one leader: leave pick out")
         if self.pick and self.of:
             self.pick.size(len(self.of))
         return self
-
-    def names(self) -> tuple[str, ...]:
-        """Names of units written in it, to be checked against the units there are."""
-        return self.of
 
     def draw(self, candidates: Sequence[str], rng: random.Random) -> tuple[str, ...]:
         """Return those of the candidates that are meant, in their order; ValueError if there are too few.
@@ -146,6 +140,39 @@ class Selector(Strict):
             range(len(candidates)), key=lambda _: rng.random()
         )  # all that Python promises never to change
         return tuple(candidates[index] for index in sorted(order[:size]))
+
+
+class Selector(Choice):
+    """Which units are meant. Who they are is said by `Fleet.resolve`, at the moment of asking."""
+
+    expected: ClassVar[str] = (
+        'a unit, a list of units, or {of: ..., pick: ...}, {label: "key=value"}, {leader_of: ...}'
+    )
+
+    label: Annotated[str, Field(pattern=r"^[^=\s][^=]*=.*$")] | None = None
+    leader_of: Annotated[str, Field(min_length=1)] | None = None
+
+    @classmethod
+    def _lift_of(cls, written: object) -> dict[str, object]:
+        if isinstance(written, Mapping):
+            if set(written) != {"label"}:
+                raise ValueError('of: expected a unit, a list of units or {label: "key=value"}')
+            return {"of": (), "label": written["label"]}
+        return super()._lift_of(written)
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> Self:
+        given = [name for name in ("of", "label", "leader_of") if getattr(self, name)]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none"
+            raise ValueError(f"expected one of of, label or leader_of, found {found}")
+        if self.pick and self.leader_of:
+            raise ValueError("a stream has one leader: leave pick out")
+        return self
+
+    def names(self) -> tuple[str, ...]:
+        """Names of units written in it, to be checked against the units there are."""
+        return self.of
 
     def __str__(self) -> str:
         if self.leader_of:
@@ -180,17 +207,3 @@ class Selector(Strict):
                 mapping("leader_of", name),
             ],
         }
-
-
-def _of(written: object) -> dict[str, object]:
-    """Return the fields that the value of `of` stands for."""
-    match written:
-        case None:
-            return {}
-        case str():
-            return {"of": [written]}
-        case Mapping() if set(written) == {"label"}:
-            return {"of": (), "label": written["label"]}
-        case Mapping():
-            raise ValueError('of: expected a unit, a list of units or {label: "key=value"}')
-    return {"of": written}

@@ -30,7 +30,7 @@ class ConnectionKill(OfLinks):
 
     async def aim(self, world: World, rng: random.Random) -> Aim:
         """Choose those of the links that have connections, and what the connections will be drawn by."""
-        drawn = self.chosen.draw(rng)
+        drawn = self.chosen.draw(self.chosen.of, rng)
         try:
             there = await links_of(world).connections()
         except LinkError as error:

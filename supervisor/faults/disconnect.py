@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Final
 
 from pydantic import Field
 
-from supervisor.engines.base import CanDisconnect, EngineError, UnitState
+from supervisor.engines.base import EngineError, UnitState
+from supervisor.engines.capabilities import CanDisconnect
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import Aim, CannotAim, World
 from supervisor.faults.units import UnitFault, able, still, together

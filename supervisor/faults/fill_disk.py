@@ -13,7 +13,8 @@ from typing import ClassVar, Final, Self
 from anyio import to_thread
 from pydantic import Field, model_validator
 
-from supervisor.engines.base import EngineError, HasVolumes
+from supervisor.engines.base import EngineError
+from supervisor.engines.capabilities import HasVolumes
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import Aim, CannotAim, Layout, Site, UndoError, World
 from supervisor.faults.units import UnitFault, able

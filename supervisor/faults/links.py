@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic import Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from supervisor.engines.selectors import Pick
+from supervisor.engines.selectors import Choice
 from supervisor.faults.base import Aim, CannotAim, Fault, UndoError, World
 from supervisor.journal.events import FaultIntent, Target
-from supervisor.kinds import Name, Strict
+from supervisor.kinds import Name
 from supervisor.links.base import Control, LinkError
 from supervisor.links.toxics import Toxic
 from supervisor.values import Duration
@@ -27,41 +27,12 @@ Direction = Annotated[
 ]
 
 
-class Chosen(Strict):
+class Chosen(Choice):
     """Which links are meant: a name, a list of them, or `{of: [...], pick: one}`."""
 
+    expected: ClassVar[str] = "a link, a list of links, or {of: ..., pick: ...}"
+
     of: tuple[Name, ...] = Field(min_length=1)
-    pick: Pick | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lift(cls, written: object) -> object:
-        match written:
-            case Chosen():
-                return written
-            case str():
-                return {"of": [written]}
-            case Sequence():
-                return {"of": written}
-            case Mapping():
-                of = written.get("of")
-                return {**written, "of": [of] if isinstance(of, str) else of} if of is not None else written
-        raise ValueError("expected a link, a list of links, or {of: ..., pick: ...}")
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if twice := [name for name in dict.fromkeys(self.of) if self.of.count(name) > 1]:
-            raise ValueError(f"{twice[0]} is named twice")
-        if self.pick:
-            self.pick.size(len(self.of))
-        return self
-
-    def draw(self, rng: random.Random) -> tuple[str, ...]:
-        """Return the links that are meant this time."""
-        if self.pick is None:
-            return self.of
-        order = sorted(range(len(self.of)), key=lambda _: rng.random())
-        return tuple(self.of[index] for index in sorted(order[: self.pick.size(len(self.of))]))
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -93,7 +64,7 @@ class OfLinks(Fault, ABC):
 
     async def aim(self, world: World, rng: random.Random) -> Aim:  # noqa: ARG002  # the soak file knows all links
         """Choose the links."""
-        return self.aimed(self.chosen.draw(rng))
+        return self.aimed(self.chosen.draw(self.chosen.of, rng))
 
     def aimed(self, links: Sequence[str], **more: Any) -> Aim:
         """Return an aim at these links."""
@@ -101,7 +72,7 @@ class OfLinks(Fault, ABC):
 
     def preview(self, rng: random.Random, units: Sequence[str]) -> str:  # noqa: ARG002  # they are no units
         """Name the links."""
-        return ", ".join(f"{TARGET}{name}" for name in self.chosen.draw(rng))
+        return ", ".join(f"{TARGET}{name}" for name in self.chosen.draw(self.chosen.of, rng))
 
     async def undo(self, world: World, intent: FaultIntent) -> None:
         """Take off what is on any link in the name of the episode; after the death of its run, see that the links are plain."""

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from supervisor.engines.base import CanPartition, EngineError, Reach
+from supervisor.engines.base import EngineError
+from supervisor.engines.capabilities import CanPartition, Cut, Reach
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import Aim, CannotAim, Layout, Problem, World
@@ -86,13 +87,8 @@ class Partition(UnitFault):
 
         async def cut_off(unit: str) -> None:
             engine, name = able(fleet, unit, CanPartition)
-            await engine.cut_off(
-                name,
-                intent.episode,
-                **cuts[unit],
-                inbound=self.direction != "out",
-                outbound=self.direction != "in",
-            )
+            cut = Cut(**cuts[unit], inbound=self.direction != "out", outbound=self.direction != "in")
+            await engine.cut_off(name, intent.episode, cut)
 
         await together(cuts, cut_off)
 

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from supervisor.engines.base import CanPause, UnitState
+from supervisor.engines.base import UnitState
+from supervisor.engines.capabilities import CanPause
 from supervisor.engines.fleet import Desired
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import World

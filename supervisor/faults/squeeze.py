@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, Field
 
-from supervisor.engines.base import CanLimit, EngineError, UnitState
+from supervisor.engines.base import EngineError, UnitState
+from supervisor.engines.capabilities import CanLimit
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import Aim, CannotAim, World
 from supervisor.faults.units import UnitFault, able, still, together

@@ -11,7 +11,8 @@ import anyio
 import pytest
 from harness import Harness, Program, opened
 
-from supervisor.engines.base import CanPause, EngineError, UnitState
+from supervisor.engines.base import EngineError, UnitState
+from supervisor.engines.capabilities import CanPause
 from supervisor.engines.output import since, stamp
 from supervisor.engines.process import ProcessEngine
 from supervisor.journal.writer import JournalWriter

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
-from supervisor.engines import fleet as fleet_module
+from supervisor.engines import lives
 from supervisor.engines.base import EngineContext, EngineError, UnitState
 from supervisor.engines.departures import KEPT
 from supervisor.engines.fleet import Departure, Desired, Fleet, Held, Protected
@@ -114,7 +114,7 @@ async def test_what_a_fault_or_somebody_starts_is_seen_to_become_ready(
     journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for it, and its check's time is up before it is ready: yet it does not pass as starting for ever."""
-    monkeypatch.setattr(fleet_module, "AGAIN", 0.05)
+    monkeypatch.setattr(lives, "AGAIN", 0.05)
     slow = [sys.executable, "-uc", "import time; time.sleep(0.6); print('ready'); time.sleep(1000)"]
     units = {
         "slow": {"command": slow, "ready": {"log": "ready", "timeout": "200ms"}},

@@ -21,7 +21,7 @@ import pytest
 from anyio import to_thread
 from harness import PATIENCE, Bench
 
-from supervisor.engines import local, survivors
+from supervisor.engines import local_unit, survivors
 from supervisor.engines.base import EngineContext, EngineError
 from supervisor.engines.process import ProcessEngine
 from supervisor.journal.writer import JournalWriter
@@ -355,9 +355,9 @@ async def test_garbage_and_endless_lines_do_no_harm(journal: JournalWriter) -> N
 async def test_a_unit_that_floods_is_slowed_down_and_fills_no_disk(
     journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "MAX_BYTES", 100_000)
-    monkeypatch.setattr(local, "BURST", 50_000)
-    monkeypatch.setattr(local, "RATE", 1_000_000)
+    monkeypatch.setattr(local_unit, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(local_unit, "BURST", 50_000)
+    monkeypatch.setattr(local_unit, "RATE", 1_000_000)
     async with opened(journal, a={"command": "yes"}) as bench:
         begun = time.monotonic()
         await bench.units.start("a")
@@ -380,17 +380,17 @@ async def test_a_unit_that_floods_is_slowed_down_and_fills_no_disk(
 async def test_out_of_memory_is_told_apart_from_a_kill(
     journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = local.oom_kills()
+    count = local_unit.oom_kills()
     async with opened(journal, a={"command": "sleep 1000"}) as bench:
         for kills, oom in ((0, False), (1, True), (1, False), (2, True)):
             up = await bench.units.start("a")
-            monkeypatch.setattr(local, "oom_kills", lambda kills=kills: count + kills)
+            monkeypatch.setattr(local_unit, "oom_kills", lambda kills=kills: count + kills)
             assert up.pid
             os.kill(up.pid, signal.SIGKILL)
             gone = await bench.exit()
             assert (gone.signal, gone.oom) == ("SIGKILL", oom)
         await bench.units.start("a")
-        monkeypatch.setattr(local, "oom_kills", lambda: count + 9)
+        monkeypatch.setattr(local_unit, "oom_kills", lambda: count + 9)
         await bench.units.kill("a", signal.SIGKILL)
         assert not (await bench.exit()).oom, "it was us"
 

@@ -17,7 +17,7 @@ from docker_engine import LABEL, Client
 from docker_soak import engine_of, new_name, soaking
 from scripted_fault import Stage, free_and_up, until
 
-from supervisor.engines.base import CanDisconnect, CanExecute, CanPartition
+from supervisor.engines.capabilities import CanDisconnect, CanExecute, CanPartition
 from supervisor.engines.dockerd import packets
 from supervisor.faults.base import Fault
 from supervisor.faults.draws import Draw

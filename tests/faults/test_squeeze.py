@@ -12,7 +12,8 @@ from docker_soak import IDLE, engine_of, new_name, soaking
 from pydantic import ValidationError
 from scripted_fault import Open, Stage, free_and_up, until
 
-from supervisor.engines.base import CanLimit, EngineContext, EngineError
+from supervisor.engines.base import EngineContext, EngineError
+from supervisor.engines.capabilities import CanLimit
 from supervisor.engines.cgroups import Group, find, remove_all
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.process import ProcessEngine

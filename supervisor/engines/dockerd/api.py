@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypedDict, Unpack, cast
 
 import aiodocker
 import aiohttp
@@ -42,6 +42,16 @@ _NO_CONNECTION: Final = 900
 """What aiodocker gives as the status when nobody answers."""
 
 Json = dict[str, Any]
+
+
+class Asked(TypedDict, total=False):
+    """What a call says beside its method and path."""
+
+    params: Mapping[str, object]
+    body: Json | bytes
+    """JSON, or an archive."""
+    deadline: float
+    """Seconds for the whole answer; the engine's own `timeout` if nothing is said."""
 
 
 class ApiError(EngineError):
@@ -125,17 +135,9 @@ class Api:
         if self.online.is_set():
             self.online = anyio.Event()
 
-    async def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, object] | None = None,
-        body: Json | None = None,
-        deadline: float | None = None,
-    ) -> Any:
+    async def call(self, method: str, path: str, **asked: Unpack[Asked]) -> Any:
         """Make one call; return its JSON, None if there is none. ApiError has the engine's status."""
-        async with self.answer(method, path, params=params, body=body, deadline=deadline) as response:
+        async with self.answer(method, path, **asked) as response:
             data = await response.read()
         if not data.strip():
             return None
@@ -144,20 +146,12 @@ class Api:
         except ValueError as error:
             raise ApiError(response.status, f"{method} {path}: the engine's answer is no JSON") from error
 
-    async def insist(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, object] | None = None,
-        body: Json | None = None,
-        deadline: float | None = None,
-    ) -> Any:
+    async def insist(self, method: str, path: str, **asked: Unpack[Asked]) -> Any:
         """Make a call that may be made twice: an engine that is away is waited for, up to `AWAY` seconds."""
         until, pause = anyio.current_time() + AWAY, FIRST_PAUSE
         while True:
             try:
-                return await self.call(method, path, params=params, body=body, deadline=deadline)
+                return await self.call(method, path, **asked)
             except AwayError:
                 if anyio.current_time() >= until:
                     raise
@@ -168,19 +162,13 @@ class Api:
 
     @asynccontextmanager
     async def answer(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, object] | None = None,
-        body: Json | bytes | None = None,
-        deadline: float | None = None,
+        self, method: str, path: str, **asked: Unpack[Asked]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Make one call and yield its answer, which is read within the same deadline."""
-        limit = self._deadline if deadline is None else deadline
+        limit = asked.get("deadline") or self._deadline
         try:
             with anyio.fail_after(limit):
-                async with self._query(method, path, params, body) as response:
+                async with self._query(method, path, asked.get("params"), asked.get("body")) as response:
                     yield response
         except TimeoutError as error:
             raise AwayError(

@@ -21,6 +21,7 @@ import anyio
 from anyio import to_thread
 
 from supervisor.engines.base import EngineError
+from supervisor.engines.capabilities import Cut
 from supervisor.engines.dockerd.container import Container
 from supervisor.engines.program import run_program
 
@@ -89,21 +90,14 @@ class Namespace:
         return ""
 
 
-async def cut_off(
-    place: Namespace,
-    name: str,
-    *,
-    peers: Sequence[str],
-    spare: Sequence[str],
-    inbound: bool,
-    outbound: bool,
-) -> None:
+async def cut_off(place: Namespace, name: str, cut: Cut) -> None:
     """Put rules called `name` into a namespace; those that stand there already are left at that."""
-    sides = [side for side, wanted in ((_Side("INPUT"), inbound), (_Side("OUTPUT"), outbound)) if wanted]
+    both = ((_Side("INPUT"), cut.inbound), (_Side("OUTPUT"), cut.outbound))
+    sides = [side for side, wanted in both if wanted]
     for version, program in ((4, "iptables"), (6, "ip6tables")):
-        meant = [one for one in peers if ip_network(one).version == version]
+        meant = [one for one in cut.peers if ip_network(one).version == version]
         if meant and not {side.chain(name) for side in sides} & await _chains(place, program):
-            spared = [one for one in spare if ip_network(one).version == version]
+            spared = [one for one in cut.spare if ip_network(one).version == version]
             rules = [line for side in sides for line in side.rules(name, meant, spared)]
             await _commit(place, program, rules)
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 import anyio
 from anyio import to_thread
 
-from supervisor.engines.base import EngineError, Reach
+from supervisor.engines.base import EngineError
+from supervisor.engines.capabilities import Cut, Reach
 from supervisor.engines.cgroups import tightened_cpu
 from supervisor.engines.dockerd import packets
 from supervisor.engines.dockerd.api import Api, ApiError
@@ -91,23 +92,14 @@ class Powers:
             tuple(space["Gateway"] for space in spaces if space.get("Gateway")),
         )
 
-    async def cut_off(
-        self,
-        unit: str,
-        name: str,
-        *,
-        peers: Sequence[str],
-        spare: Sequence[str],
-        inbound: bool,
-        outbound: bool,
-    ) -> None:
+    async def cut_off(self, unit: str, name: str, cut: Cut) -> None:
         """Put packet filter rules into the container's network namespace."""
         _, life = self._running(unit, "cut it off")
         if life.pid is None:
             raise EngineError(f"cannot cut {unit} off: the engine does not tell its process")
         place = packets.Namespace(life.pid, life.container)
         try:
-            await packets.cut_off(place, name, peers=peers, spare=spare, inbound=inbound, outbound=outbound)
+            await packets.cut_off(place, name, cut)
         except EngineError as error:
             raise EngineError(f"cannot cut {unit} off: {error}") from error
 

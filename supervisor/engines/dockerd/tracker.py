@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Final
 
 import anyio
@@ -13,18 +11,17 @@ import structlog
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from supervisor.engines.base import EngineError, Exit, Outside, Unwell
+from supervisor.engines.base import EngineError
 from supervisor.engines.dockerd.api import Api, ApiError, AwayError
 from supervisor.engines.dockerd.container import Container
 from supervisor.engines.dockerd.follower import Event, Follower
-from supervisor.engines.dockerd.life import Life, Unit
+from supervisor.engines.dockerd.life import Unit
 from supervisor.engines.dockerd.names import Which, by_unit, listed
+from supervisor.engines.dockerd.news import Herald, Manner, News, Recreated
 from supervisor.engines.dockerd.restore import inspect
-from supervisor.engines.member import HARMLESS
+from supervisor.engines.dockerd.taker import Taker
 from supervisor.engines.order import at_once
 
-NEWS: Final = 4096
-"""Ends that may wait for the fleet, which takes them at once."""
 FIRST_LOOK: Final = 30.0
 """Seconds that following the events may take to begin."""
 ALONG: Final = 20.0
@@ -33,49 +30,24 @@ AGAIN: Final = 1.0
 """Seconds between two looks at a unit while the engine does not answer."""
 LATE: Final = 0.5
 """Seconds that events may be on their way, which say more than an inspection does afterwards."""
-STARVED: Final = 0.5
-"""Seconds for which a unit with a memory limit, killed by nobody we know of, is not said to have died: that it was out of memory
-is sometimes told only after its end (65 ms were seen), and then no inspection shows it."""
 BLIND: Final = "while the engine was away"
 UNTOLD: Final = "by looking, since no event of it came or could be taken"
-HEALTH: Final = "health_status: "
-UNHEALTHY: Final = f"{HEALTH}unhealthy"
 _log: Final = structlog.get_logger("soakd.docker")
-
-News = Exit | Outside | Unwell
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """What the soak file says about what others do to units."""
-
-    respect: bool
-    """What somebody outside stopped stays down until he starts it."""
-    unhealthy: bool
-    """A unit that its own health check calls unhealthy is restarted."""
 
 
 class Tracker:
     """Knows the units of an engine."""
 
     def __init__(
-        self,
-        api: Api,
-        which: Which,
-        manner: Manner,
-        group: TaskGroup,
-        recreated: Callable[[Unit, Container], Awaitable[None]],
+        self, api: Api, which: Which, manner: Manner, group: TaskGroup, recreated: Recreated
     ) -> None:
-        """`recreated` is told of a unit that came up in another container than before."""
-        self._api, self._which, self._manner, self._group = api, which, manner, group
-        self._recreated = recreated
+        self._api, self._which, self._group = api, which, group
+        self._herald = Herald(manner, recreated)
+        self._taker = Taker(api, which, self._herald, self._look_later)
         self.units: dict[str, Unit] = {}
         self._went_along: set[Unit] = set()
         self._missed: set[Unit] = set()
         """Whose events could not be taken, and who is therefore to be looked at."""
-        self._anew: set[Unit] = set()
-        """Who came up in another container, of which `recreated` has still to be told."""
-        self._send, self._receive = anyio.create_memory_object_stream[News](NEWS)
         self.follower = Follower(api, which, self)
 
     async def follow(self) -> None:
@@ -88,21 +60,12 @@ class Tracker:
 
     def close(self) -> None:
         """No more news."""
-        self._send.close()
-        self._receive.close()
+        self._herald.close()
 
     @property
     def news(self) -> MemoryObjectReceiveStream[News]:
         """What the fleet is told, in order."""
-        return self._receive.clone()
-
-    def _tell(self, news: News) -> None:
-        try:
-            self._send.send_nowait(news)
-        except anyio.WouldBlock:
-            _log.error("nobody takes what happens to units", unit=news.unit)
-        except anyio.BrokenResourceError:  # the fleet has gone: the run is over
-            _log.debug("nobody wants to know any more", unit=news.unit)
+        return self._herald.news
 
     # --- who is who --------------------------------------------------------------------------------------------------
 
@@ -149,7 +112,7 @@ class Tracker:
         while self._went_along:
             unit = self._went_along.pop()
             if unit.life is None and unit.containers:
-                self._tell(Outside(unit.name, unit.observed(), stays=False))
+                self._herald.stands(unit, stays=False)
 
     async def _compare_one(self, unit: Unit) -> None:
         try:
@@ -190,9 +153,11 @@ class Tracker:
             if life:
                 seen = await inspect(self._api, life.container)
                 if seen is None:
-                    self._tell(unit.end(None, life.begun, None, live=True, note=f"{how}: it was removed"))
+                    self._herald.tell(
+                        unit.end(None, life.begun, None, live=True, note=f"{how}: it was removed")
+                    )
                 elif not seen.running and (seen.begun, seen.id) == (life.begun, life.container):
-                    self._ended(unit, seen.code, seen.finished, seen, live=False, note=how)
+                    self._herald.ended(unit, seen.code, seen.finished, seen, live=False, note=how)
                 elif seen.begun != life.begun:
                     note = how + _again(unit.last, seen)
                     # When the life before this one ended; the log up to then has all the lives that nobody saw.
@@ -201,22 +166,22 @@ class Tracker:
                         if life.begun < seen.finished <= seen.begun
                         else max(life.begun, seen.begun - 1)
                     )
-                    self._tell(unit.end(None, at, seen, live=False, note=note))
+                    self._herald.tell(unit.end(None, at, seen, live=False, note=note))
                 else:
                     unit.last = seen
                     unit.paused(paused=seen.paused)
             if unit.life is None and unit.container:
                 seen = await inspect(self._api, unit.container)
                 if seen and seen.running and unit.is_new(seen):
-                    await self._arrived(unit, seen, seen.begun)
+                    await self._herald.arrived(unit, seen, seen.begun)
                 elif seen and unit.is_new(seen) and seen.finished > seen.begun:  # it came and went unseen
                     unit.begin(seen, seen.begun)
-                    self._ended(unit, seen.code, seen.finished, seen, live=False, note=how)
+                    self._herald.ended(unit, seen.code, seen.finished, seen, live=False, note=how)
                 elif seen:
                     unit.last = seen
             elif unit.life is None:
-                self._tell(Outside(unit.name, unit.observed()))
-            await self._welcome(unit)
+                self._herald.stands(unit)
+            await self._herald.welcome(unit)
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -225,15 +190,7 @@ class Tracker:
         if unit := self._unit_of(event):
             if event.action == "oom" and unit.life and unit.life.container == event.container:
                 unit.life.starved.set()  # at once: its end may be waiting for that
-            self._group.start_soon(self._handle, unit, event, name=f"docker {event.action} {unit.name}")
-
-    async def _handle(self, unit: Unit, event: Event) -> None:
-        """Take one event; those of one unit are taken in order, since its lock is fair."""
-        async with unit.lock:
-            try:
-                await self._apply(unit, event)
-            except ApiError as error:
-                self._look_later(unit, error)
+            self._group.start_soon(self._taker.take, unit, event, name=f"docker {event.action} {unit.name}")
 
     def _look_later(self, unit: Unit, error: ApiError) -> None:
         """See to it that a unit is looked at whose event could not be taken. The stream may live on, so nobody else would before long."""
@@ -252,111 +209,8 @@ class Tracker:
             except ApiError:
                 await anyio.sleep(AGAIN)
 
-    async def _apply(self, unit: Unit, event: Event) -> None:
-        life = unit.life if unit.life and unit.life.container == event.container else None
-        match event.action:
-            case "create" | "rename" if self._which.unit(event.name, event.attributes) == unit.name:
-                unit.adopt(event.container)
-            case "start" if unit.life is None and event.at > unit.told:
-                await self._started(unit, event)
-            case "die":
-                await self._died(unit, event)
-            case "destroy":
-                self._destroyed(unit, event)
-            case "kill":
-                number = _number(event.attributes.get("signal", ""))
-                if number not in HARMLESS:
-                    unit.signalled(number, event.at)
-            case "update" if (
-                unit.last and unit.last.id == event.container
-            ):  # it may have another restart policy now
-                unit.last = await inspect(self._api, event.container) or unit.last
-            case _ if life:
-                self._changed(unit, life, event.action)
-
-    def _changed(self, unit: Unit, life: Life, action: str) -> None:
-        """Take note of what became of a life that goes on."""
-        match action:
-            case "oom":
-                life.starved.set()
-            case "pause" | "unpause":
-                unit.paused(paused=action == "pause")
-            case _ if action.startswith(HEALTH):
-                unit.health(action.removeprefix(HEALTH))
-                if action == UNHEALTHY and self._manner.unhealthy and not life.paused:
-                    self._tell(Unwell(unit.name, life.incarnation))
-
-    async def _started(self, unit: Unit, event: Event) -> None:
-        seen = await inspect(self._api, event.container)
-        if seen:
-            # If it has ended and begun again already, the inspection is about a later life: this one began at the event.
-            await self._arrived(unit, seen, min(seen.begun, event.at))
-
-    async def _arrived(self, unit: Unit, seen: Container, begun: int) -> None:
-        if unit.last and unit.last.id != seen.id:
-            self._anew.add(unit)
-        unit.begin(seen, begun)
-        self._tell(Outside(unit.name, unit.observed()))
-        await self._welcome(unit)
-
-    async def _welcome(self, unit: Unit) -> None:
-        if unit in self._anew and unit.last:
-            await self._recreated(unit, unit.last)
-            self._anew.remove(unit)
-
-    async def _died(self, unit: Unit, event: Event) -> None:
-        life = unit.life
-        if life and (life.container != event.container or event.at < life.begun):
-            return  # an earlier end, told already
-        if life is None and event.at <= unit.told:
-            return
-        # The engine answers no question about a container before it has cleaned up after its end, tens of milliseconds later.
-        # So nothing is asked that events have told: only what a life was that nobody saw, and whether the engine starts it again.
-        asks = life is None or (unit.last is not None and unit.last.has_policy)
-        try:
-            seen = await inspect(self._api, event.container) if asks else None
-        except ApiError as error:
-            if life is None:
-                raise
-            seen = None  # how it ended is known all the same
-            self._look_later(unit, error)
-        if life is None:  # a life that nobody saw begin; a start that failed is none
-            if seen is None or not unit.told < seen.begun <= event.at:
-                return
-            unit.begin(seen, seen.begun)
-        text = event.attributes.get("exitCode", "")
-        code = int(text) if text.isdigit() else None
-        if code is not None and unit.may_have_starved(code) and unit.life:
-            with anyio.move_on_after(STARVED):
-                await unit.life.starved.wait()
-        self._ended(unit, code, event.at, seen, live=True)
-
-    def _ended(
-        self, unit: Unit, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = ""
-    ) -> None:
-        gone = unit.end(code, at, seen, live=live, note=note)
-        if gone.outside and self._manner.respect:
-            self._tell(Outside(unit.name, unit.observed()))
-        self._tell(gone)
-
-    def _destroyed(self, unit: Unit, event: Event) -> None:
-        if unit.life and unit.life.container == event.container:
-            self._tell(unit.end(None, event.at, None, live=True, note="its container was removed"))
-        unit.forget(event.container)
-        if not unit.containers:
-            self._tell(Outside(unit.name, unit.observed()))
-
 
 def _again(before: Container | None, seen: Container) -> str:
     """Say how often the engine itself has started a container again that ended unseen: of those ends this one stands for all."""
     times = seen.restarts - before.restarts if before and before.id == seen.id else 0
     return f", which has started it again {times} times meanwhile" if times > 1 else ""
-
-
-def _number(text: str) -> int:
-    """Read a signal of an event: 9, SIGKILL or KILL."""
-    if text.isdigit():
-        return int(text)
-    name = text.upper()
-    name = name if name.startswith("SIG") else f"SIG{name}"
-    return signal.Signals[name] if name in signal.Signals.__members__ else 0

@@ -6,20 +6,22 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from dataclasses import replace
+from typing import Final, Unpack
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from supervisor.engines.base import EngineError, GoneError, Observed
+from supervisor.engines.base import EngineError, GoneError, Observed, Part
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.container import Container
 from supervisor.engines.dockerd.life import Life, Unit
 from supervisor.engines.dockerd.logs import Wanted, follow, read
+from supervisor.engines.dockerd.news import News
 from supervisor.engines.dockerd.powers import Powers
 from supervisor.engines.dockerd.restore import inspect
 from supervisor.engines.dockerd.settings import Containers
-from supervisor.engines.dockerd.tracker import UNTOLD, News, Tracker
+from supervisor.engines.dockerd.tracker import UNTOLD, Tracker
 from supervisor.engines.member import HARMLESS
 from supervisor.engines.output import Awaited
 from supervisor.engines.problems import how
@@ -254,22 +256,18 @@ class DockerUnits(Powers):
 
     # --- output ------------------------------------------------------------------------------------------------------
 
-    async def logs(
-        self,
-        unit: str,
-        *,
-        last: int | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        stamped: bool = False,
-    ) -> bytes:
+    async def logs(self, unit: str, **part: Unpack[Part]) -> bytes:
         """Read a part of the container's log; what an earlier container of the unit wrote went with it."""
         known = self._tracker.units[unit]
         if known.last is None:
             raise EngineError(f"cannot read the log of {unit}: it has no container")
-        if last is None:  # times of ours; an exit's is the engine's already
-            since, until = (None if at is None else self._api.theirs(at) for at in (since, until))
-        return await read(self._api, known.last, Wanted(last, since, until, stamped, known.life is None))
+        wanted = Wanted(**part, settled=known.life is None)
+        if wanted.last is None:  # times of ours; an exit's is the engine's already
+            since, until = (
+                None if at is None else self._api.theirs(at) for at in (wanted.since, wanted.until)
+            )
+            wanted = replace(wanted, since=since, until=until)
+        return await read(self._api, known.last, wanted)
 
 
 _SIGKILL: Final = signal.SIGKILL

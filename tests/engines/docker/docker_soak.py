@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +15,7 @@ from typing import Any, TypeVar
 import anyio
 from docker_engine import Client
 
-from supervisor.engines.base import EngineContext
+from supervisor.engines.base import EngineContext, UnitState
 from supervisor.engines.docker import DockerEngine
 from supervisor.engines.fleet import Fleet
 from supervisor.journal.events import Event, Record, UnitCrashed, UnitExited, UnitRestarted, UnitStarted
@@ -29,6 +31,18 @@ E = TypeVar("E", bound=Event)
 
 def new_name(prefix: str = "unit") -> str:
     return f"{prefix}-{uuid.uuid4().hex[:8]}"
+
+
+def running(docker: Client, *names: str, **config: Any) -> None:
+    """Make containers of these names that only live, and start them."""
+    for name in names:
+        docker.create(name, IDLE, **config)
+        docker.start(name)
+
+
+def end(docker: Client, name: str) -> None:
+    """SIGKILL a container's process, as a crash would: the engine is not asked."""
+    os.kill(docker.inspect(name)["State"]["Pid"], signal.SIGKILL)
 
 
 def said(docker: Client, unit: str, times: int) -> bool:
@@ -75,6 +89,12 @@ class Soaking:
                 await anyio.sleep(0.01)
             return
         raise AssertionError("it never came to hold; journalled:\n" + "\n".join(map(repr, self.events)))
+
+    async def until_seen(self, unit: str, state: UnitState) -> None:
+        """Look at a unit until it is in a state."""
+        with anyio.fail_after(PATIENCE):
+            while (await self.fleet.look(unit)).observed.state is not state:  # noqa: ASYNC110  # nobody tells of it
+                await anyio.sleep(0.01)
 
     async def crashed(self, unit: str, times: int = 1) -> UnitCrashed:
         """Wait for a crash that is on record and mended."""

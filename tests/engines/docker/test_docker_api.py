@@ -20,14 +20,8 @@ from docker_gate import VERSION, Gate, gated, listed
 from docker_soak import IDLE, engine_of, new_name, soaking
 from ruamel.yaml import YAML
 
-from supervisor.engines.base import (
-    CanDisconnect,
-    CanExecute,
-    CanLimit,
-    CanPause,
-    EngineContext,
-    EngineError,
-)
+from supervisor.engines.base import EngineContext, EngineError
+from supervisor.engines.capabilities import CanDisconnect, CanExecute, CanLimit, CanPause
 from supervisor.engines.docker import DockerEngine
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
 from supervisor.engines.dockerd.powers import Powers
@@ -125,7 +119,7 @@ async def test_an_engine_that_restarts_behind_a_proxy_is_waited_for(
     docker.start(unit)
     with gated(docker.path, tmp_path) as gate:
         async with soaking(journal, engine_of(docker, unit, host=gate.url)) as soak:
-            (units,) = soak.fleet._engines.values()
+            units, _ = soak.fleet.place(unit)
             assert isinstance(units, CanLimit)
 
             async def ask() -> None:
@@ -152,7 +146,7 @@ async def test_a_call_that_a_proxy_refuses_is_named(
     docker.start(unit)
     with gated(docker.path, tmp_path, without="/containers/{container}/update") as gate:
         async with soaking(journal, engine_of(docker, unit, host=gate.url)) as soak:
-            (units,) = soak.fleet._engines.values()
+            units, _ = soak.fleet.place(unit)
             assert isinstance(units, CanLimit)
             with pytest.raises(
                 EngineError, match=rf"cannot limit {unit}: POST /containers/\w+/update is refused"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from docker_engine import SHELL, Client
-from docker_soak import IDLE, engine_of, new_name, said, soaking
+from docker_soak import IDLE, end, engine_of, new_name, said, soaking
 
 from supervisor.cli import main as soakd
 from supervisor.engines.base import EngineContext, EngineError, UnitState
@@ -32,10 +31,6 @@ from supervisor.journal.events import (
 from supervisor.journal.writer import JournalWriter
 
 ALWAYS = {"RestartPolicy": {"Name": "always"}}
-
-
-def end(docker: Client, name: str) -> None:
-    os.kill(docker.inspect(name)["State"]["Pid"], signal.SIGKILL)
 
 
 def policy(docker: Client, name: str) -> str:

@@ -6,7 +6,8 @@ import pytest
 from docker_engine import LABEL, Client
 from docker_soak import IDLE, engine_of, new_name
 
-from supervisor.engines.base import CanDisconnect, CanExecute, CanLimit, CanPause, EngineContext, EngineError
+from supervisor.engines.base import EngineContext, EngineError
+from supervisor.engines.capabilities import CanDisconnect, CanExecute, CanLimit, CanPause
 from supervisor.journal.writer import JournalWriter
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,30 +11,20 @@ import anyio
 import pytest
 from docker_engine import SHELL, Client, PrivateEngine, make_certificates
 from docker_proxy import proxied
-from docker_soak import IDLE, engine_of, new_name, said, soaking
+from docker_soak import end, engine_of, new_name, running, said, soaking
 
 from supervisor.engines.base import EngineError, Exit
 from supervisor.engines.dockerd import api, life, units
 from supervisor.engines.dockerd.api import Endpoint, connect
 from supervisor.engines.dockerd.names import Which
-from supervisor.engines.dockerd.tracker import UNTOLD, Manner, Tracker
+from supervisor.engines.dockerd.news import Manner
+from supervisor.engines.dockerd.tracker import UNTOLD, Tracker
 from supervisor.journal.events import UnitCrashed, UnitExited, UnitRestarted, UnitStartFailed
 from supervisor.journal.writer import JournalWriter
 from supervisor.supervision import nursery
 
 MEMORY = 256
 """Events that an engine remembers."""
-
-
-def running(docker: Client, *names: str, **config: object) -> None:
-    for name in names:
-        docker.create(name, IDLE, **config)  # type: ignore[arg-type]  # the container's settings
-        docker.start(name)
-
-
-def end(docker: Client, name: str) -> None:
-    """SIGKILL a container's process, as a crash would: the engine is not asked."""
-    os.kill(docker.inspect(name)["State"]["Pid"], signal.SIGKILL)
 
 
 @pytest.fixture

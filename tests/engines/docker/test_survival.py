@@ -16,12 +16,13 @@ import psutil
 import pytest
 from docker_engine import LABEL, SHELL, Client, PrivateEngine
 from docker_proxy import proxied
-from docker_soak import IDLE, engine_of, new_name, soaking
+from docker_soak import IDLE, end, engine_of, new_name, running, soaking
 from provisioning import compose_command
 
 from supervisor.engines.base import EngineError, Exit, UnitState
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE, Which
-from supervisor.engines.dockerd.tracker import Manner, Tracker
+from supervisor.engines.dockerd.news import Manner
+from supervisor.engines.dockerd.tracker import Tracker
 from supervisor.journal.events import (
     Cause,
     UnitCrashed,
@@ -36,17 +37,6 @@ from supervisor.watch import evidence
 WARM, ROUNDS = 3, 5
 OBJECTS = 40.0
 """Objects of two crashes that may stay for good: fewer than one crash's own record has. Noise, since the rounds are few."""
-
-
-def running(docker: Client, *names: str) -> None:
-    for name in names:
-        docker.create(name, IDLE)
-        docker.start(name)
-
-
-def end(docker: Client, name: str) -> None:
-    """SIGKILL a container's process, as a crash would: the engine is not asked."""
-    os.kill(docker.inspect(name)["State"]["Pid"], signal.SIGKILL)
 
 
 def hide(engine: PrivateEngine, *, hidden: bool) -> None:
