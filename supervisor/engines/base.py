@@ -216,6 +216,10 @@ class Engine(Kind):
         """Return what can be read here of the files that a unit's command names with `-c` or `--config`: path -> content. Blocks."""
         return {}
 
+    def doubts(self) -> Mapping[str, str]:
+        """For a known unit, what keeps a crash of it from being taken in full: `soakd check` tells of it if it has a watchdog."""
+        return {}
+
     def refused(self) -> list[tuple[tuple[str, ...], str]]:
         """Say which of the units that were found go against this entry of the soak file, each with the path of the key below it.
 

@@ -137,6 +137,10 @@ class DockerEngine(Engine):
             if name not in units
         ]
 
+    def doubts(self) -> Mapping[str, str]:
+        """Containers that go with their end, and logs that nobody can read."""
+        return {unit: seen.doubt for unit, seen in self._looked.items() if seen.doubt}
+
     def refused(self) -> list[tuple[tuple[str, ...], str]]:
         """Say which units Docker itself would restart, where that is not wanted."""
         if self.docker.own_policy is not OwnPolicy.REFUSE:

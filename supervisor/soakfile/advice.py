@@ -134,10 +134,21 @@ def _never_meet(soak: Soak) -> Iterator[Advice]:
             )
 
 
+def _without_evidence(soak: Soak) -> Iterator[Advice]:
+    """Watched units whose crashes cannot be taken in full."""
+    watched = {unit for _, unit in soak.watched()}
+    ids = {place: unit for unit, place in soak.units().items()}
+    for name, engine in soak.engines.items():
+        for own, doubt in engine.doubts().items():
+            if (unit := ids.get((name, own))) in watched:
+                yield ("engines", name), f"{unit} {doubt}"
+
+
 _RULES: Final[Sequence[Callable[[Soak], Iterator[Advice]]]] = (
     _in_time,
     _meeting,
     _same_entries,
     _never_back,
     _never_meet,
+    _without_evidence,
 )

@@ -15,6 +15,8 @@ _BY_SIGNAL: Final = 128
 """A process that a signal ended is given 128 and the signal's number as its code, as shells do."""
 NO_POLICY: Final = {"Name": "no", "MaximumRetryCount": 0}
 SHORT: Final = 12
+_READABLE: Final = frozenset({"json-file", "local", "journald"})
+"""Logging drivers that an engine reads from. Of what others send away it keeps a copy to read, unless it was told not to."""
 
 
 def nanoseconds(text: str) -> int:
@@ -68,7 +70,10 @@ class Container:
     """Digest of the image."""
     image_name: str
     tty: bool
+    removes_itself: bool
+    """The engine removes it when it ends (`docker run --rm`)."""
     log_driver: str
+    log_readable: bool
     log_path: str
     """The file that its log is kept in, on the engine's machine; empty for drivers that keep it in another form."""
     stop_signal: int
@@ -88,6 +93,15 @@ class Container:
     def has_policy(self) -> bool:
         """Whether the engine would start it again by itself."""
         return self.policy.get("Name", "no") not in {"", "no"}
+
+    @property
+    def doubt(self) -> str:
+        """Say what keeps a crash of it from being taken in full; empty if nothing does."""
+        if self.removes_itself:
+            return "is removed as soon as it ends (--rm), and its log with it: what crashes there cannot be started again"
+        if not self.log_readable:
+            return f"has the logging driver {self.log_driver}, which keeps nothing to read: a crash there has no log, so the verdict is inconclusive"
+        return ""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -117,7 +131,8 @@ def read(data: Mapping[str, Any]) -> Container:
     state, config, host = data["State"], data["Config"], data["HostConfig"]
     health = (state.get("Health") or {}).get("Status")
     check = (config.get("Healthcheck") or {}).get("Test") or []
-    driver = (host.get("LogConfig") or {}).get("Type", "")
+    log = host.get("LogConfig") or {}
+    driver, copied = log.get("Type", ""), (log.get("Config") or {}).get("cache-disabled") != "true"
     return Container(
         id=data["Id"],
         name=data["Name"].lstrip("/"),
@@ -137,7 +152,9 @@ def read(data: Mapping[str, Any]) -> Container:
         image=data["Image"],
         image_name=config.get("Image", ""),
         tty=config.get("Tty", False),
+        removes_itself=host.get("AutoRemove", False),
         log_driver=driver,
+        log_readable=driver in _READABLE or (copied and driver != "none"),
         log_path=data.get("LogPath", "") if driver == "json-file" else "",
         stop_signal=_signal(config.get("StopSignal")),
         stop_timeout=config.get("StopTimeout"),

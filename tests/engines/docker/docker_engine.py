@@ -281,6 +281,24 @@ class PrivateEngine(Client):
             self._dockerd = None
             (self._root / "dockerd.pid").unlink(missing_ok=True)
 
+    @contextmanager
+    def live_restore(self) -> Iterator[None]:
+        """Let containers live on while dockerd is away, as its setting of that name has it."""
+        self._configure(live=True)
+        try:
+            yield
+        finally:
+            self._configure(live=False)
+
+    def _configure(self, *, live: bool) -> None:
+        assert self._dockerd
+        (self._root / "daemon.json").write_text(json.dumps({"live-restore": live}))
+        self._dockerd.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + PATIENCE
+        while self.call("GET", "info")["LiveRestoreEnabled"] is not live:
+            assert time.monotonic() < deadline, "dockerd does not read its settings again"
+            time.sleep(0.01)
+
     def freeze(self, *, frozen: bool) -> None:
         """Let dockerd hang."""
         assert self._dockerd

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from docker_engine import SHELL, Client
+from docker_proxy import proxied
 from docker_soak import IDLE, end, engine_of, new_name, said, soaking
 
 from supervisor.cli import main as soakd
@@ -82,13 +83,29 @@ async def test_what_a_person_stops_is_kept_up_if_that_is_wanted(
     assert docker.state(unit) == "running"
 
 
-async def test_what_a_person_pauses_is_not_healed(docker: Client, journal: JournalWriter) -> None:
+async def test_what_a_person_pauses_is_not_healed(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    """Neither for the event, nor for what is found by looking once the engine was away."""
     unit = up(docker)
-    async with soaking(journal, engine_of(docker, unit, outside="heal")) as soak:
+    async with (
+        proxied(docker.path, tmp_path) as proxy,
+        soaking(
+            journal, engine_of(docker, unit, host=proxy.url, outside="heal", unhealthy="restart")
+        ) as soak,
+    ):
+        before = soak.fleet.status(unit).observed.incarnation
         docker.call("POST", f"containers/{unit}/pause")
-        await soak.until(lambda: docker.state(unit) == "paused")
-        await soak.until(lambda: soak.fleet.status(unit).observed.state is UnitState.UP)
+        await soak.until_seen(unit, UnitState.PAUSED)
+        proxy.vanish()
+        with pytest.raises(EngineError):
+            await soak.fleet.logs(unit, last=1)
+        await proxy.appear()
+        await soak.until_seen(unit, UnitState.PAUSED)
+        assert docker.state(unit) == "paused"
         docker.call("POST", f"containers/{unit}/unpause")
+        await soak.until_seen(unit, UnitState.UP)
+        assert soak.fleet.status(unit).observed.incarnation == before
         assert not soak.of(UnitExited)
     assert docker.state(unit) == "running"
 
@@ -178,6 +195,31 @@ def test_what_cannot_be_looked_at_is_said_and_not_started(
         f"{file}:3:3: engines.e: cannot look at its containers: cannot reach the Docker engine"
     )
     assert "cannot reach the Docker engine" in refused_run(tmp_path)
+
+
+def test_a_unit_whose_crash_would_leave_nothing_is_worth_a_look(
+    docker: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways = {
+        "gone": {"AutoRemove": True},
+        "mute": {"LogConfig": {"Type": "none"}},
+        "sent": {"LogConfig": {"Type": "syslog", "Config": {"cache-disabled": "true"}}},
+        "copied": {"LogConfig": {"Type": "syslog"}},
+        "plain": {},
+    }
+    units = {way: new_name(way) for way in (*ways, "unwatched")}
+    for way, unit in units.items():
+        docker.create(unit, IDLE, host=ways.get(way, ways["mute"]))
+    file = soak_file(tmp_path, f'host: "{docker.url}", names: [{", ".join(units.values())}]')
+    with Path(file).open("a") as more:
+        more.write(f"watchdogs: [{{units: [{', '.join(units[way] for way in ways)}]}}]\n")
+    assert soakd(["check", file]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"engines.e: {units['gone']} is removed as soon as it ends (--rm)" in said
+    assert f"engines.e: {units['mute']} has the logging driver none" in said
+    assert f"engines.e: {units['sent']} has the logging driver syslog" in said
+    assert said.count("worth a look") == said.count("(--rm)") == 1
+    assert said.count("keeps nothing to read") == 2
 
 
 async def test_a_policy_is_adopted(docker: Client, journal: JournalWriter) -> None:

@@ -19,10 +19,12 @@ from docker_proxy import proxied
 from docker_soak import IDLE, end, engine_of, new_name, running, soaking
 from provisioning import compose_command
 
+from supervisor.broker.embedded import free_ports
 from supervisor.engines.base import EngineError, Exit, UnitState
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE, Which
 from supervisor.engines.dockerd.news import Manner
 from supervisor.engines.dockerd.tracker import Tracker
+from supervisor.engines.fleet import Desired
 from supervisor.journal.events import (
     Cause,
     UnitCrashed,
@@ -141,6 +143,41 @@ async def test_a_port_in_use_is_a_crash_like_any_other(docker: Client, journal: 
             assert "in use" in soak.of(UnitCrashed, unit)[1].signature
 
 
+async def test_a_port_in_use_that_the_engine_publishes(docker: Client, journal: JournalWriter) -> None:
+    """The engine itself refuses to start it. Given up, it is up again once the port is free and somebody starts it."""
+    unit, network, port = new_name(), new_name("network"), next(free_ports())
+    docker.call("POST", "networks/create", {"Name": network, "Labels": {LABEL: "true"}})
+    published = {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]}
+    running(
+        docker, unit, host={"NetworkMode": network, "PortBindings": published}, ExposedPorts={"80/tcp": {}}
+    )
+    async with soaking(journal, engine_of(docker, unit), intensity="2 / 1m") as soak:
+        await soak.fleet.hold(unit, by="stop#1", desired=Desired.DOWN)
+        await soak.fleet.stop(unit, by="stop#1", timeout=0.1)
+        with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            await soak.until(
+                lambda: has_bound(taken, port)
+            )  # the engine lets go of it after the container's end
+            taken.listen()
+            await soak.fleet.release(unit, by="stop#1")
+            await soak.until(lambda: soak.of(UnitGivenUp, unit))
+            failed = soak.of(UnitStartFailed, unit)
+            assert len(failed) == 2
+            assert f"127.0.0.1:{port}" in failed[0].error
+            assert not soak.of(UnitCrashed)
+        docker.start(unit)
+        await soak.until(lambda: soak.fleet.status(unit).observed.state is UnitState.UP)
+
+
+def has_bound(taken: socket.socket, port: int) -> bool:
+    try:
+        taken.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
 async def test_a_watched_container_is_removed_and_made_again(docker: Client, journal: JournalWriter) -> None:
     unit = new_name()
     running(docker, unit)
@@ -254,6 +291,25 @@ async def test_the_engine_is_killed_while_a_container_crashes(
         # An engine that finds containers running when it starts ends them, unless it was told to live-restore.
         await soak.until(lambda: soak.of(UnitRestarted, calm))
         assert len(soak.of(UnitExited)) == 2
+
+
+async def test_containers_that_outlive_their_engine(private: PrivateEngine, journal: JournalWriter) -> None:
+    """With `live-restore` nobody ends with dockerd: who lives on is left alone, who crashes meanwhile is on record once."""
+    calm, unit = new_name("calm"), new_name()
+    running(private, calm, unit)
+    with private.live_restore():
+        async with soaking(journal, engine_of(private, calm, unit)) as soak:
+            before, pid = soak.fleet.status(calm).observed, private.inspect(unit)["State"]["Pid"]
+            private.down(signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+            private.up()
+            crash = await soak.crashed(unit)
+            assert crash.facts["seen"] == "while the engine was away"
+            assert soak.last_words(crash) == ["up"]
+            end(private, unit)
+            await soak.crashed(unit, 2)
+            assert {gone.unit for gone in soak.of(UnitExited)} == {unit}
+            assert soak.fleet.status(calm).observed == before
 
 
 async def test_the_engine_is_restarted_in_order(private: PrivateEngine, journal: JournalWriter) -> None:
