@@ -14,8 +14,8 @@ from supervisor.judge.course import course
 from supervisor.judge.document import document, strict
 
 SCHEMA: Final = 1
-_STYLE: Final = """<style>tr.section th { color: inherit; padding-top: 1em; } tr.same td { color: var(--dim); }
-td { overflow-wrap: anywhere; min-width: 9em; }</style>"""
+_STYLE: Final = """<style>tr.section th { color: inherit; padding-top: 1em; } tr.same { color: var(--dim); }
+td, th { overflow-wrap: anywhere; min-width: 8em; } td:first-child { min-width: 17em; }</style>"""
 
 
 def as_page(runs: Sequence[Run]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from os.path import commonpath
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -63,11 +64,15 @@ def rows(runs: Sequence[Run]) -> Iterator[Row]:
 
 
 def names(runs: Sequence[Run]) -> list[str]:
-    """Return what tells the runs apart in a heading: their directories' names, or the whole paths."""
-    short = [run.directory.resolve().name for run in runs]
+    """Return what tells the runs apart in a heading: their directories' names, or as much of their paths as it takes."""
+    paths = [run.directory.resolve() for run in runs]
+    short = [path.name for path in paths]
     if len(set(short)) == len(short):
         return short
-    return [str(run.directory) for run in runs]  # of the same second, or moved
+    if len(set(paths)) < len(paths):  # one of them twice
+        return [str(run.directory) for run in runs]
+    common = commonpath(paths)
+    return [str(path.relative_to(common)) for path in paths]
 
 
 def _names(groups: Iterable[Iterable[str]]) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from judge_story import Story, piece
 from test_page import Page
 
 from supervisor.judge.beside import as_json, as_page
-from supervisor.judge.compare import Row, Run, rows
+from supervisor.judge.compare import Row, Run, names, rows
 from supervisor.judge.verdict import judge
 
 SOAK = "soak: x\nloads:\n  rpc:\n    request: echo\n    client: CLIENT\n"
@@ -52,6 +53,19 @@ def test_a_load_that_one_of_them_does_not_have_is_a_dash() -> None:
     assert table["load rpc", "operations"].values == ("100", "-", "100")
     assert table["load js", "ok"].values == ("-", "100%", "-")
     assert table["fault rollout", "episodes, recovered"].values == ("1, 1", "-", "1, 1")
+
+
+@pytest.mark.parametrize(
+    ("directories", "expected"),
+    [
+        (["runs/x/1", "runs/x/2"], ["1", "2"]),
+        (["/a/default/runs/1", "/a/quick/runs/1"], ["default/runs/1", "quick/runs/1"]),
+        (["/a/1", "/a/../a/1"], ["/a/1", "/a/../a/1"]),
+    ],
+)
+def test_a_heading_tells_the_runs_apart(directories: list[str], expected: list[str]) -> None:
+    judgement = judge([])
+    assert names([Run(Path(one), judgement, "") for one in directories]) == expected
 
 
 def test_as_a_page_it_has_the_same_table_and_the_course_of_each() -> None:
