@@ -19,6 +19,7 @@ import anyio
 import anyio.to_thread
 import nats
 import pytest
+from aiohttp import web
 from false_jetstream import NO_MESSAGE, FalseJetStream, playing
 from http_bench import service
 from load_bench import Bench, until
@@ -37,6 +38,8 @@ from test_event_store import (
     repeating,
 )
 from test_event_store import load as event_store
+from test_http import ORDER, Orders
+from test_http import load as http
 from test_kv import Refuses, Scrambles, ShowsOld, TellsNotAll
 from test_kv import load as kv
 
@@ -439,6 +442,68 @@ async def test_what_a_program_tells_is_flagged_by_its_threshold_alone(bench: Ben
     assert broken(judgement) == {BAD_PROGRAMS[bad]}, flagged(judgement)
 
 
+# --- services over HTTP ----------------------------------------------------------------------------------------------
+
+SERVICE = ("failed == 0", "indeterminate == 0", "duplicates == 0", "p99 < 2s")
+
+
+class Spoils(Orders):
+    """Does every fiftieth order in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    async def __call__(self, request: web.BaseRequest) -> web.Response:
+        self.n += 1
+        return await (super().__call__(request) if self.n % 50 else self.spoil(request))
+
+    async def spoil(self, request: web.BaseRequest) -> web.Response:
+        raise NotImplementedError
+
+
+class Refuses500(Spoils):
+    async def spoil(self, _: web.BaseRequest) -> web.Response:
+        return web.Response(status=500)
+
+
+class CutsOff(Spoils):
+    async def spoil(self, request: web.BaseRequest) -> web.Response:
+        assert request.transport
+        request.transport.abort()
+        return web.Response()
+
+
+class MakesTwice(Orders):
+    def order(self, key: str) -> int:
+        return self.made.setdefault(f"{key} {len(self.made)}", len(self.made))
+
+
+BAD_SERVICES: dict[str, tuple[type[Orders], str]] = {
+    "refuses": (Refuses500, "failed == 0"),
+    "never answers": (CutsOff, "indeterminate == 0"),
+    "makes an order twice": (MakesTwice, "duplicates == 0"),
+}
+
+
+async def ordered(bench: Bench, orders: Orders, count: int = 120) -> Judgement:
+    async with service(orders) as url:
+        load = http(url, timeout="6s", replay={"share": "20%", "same": "order.id"}, **ORDER)
+        async with judged(bench, load, SERVICE) as result, bench.under(load) as context:
+            before = int(bench.counts.get("ok", 0))
+            await bench.until_counted(context, "ok", before + count)
+    return result[0]
+
+
+@pytest.mark.parametrize("bad", BAD_SERVICES)
+async def test_a_bad_service_is_flagged_by_its_threshold_alone(bench: Bench, bad: str) -> None:
+    kind, threshold = BAD_SERVICES[bad]
+
+    judgement = await ordered(bench, kind())
+
+    assert broken(judgement) == {threshold}, flagged(judgement)
+
+
 # --- jobs ------------------------------------------------------------------------------------------------------------
 
 JOBS = ("failed == 0", "double_claims == 0", "orphans == 0", "stuck == 0")
@@ -655,6 +720,7 @@ CLEAN: dict[str, Twin] = {
     "relay": lambda bench: relayed(bench, on, events(), 300),
     "stream": lambda bench: stored(bench, store, 150),
     "program": lambda bench: told(bench.bench, 'tell(outcome="ok", ms=1, id=str(n))'),
+    "service": lambda bench: ordered(bench.bench, Orders()),
     "queue": lambda bench: claimed(bench.bench, Dispatcher(), 100),
     "stream of jobs": lambda bench: queued(bench, claim({"stream": "JOBS"}), "claims", 100),
     "bucket of jobs": lambda bench: queued(bench, claim({"bucket": "JOBS"}), "claims", 100),
