@@ -41,8 +41,11 @@ class Journal(Emitter, Protocol):
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Follow all records from now on; the return value ends that."""
 
-    async def write_file(self, name: str, data: bytes) -> Path:
-        """Write a whole file into the run directory, atomically and fsynced; JournalError if that failed."""
+    async def write_file(self, name: str, data: bytes, *, sync: bool = True) -> Path:
+        """Write a whole file into the run directory, atomically and, with `sync`, fsynced; JournalError if that failed."""
+
+    async def sync_file(self, name: str) -> None:
+        """Wait until a file that was written without `sync` is fsynced, while the journal goes on; JournalError if that failed."""
 
     def log(self, name: str, *, max_bytes: int = 10_000_000, keep: int = 3) -> Log:
         """Open (once for each name) a rotated file: at most `keep` old generations of `max_bytes` each."""

@@ -1,6 +1,6 @@
 """Files of the run directory beside the journal: whole ones that are there or not, and rotated logs that never grow without end.
 
-The functions block and run in the writer thread; `RotatedLog.write` is the loop's side.
+The functions block: they run in the writer thread, or in a worker's; `RotatedLog.write` is the loop's side.
 """
 
 from __future__ import annotations
@@ -20,26 +20,41 @@ _OVERHEAD: Final = 64
 """What a queued chunk weighs besides its bytes."""
 
 
-def write_atomically(path: Path, data: bytes) -> Path:
-    """Write a whole file durably: afterwards it is there completely, or as it was before. OSError if that is not possible."""
+def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> Path:
+    """Write a whole file: afterwards it is there completely, or as it was before. OSError if that is not possible.
+
+    Without `sync` the death of the machine may still take it, until `make_durable` has returned.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    if sync:
+        _sync(path.parent)
     return path
+
+
+def make_durable(path: Path) -> None:
+    """Wait until a file and its name are on the disk; OSError if that failed."""
+    _sync(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class RotatedLog:

@@ -78,14 +78,27 @@ class Evidence:
         with anyio.CancelScope(deadline=begun + WRITING, shield=True):
             crash = await self._write_file(crash, wall, gone.wall, files)
         with anyio.CancelScope(deadline=begun + RECORDING, shield=True) as recording:
-            try:
-                await self._journal.commit(crash)
-            except JournalError:  # it is not in the journal, and it is true
-                self._journal.emit(crash.model_copy(update={"captured": False}))
+            async with anyio.create_task_group() as group:
+                if crash.file:
+                    group.start_soon(self._make_durable, crash.file)
+                await self._record(crash)
         if recording.cancelled_caught:  # it will be there when the disk answers; until then it is not safe
             late = f"a crash of {self._unit} was not on disk in time; it is restarted all the same"
             self._journal.emit(JournalTrouble(what="write-failed", detail=late))
         return crash
+
+    async def _record(self, crash: UnitCrashed) -> None:
+        try:
+            await self._journal.commit(crash)
+        except JournalError:  # it is not in the journal, and it is true
+            self._journal.emit(crash.model_copy(update={"captured": False}))
+
+    async def _make_durable(self, file: str) -> None:
+        """Have the crash file fsynced while its record is: one after the other they would keep the unit down for twice as long."""
+        try:
+            await self._journal.sync_file(file)
+        except JournalError as error:  # by now its record may say that it is there
+            self._journal.emit(JournalTrouble(what="fsync-failed", detail=str(error)))
 
     async def _write_file(
         self, crash: UnitCrashed, wall: float, until: float | None, files: CrashFiles
@@ -103,7 +116,8 @@ class Evidence:
         name = file_name(self._unit, wall)
         lines = tail.count(b"\n") + (tail[-1:] not in (b"", b"\n"))
         try:
-            path = await self._journal.write_file(name, header(crash, wall, lines, note) + tail)
+            data = header(crash, wall, lines, note) + tail
+            path = await self._journal.write_file(name, data, sync=False)
         except JournalError:  # a full disk, of which the journal itself has more to say
             return crash
         files.last.append(path)
@@ -114,7 +128,7 @@ class Evidence:
         note = ""
         with anyio.move_on_after(READING) as reading:
             try:
-                lines = max(self.lines, LOOKED)
+                lines = self.lines if crash.signal == "SIGKILL" else max(self.lines, LOOKED)
                 text = await self._fleet.logs(self._unit, last=lines, until=until, stamped=True)
                 return last_lines(text, self.lines), since(text, self._last_life(wall, crash.uptime)), ""
             except (EngineError, JournalError, OSError) as error:

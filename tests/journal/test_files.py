@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.journal import files
-from supervisor.journal.files import Logs, RotatedLog, write_atomically
+from supervisor.journal.files import Logs, RotatedLog, make_durable, write_atomically
 
 
 def log_at(path: Path, max_bytes: int = 1000, keep: int = 3) -> tuple[RotatedLog, list[RotatedLog]]:
@@ -37,6 +37,19 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"
     assert [file.name for file in path.parent.iterdir()] == ["a.json"]
+
+
+def test_a_file_may_be_made_durable_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = list[str]()
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115  # no file of a disk
+
+    monkeypatch.setattr(os, "fsync", sync)
+    path = write_atomically(tmp_path / "a.log", b"words", sync=False)
+    assert (path.read_bytes(), synced) == (b"words", [])
+    make_durable(path)
+    assert synced == [str(path), str(tmp_path)]
 
 
 def test_a_log_wakes_the_thread_once_for_all_that_is_queued(tmp_path: Path) -> None:

@@ -251,6 +251,8 @@ async def test_a_file_that_cannot_be_written_is_an_error(journal: JournalWriter)
     (journal.run_dir / "taken").mkdir()
     with pytest.raises(JournalError, match=r"cannot write .*taken: Is a directory"):
         await journal.write_file("taken", b"")
+    with pytest.raises(JournalError, match=r"cannot make .*nowhere durable: No such file"):
+        await journal.sync_file("nowhere")
 
 
 async def test_a_thread_that_dies_is_told_and_refuses_everything(

@@ -304,6 +304,7 @@ class Troubled:
         self._journal = journal
         self.write: Callable[[], Any] | None = None
         self.record: Callable[[], Any] | None = None
+        self.sync: Callable[[], Any] | None = None
 
     def emit(self, event: Event) -> None:
         self._journal.emit(event)
@@ -316,10 +317,15 @@ class Troubled:
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         return self._journal.subscribe(listener)
 
-    async def write_file(self, name: str, data: bytes) -> Path:
+    async def write_file(self, name: str, data: bytes, *, sync: bool = True) -> Path:
         if self.write:
             await self.write()
-        return await self._journal.write_file(name, data)
+        return await self._journal.write_file(name, data, sync=sync)
+
+    async def sync_file(self, name: str) -> None:
+        if self.sync:
+            await self.sync()
+        await self._journal.sync_file(name)
 
     def log(self, name: str, *, max_bytes: int = 10_000_000, keep: int = 3) -> Log:
         return self._journal.log(name, max_bytes=max_bytes, keep=keep)
@@ -377,6 +383,43 @@ async def test_a_disk_that_does_not_answer_makes_the_verdict_inconclusive(
         await watched.see(UnitRestarted)
         (trouble,) = watched.all(JournalTrouble)
         assert trouble.detail == "a crash of a was not on disk in time; it is restarted all the same"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_crash_file_that_cannot_be_made_durable_is_told(watch: Watch, journal: JournalWriter) -> None:
+    """Its record may stand by then, and says that it is there: so the verdict is made inconclusive otherwise."""
+    troubled = Troubled(journal)
+    troubled.sync = refuse
+    async with watch({"a": IDLE}, through=troubled) as watched:
+        watched.kill("a")
+        await watched.see(UnitRestarted)
+        (trouble,) = watched.all(JournalTrouble)
+        assert (trouble.what, trouble.detail) == ("fsync-failed", "no space left on the device")
+
+
+@pytest.mark.parametrize("missing", ["record", "sync"])
+async def test_nothing_is_started_before_both_file_and_record_are_durable(
+    watch: Watch, journal: JournalWriter, missing: str
+) -> None:
+    troubled, waiting, free = Troubled(journal), anyio.Event(), anyio.Event()
+
+    async def wait() -> None:
+        waiting.set()
+        await free.wait()
+
+    setattr(troubled, missing, wait)
+    async with watch({"a": IDLE}, through=troubled) as watched:
+        watched.kill("a")
+        await waiting.wait()
+        if missing == "sync":
+            await watched.see(UnitCrashed)
+        await journal.commit(UnitReady(unit="b", incarnation="b", took=0))
+        assert not watched.up("a")
+        assert len(watched.crash_files("a")) == 1
+        free.set()
+        await watched.see(UnitRestarted)
+        assert watched.up("a")
+        assert watched.all(JournalTrouble) == []
 
 
 @pytest.mark.usefixtures("impatient")

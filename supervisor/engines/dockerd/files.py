@@ -20,8 +20,9 @@ ANSWER: Final = 4_000_000
 """Bytes of a log that are kept at most, the last ones: as for a process."""
 WHOLE: Final = 16_384
 """Bytes at which an engine splits a line. A shorter record without an end of line is the last word of a life."""
-_FIRST: Final = 131_072
-"""Bytes read at first."""
+_LINE: Final = 256
+"""Bytes that a line of some words takes there, with its time: so much is read at first for each that is wanted. Whoever reads more
+has more to take apart, and a unit is down meanwhile."""
 _GROWTH: Final = 4
 _NANO: Final = 1_000_000_000
 _SECONDS: Final = len("2026-11-20T19:52:01")
@@ -36,7 +37,7 @@ def read_end(path: str, lines: int, until: float | None, stamped: bool, tty: boo
     bound = "~" if until is None else _written(int(until * _NANO))
     try:
         with Path(path).open("rb") as file:
-            size, block = os.fstat(file.fileno()).st_size, _FIRST
+            size, block = os.fstat(file.fileno()).st_size, _LINE * (lines + 1)
             while True:
                 begin = max(size - block, 0)
                 entries = os.pread(file.fileno(), size - begin, begin).split(b"\n")[1 if begin else 0 :]
