@@ -306,7 +306,7 @@ async def test_time_to_recover_does_not_count_while_another_fault_is_in_place(st
         stage.system.steady.set()
 
     async with stage.running(
-        short=fault(Script(), recovery_timeout="50ms"), long=fault(Script(undo=mend), hold="300ms")
+        short=fault(Script(), recovery_timeout="500ms"), long=fault(Script(undo=mend), hold="800ms")
     ):
         short = await stage.watch.until(EpisodeClosed, episode="short#1")
     assert short.recovered is True
