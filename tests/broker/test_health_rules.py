@@ -155,7 +155,19 @@ def test_servers_that_only_do_not_greet_are_a_likely_cause_where_nothing_else_is
     facts = Facts(at=0, greetings=(greeting, *dead), link=WELL.link, api=Api(outcome="error", code=10008))
     found = {f.code: f for f in diagnose(facts).findings}
     assert found["10008"].cause == found["quorum-lost"].what
+    assert found["quorum-lost"].what.startswith("quorum is lost: 1 of 3 servers of the soak file")
     assert "quorum-lost" not in codes(facts.model_copy(update={"api": WELL.api}))
+
+
+def test_an_election_in_a_cluster_of_which_the_soak_file_names_a_part_is_no_lost_quorum() -> None:
+    """Of two servers that are named one is frozen; there is a third, and both others are about to elect."""
+    seen = recorded("no-leader")
+    frozen = next(greeting for greeting in seen.greetings if greeting.outcome == "mute")
+    other = next(greeting for greeting in seen.greetings if greeting.outcome == "greets")
+    facts = seen.model_copy(update={"greetings": (frozen, other), "monitored": (), "system": None})
+    found = {finding.code: finding for finding in diagnose(facts).findings}
+    assert "quorum-lost" not in found
+    assert found["silent"].cause == found["frozen"].what
 
 
 def test_all_gone() -> None:

@@ -108,6 +108,18 @@ def test_quorum_lost_leads_to_10008(seen: dict[str, Facts]) -> None:
     assert {"continue ", "Start "} <= {word for word in ("continue ", "Start ") if word in do}
 
 
+def test_no_meta_leader_is_no_lost_quorum(seen: dict[str, Facts]) -> None:
+    diagnosis = diagnose(seen["no-leader"])
+    assert diagnosis.health is Health.UNHEALTHY
+    leaderless = finding(diagnosis, "no-leader")
+    assert "2 of 3 servers take part" in leaderless.what
+    assert "frozen" in codes(diagnosis, Severity.WARNING)
+    assert leaderless.cause == finding(diagnosis, "frozen").what
+    assert not codes(diagnosis) & {"quorum-lost", "10008", "no-responders", "gone"}
+    assert diagnosis.picture.group is not None
+    assert (diagnosis.picture.group.leader, diagnosis.picture.group.quorum) == ("", True)
+
+
 def test_a_dead_leader_is_silence_at_first(seen: dict[str, Facts]) -> None:
     diagnosis = diagnose(seen["leader-gone"])
     assert {"quorum-lost", "silent"} <= codes(diagnosis, Severity.CRITICAL)
