@@ -125,6 +125,35 @@ def test_a_stream_created_again_under_the_same_name_is_another(world: World) -> 
     assert world.picture.wanted() == []
 
 
+def test_announced_streams_are_asked_about_and_told_without_waiting_for_a_list(world: World) -> None:
+    world.picture.announce("STREAM", "CREATED", ("C",), "")
+    assert world.picture.wanted() == ["C"]
+    world.hear("C", quorum=False)
+    assert "C" not in world.picture.presence.there, "whoever said so may know the past only"
+    world.hear("C")
+    assert world.picture.streams.keys() == NAMES | {"C"}
+    assert world.told() == [StreamChanged(change="created", streams=("C",))]
+    world.list("ABC")
+    assert world.told() == []
+    world.picture.announce("STREAM", "DELETED", ("C",), "")
+    assert world.picture.wanted() == ["C"]
+    world.picture.miss("C", world.now)
+    assert (world.picture.streams.keys(), world.picture.wanted()) == (NAMES, [])
+    world.list("AB")
+    assert changes(world) == ["deleted"]
+
+
+def test_a_late_announcement_of_a_stream_that_was_deleted_since_does_not_bring_it_back(world: World) -> None:
+    world.picture.announce("STREAM", "DELETED", ("A",), "")
+    world.picture.miss("A", world.now)
+    world.picture.announce("STREAM", "CREATED", ("A",), "")
+    world.hear("A")
+    assert "A" not in world.picture.presence.there, "a server that was paused still has the old one"
+    world.hear("A", created="2026-02-01T00:00:00Z")
+    assert world.picture.streams.keys() == NAMES
+    assert changes(world) == ["deleted", "created"]
+
+
 def test_a_description_of_a_stream_nobody_listed_is_ignored(world: World) -> None:
     world.hear("Z")
     assert "Z" not in world.picture.streams

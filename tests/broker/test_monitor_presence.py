@@ -79,6 +79,50 @@ def test_a_late_announcement_of_something_that_is_there_is_settled_by_its_leader
     assert see(presence, "ab", 5) == Difference(), "no longer announced, so only doubted"
 
 
+def test_a_name_that_was_announced_and_is_lacking_when_asked_for_is_gone_at_once(presence: Presence) -> None:
+    assert not presence.lack("c", asked=1), "nobody announced it, so that is only one word"
+    presence.announce("c", 2)
+    assert not presence.lack("c", asked=1.9), "it was asked for before"
+    assert presence.lack("c", asked=2.1)
+    assert not presence.lack("c", asked=2.2)
+    assert presence.there == frozenset("ab")
+
+
+def test_a_list_from_before_a_name_was_found_gone_does_not_bring_it_back(presence: Presence) -> None:
+    presence.announce("c", 1)
+    assert presence.lack("c", asked=2)
+    assert presence.see(ABC, asked=1.9, now=2.3) == Difference()
+    assert (presence.there, presence.doubted) == (frozenset("ab"), {})
+    assert see(presence, "abc", 3) == Difference(created=["c"]), "asked for later, so it is another one"
+
+
+def test_a_name_that_was_announced_and_is_described_is_there_at_once(presence: Presence) -> None:
+    assert not presence.appear("d", asked=1), "nobody announced it"
+    presence.expect("d", 2)
+    assert not presence.appear("d", asked=1.9), "it was asked about before"
+    assert presence.appear("d", asked=2.1)
+    assert presence.there == frozenset("abcd")
+    assert presence.see(ABC, asked=1.9, now=2.3) == Difference(), "a list from before lacks it"
+    assert presence.there == frozenset("abcd")
+    assert see(presence, "abcd", 3) == Difference()
+    presence.announce("d", 4)
+    assert presence.lack("d", asked=5)
+
+
+def test_an_announced_name_that_goes_again_before_it_was_seen_never_was_there(presence: Presence) -> None:
+    presence.expect("d", 1)
+    presence.announce("d", 2)
+    assert not presence.appear("d", asked=3), "who describes it may have been asked before"
+    assert see(presence, "abc", 4) == Difference()
+
+
+def test_what_is_announced_before_the_first_list_was_there_at_the_start() -> None:
+    presence = Presence()
+    presence.expect("a", 1)
+    assert not presence.appear("a", asked=2)
+    assert see(presence, "abc", 3) == Difference()
+
+
 def test_an_announcement_that_nothing_bears_out_is_forgotten(presence: Presence) -> None:
     presence.announce("c", 1)
     now = 1.0
@@ -102,21 +146,31 @@ def test_the_same_list_again_costs_nothing_and_says_nothing(presence: Presence) 
 
 
 STEPS = st.lists(
-    st.tuples(st.sets(st.sampled_from("abcd")), st.booleans(), st.sampled_from("-abcd"), st.floats(0.1, 8)),
+    st.tuples(
+        st.sets(st.sampled_from("abcd")),
+        st.booleans(),
+        st.sampled_from("-abcd"),
+        st.floats(0.1, 8),
+        st.booleans(),
+    ),
     max_size=60,
 )
 
 
 @given(STEPS)
-def test_nothing_goes_by_doubt_alone_before_its_time(steps: list[tuple[set[str], bool, str, float]]) -> None:
+def test_nothing_goes_by_doubt_alone_before_its_time(
+    steps: list[tuple[set[str], bool, str, float, bool]],
+) -> None:
     presence, now = Presence(), 0.0
     listed_at: dict[str, float] = {}
     announced: dict[str, float] = {}
-    for names, whole, told, pause in steps:
+    for names, whole, told, pause, asked in steps:
         if told != "-":
             presence.announce(told, now)
             announced[told] = now
         now += pause
+        if asked and told != "-" and presence.lack(told, now - 0.01):
+            assert told not in presence.there
         difference = presence.see(frozenset(names), asked=now, now=now, whole=whole)
         for name in difference.gone:
             assert name not in names

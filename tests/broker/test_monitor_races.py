@@ -31,9 +31,14 @@ pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 
 @pytest.fixture
-async def handle(broker: Broker, journal: JournalWriter) -> AsyncIterator[Handle]:
+async def connections(broker: Broker, journal: JournalWriter) -> AsyncIterator[Connections]:
     async with open_connections(broker, journal) as connections:
-        yield await connected(connections)
+        yield connections
+
+
+@pytest.fixture
+async def handle(connections: Connections) -> Handle:
+    return await connected(connections)
 
 
 async def connected(connections: Connections) -> Handle:
@@ -69,6 +74,33 @@ async def test_a_question_that_is_dropped_while_it_waits_for_its_turn(
     assert not ledger.questions, "the other one was asked all the same"
     assert picture.streams["kept"].messages == 1
     assert picture.violations == 0
+
+
+async def test_what_is_announced_is_noticed_while_a_list_of_names_takes_for_ever(
+    handle: Handle, connections: Connections, journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ten thousand names a list takes its time, and a change may have come just after it was begun."""
+    await create(handle, "old")
+    monitor = Monitor(
+        Options.model_validate({"every": "50ms"}), await connections.new("default", "monitor"), journal
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(monitor.run)
+        await until(lambda: monitor.snapshot().complete)
+        begun = anyio.Event()
+
+        async def never(*_: object) -> None:
+            begun.set()
+            await anyio.sleep_forever()
+
+        monkeypatch.setattr(monitor._names, "read", never)
+        await begun.wait()
+        await create(handle, "new")
+        await until(lambda: monitor.snapshot().streams.get("new"))
+        for name in ("old", "new"):
+            await call(handle, f"STREAM.DELETE.{name}")
+        await until(lambda: not monitor.snapshot().streams)
+        group.cancel_scope.cancel()
 
 
 async def test_a_bucket_that_goes_while_its_keys_are_asked_about(

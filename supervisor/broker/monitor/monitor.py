@@ -255,7 +255,7 @@ class Monitor:
             self._picture.hear(await look(self._handle, name, ASK), asked)
         except ApiError as error:
             if error.err_code == STREAM_NOT_FOUND:
-                self._picture.relieve(name, asked)  # whether it is gone is the list's to say
+                self._picture.miss(name, asked)
         except BrokerError:
             return  # unknown; asked again
 

@@ -65,18 +65,23 @@ class Picture:
         """Take the list of all names that was asked for at a time."""
         difference = self.presence.see(names, asked=asked, now=self._clock(), whole=whole)
         for name in difference.created:
-            if name in self._graves:
-                self._ghosts[name] = self._clock()
-            else:
-                self.news.stream("created", name)
+            self._welcome(name)
         for name in difference.gone:
             self._bury(name)
         self.hurry(difference.created + difference.again)
 
+    def miss(self, name: str, asked: float) -> None:
+        """Take the word that there is no stream of a name, as whoever makes the lists said to a request of a time."""
+        self.relieve(name, asked)
+        if self.presence.lack(name, asked):
+            self._bury(name)
+
     def hear(self, stream: Stream, asked: float) -> None:
         """Take what a stream's leader, or whoever speaks for it, said to a request of a time."""
         name, known = stream.name, self.streams.get(stream.name)
-        if name not in self.presence.there or (known is not None and asked < known.seen):
+        if name not in self.presence.there and not self._appears(stream, asked):
+            return
+        if known is not None and asked < known.seen:
             return
         if name in self._ghosts and not self._is_back(stream):
             return
@@ -132,6 +137,23 @@ class Picture:
                 self._unled_told.add(name)
                 self.news.leader("quorum-lost", "stream", name)
         self.news.flush()
+
+    def _welcome(self, name: str) -> None:
+        """A name that was not there is listed, or described."""
+        if name in self._graves:
+            self._ghosts[name] = self._clock()
+        else:
+            self.news.stream("created", name)
+
+    def _appears(self, stream: Stream, asked: float) -> bool:
+        """Say whether a stream that no list has had yet is there: its creation was announced, and its leader describes it."""
+        name = stream.name
+        if not stream.quorum or self._graves.get(name) == stream.created:
+            return False
+        if not self.presence.appear(name, asked):
+            return False
+        self._welcome(name)
+        return True
 
     def _is_back(self, stream: Stream) -> bool:
         """Say whether a deleted stream that is listed again is there; a server that was paused meanwhile still has the old one."""
@@ -229,6 +251,11 @@ class Picture:
             case "DELETED":
                 self.presence.announce(name, self._clock())
                 self.ledger.deleted(name)
+                if name in self.presence.there:
+                    self.hurry([name])
+            case "CREATED" if name not in self.presence.there:
+                self.presence.expect(name, self._clock())
+                self.hurry([name])
             case "RESTORE_COMPLETE":
                 self.ledger.forget(name)
             case "LEADER_ELECTED":

@@ -3,11 +3,16 @@
 A list may lack a name that exists: a meta leader that was paused answers from the past, one that has just started has not caught up,
 and pages shift while something is deleted. So a name is gone at once only if its deletion was announced as well; otherwise once it
 was missing from every list for longer than a meta leader can be out of date.
+
+A list of ten thousand names takes a while, on a busy machine more than a second with the pause before it. So what was announced is also
+asked about by name: the meta leader, which makes the lists, says that there is no such stream, or the stream's own leader describes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,13 +42,42 @@ class Presence:
         self.doubted: dict[str, float] = {}
         """Names missing from the last list, since when. They count as there."""
         self._announced: dict[str, float] = {}
+        self._expected: dict[str, float] = {}
+        """Names that are not there, whose creation was announced, and when."""
+        self._gone: dict[str, float] = {}
+        """Names that were found to be gone by name, and when that was asked: a list that was asked for before may still have them."""
         self._listed: frozenset[str] | None = None
         self._at = float("-inf")
 
     def announce(self, name: str, now: float) -> None:
         """Take note that somebody announced a deletion. It may be late: the list decides."""
+        self._expected.pop(name, None)
         if name in self.there:
             self._announced[name] = now
+
+    def expect(self, name: str, now: float) -> None:
+        """Take note that somebody announced a creation; what was there before the first list was not created."""
+        if name not in self.there and self._listed is not None:
+            self._expected[name] = now
+
+    def appear(self, name: str, asked: float) -> bool:
+        """Take a name whose leader described it when asked at a time; return whether it is there by that, being announced before."""
+        if self._expected.get(name, math.inf) > asked:
+            return False
+        del self._expected[name]
+        self._gone.pop(name, None)
+        self.there |= {name}
+        return True
+
+    def lack(self, name: str, asked: float) -> bool:
+        """Take the word, asked for at a time, that there is no such name; return whether it is gone, its deletion being announced before."""
+        if self._announced.get(name, math.inf) > asked:
+            return False
+        del self._announced[name]
+        self.doubted.pop(name, None)
+        self._gone[name] = asked
+        self.there -= {name}
+        return True
 
     def settle(self, name: str, asked: float) -> None:
         """Forget an announced deletion: asked later, the name was found to be there."""
@@ -60,7 +94,10 @@ class Presence:
         if same and not self._announced:
             return Difference()
         self._listed = listed
-        self._announced = {name: when for name, when in self._announced.items() if now - when < VALID}
+        self._gone = {name: when for name, when in self._gone.items() if when >= asked}
+        listed = listed.difference(self._gone) if self._gone else listed
+        self._announced = _lately(self._announced, now)
+        self._expected = _lately(self._expected, now, listed)
         heard = {name for name, when in self._announced.items() if when <= asked}
         created = [] if first else sorted(listed - self.there)
         gone = self._missing(self.there - listed, heard, now) if whole else []
@@ -79,3 +116,10 @@ class Presence:
                 del self.doubted[name]
                 self._announced.pop(name, None)
         return gone
+
+
+def _lately(
+    announced: Mapping[str, float], now: float, without: AbstractSet[str] = frozenset()
+) -> dict[str, float]:
+    """Return the announcements that may still be borne out."""
+    return {name: when for name, when in announced.items() if now - when < VALID and name not in without}
