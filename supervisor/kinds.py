@@ -54,9 +54,11 @@ Name = Annotated[
 
 
 class Strict(BaseModel):
-    """A part of the soak file: frozen, and an unknown key is an error."""
+    """A part of the soak file: frozen, and an unknown key is an error. A soak needs few of the kinds: each is built when it is used."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 class Kind(Strict):
@@ -151,6 +153,10 @@ class Registry(Generic[K]):
             raise refuse(
                 f"{name} is not a class there that extends {self.base.__module__}.{self.base.__name__}"
             )
+        try:
+            kind.model_rebuild()
+        except Exception as error:
+            raise refuse(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
         return kind
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -163,14 +169,17 @@ class Registry(Generic[K]):
             kind, keys = self.find(entry, Path(context.get("base", ".")))
             return kind.model_validate(keys, context=info.context)
 
-        union = core_schema.union_schema([handler.generate_schema(kind) for kind in self.kinds.values()])
-        return core_schema.with_info_wrap_validator_function(dispatch, union)
+        return core_schema.with_info_wrap_validator_function(dispatch, core_schema.any_schema())
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Any of the kinds, or a class of the user's."""
-        known = handler(schema)
+        for kind in self.kinds.values():
+            kind.model_rebuild()
+        known = handler(
+            core_schema.union_schema([*(kind.__pydantic_core_schema__ for kind in self.kinds.values())])
+        )
         foreign = {
             "type": "object",
             "required": [PYTHON],

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 
+import pytest
 from test_run import Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
 
 from supervisor.journal import events as ev
@@ -23,6 +24,7 @@ def said(soakd: Soakd, *words: str, code: int = 0) -> str:  # noqa: F811
     return (done.stdout or done.stderr).strip()
 
 
+@pytest.mark.timeout(160)  # a dozen commands, one after the other
 def test_an_operator_works_on_a_run(soakd: Soakd) -> None:  # noqa: F811  # the fixture
     soakd.start(soak_file(faults=FAULTS))
     wait("the outage", lambda: soakd.events(ev.FaultInjected))

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pytest
 from test_run import Soakd, soakd  # noqa: F401  # a fixture
 
 from supervisor.journal import events as ev
@@ -40,6 +41,7 @@ def soak(**changes: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.timeout(150)
 def test_report_gives_the_numbers_that_the_live_run_printed(soakd: Soakd) -> None:  # noqa: F811  # the fixture
     soakd.start(soak())
     code = soakd.end(60)

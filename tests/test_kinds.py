@@ -99,6 +99,15 @@ class Fish(Pet):
 class NoPet:
     pass
 """
+ODD = """
+from __future__ import annotations
+from typing import ClassVar
+from tests_pets import Pet
+
+class Odd(Pet):
+    key: ClassVar[str] = "odd"
+    odd: Nowhere
+"""
 
 
 @pytest.fixture
@@ -132,6 +141,7 @@ def test_a_soak_brings_its_own_kind_by_path_seen_from_its_folder(foreign: Path) 
         ("kinds/fish.py:NoPet", "NoPet is not a class there that extends {module}.Pet"),
         ("kinds/broken.py:Fish", "ZeroDivisionError: division by zero"),
         ("kinds/wrong.py:Fish", "SyntaxError: '(' was never closed (wrong.py, line 1)"),
+        ("kinds/odd.py:Odd", "PydanticUndefinedAnnotation: name 'Nowhere' is not defined"),
         ("kinds/fish.txt:Fish", "ImportError: it is not a Python file"),
         (
             "kinds/exits.py:Fish",
@@ -142,6 +152,7 @@ def test_a_soak_brings_its_own_kind_by_path_seen_from_its_folder(foreign: Path) 
 def test_a_kind_that_cannot_be_loaded_says_why(foreign: Path, target: str, why: str) -> None:
     (foreign / "kinds" / "broken.py").write_text("1 / 0")
     (foreign / "kinds" / "wrong.py").write_text("print(")
+    (foreign / "kinds" / "odd.py").write_text(ODD)
     (foreign / "kinds" / "fish.txt").write_text("")
     (foreign / "kinds" / "exits.py").write_text("import sys; sys.exit(3)")
     message = f"cannot load '{target}': {why.format(base=foreign, module=__name__)}"
