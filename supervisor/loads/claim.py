@@ -67,7 +67,8 @@ class ClaimFrom(Strict):
 class ClaimLoad(NatsLoad):
     """Workers that claim jobs from one queue, each claim an operation.
 
-    It is ok if the queue gives a job, or says that there is none (`empty`). A job is worked on for `work` and then finished.
+    It is ok if the queue gives a job, or says that there is none (`empty`). A job is worked on for `work` and then finished;
+    a worker of a closed loop (`workers`) claims the next one after that.
     Counters: `claims`, `empty`, `contended`; `double_claims` (given to one though another has it or has finished it), `orphans`
     (claimed, and for `patience` neither finished nor given to another), `stuck` (submitted, and not claimed for `patience`),
     `taken_over`, `late_claims`, `unconfirmed`, `abandoned`.
@@ -147,7 +148,7 @@ class ClaimLoad(NatsLoad):
             if flow.queue.supplies:
                 group.start_soon(flow.supply)
                 await flow.wait_supplied()
-            open_ = await Executor(self, context, flow.operate).run()
+            open_ = await Executor(self, context, flow.operate, flow.rest if self.workers else None).run()
             await flow.finish_all()
         context.recorder.flush()
         context.journal.emit(LoadStopped(load=context.name, open=open_))

@@ -52,6 +52,8 @@ class Flow:
         self._idle: list[int] = []
         self._workers = 0
         self._at_work = 0
+        self._busy: dict[int, anyio.Event] = {}
+        """By the task of a worker of a closed loop: set when it has finished the job that it has."""
         self._workers_had_any = False
         self._supplied = anyio.Event()
         self._chance = random.Random(f"{context.seed}/{context.name}/abandon")  # noqa: S311  # draws are to be repeatable
@@ -74,8 +76,16 @@ class Flow:
             heapq.heappush(self._idle, worker)
             return None
         self._at_work += 1
-        self.group.start_soon(self._work, answer.job, worker, answer.token)
+        done = anyio.Event()
+        if self._load.workers:  # in an open loop nobody would take it out again
+            self._busy[anyio.get_current_task().id] = done
+        self.group.start_soon(self._work, answer.job, worker, answer.token, done)
         return None
+
+    async def rest(self) -> None:
+        """Wait, in a closed loop, until who has just claimed a job has finished it: only then it claims the next one."""
+        if done := self._busy.pop(anyio.get_current_task().id, None):
+            await done.wait()
 
     def _wake(self) -> int:
         """Return the first worker that has nothing to do."""
@@ -84,7 +94,7 @@ class Flow:
         self._workers += 1
         return self._workers
 
-    async def _work(self, job: str, worker: int, token: Any) -> None:
+    async def _work(self, job: str, worker: int, token: Any, ended: anyio.Event) -> None:
         if self._load.work:
             await anyio.sleep(self._load.work)
         done = await self._finish(job, worker, token)
@@ -96,6 +106,7 @@ class Flow:
                 self._claims.doubt(job, worker)
         heapq.heappush(self._idle, worker)
         self._at_work -= 1
+        ended.set()
 
     async def _finish(self, job: str, worker: int, token: Any) -> bool | None:
         """Finish a job, as often as its lease allows; False if the queue refused it, None if nobody knows."""

@@ -68,7 +68,15 @@ class Executor:
     What it raises ends the executor; that operation and all that are under way with it are indeterminate.
     """
 
-    def __init__(self, pace: Paced, context: LoadContext, operate: Operate) -> None:
+    def __init__(
+        self,
+        pace: Paced,
+        context: LoadContext,
+        operate: Operate,
+        rest: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
+        """`rest`: what a worker of a closed loop does between two operations, which is no part of them."""
+        self._rest = rest
         self._pace, self._context, self._operate = pace, context, operate
         self._recorder, self._stop = context.recorder, context.stop
         self._share = context.process, context.processes
@@ -197,6 +205,8 @@ class Executor:
             self._count(start, start, failure)
             self._open -= 1
             n += 1
+            if self._rest is not None:
+                await self._rest()
             if failure is not None:
                 await anyio.sleep(AFTER_FAILURE)
             elif not n % BREATH:

@@ -344,6 +344,28 @@ async def test_an_endpoint_of_the_users(
     assert caught or bench.counts["ok"] == bench.counts["scheduled"]
 
 
+class Watched(Dispatcher):
+    """Sees how many jobs are worked on."""
+
+    most = 0
+
+    async def claim(self, said: dict[str, str]) -> web.Response:
+        answer = await super().claim(said)
+        self.most = max(self.most, len(self.owner))
+        return answer
+
+
+async def test_a_worker_has_one_job_at_a_time(bench: Bench) -> None:
+    dispatcher = Watched()
+    async with service(dispatcher) as url:
+        async with bench.under(bots(url, work="60ms", jobs=10, workers=3)) as context:
+            await bench.until_counted(context, "claims", 12)
+        assert dispatcher.most == 3
+        async with bench.under(bots(url, work="60ms", jobs=10, workers=None, rate="200/s")):
+            await until(lambda: dispatcher.most > 3)  # workers of an open loop come as they are needed
+    assert wrong(bench) == set()
+
+
 async def test_a_queue_that_never_gives_anything_does_not_pass(bench: Bench) -> None:
     async def nothing(_: web.BaseRequest) -> web.Response:
         return web.Response(status=204)
