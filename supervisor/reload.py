@@ -27,6 +27,7 @@ from supervisor.soak import Soak
 from supervisor.soakfile.discovery import discovered
 from supervisor.soakfile.errors import SoakFileError
 from supervisor.soakfile.load import Loaded
+from supervisor.soakfile.plan import missing
 
 CHANGES: Final = frozenset(
     {
@@ -140,7 +141,8 @@ class Reload:
         difference = Difference.between(self._loaded.data, loaded.data)
         if not difference:
             return {"said": "the soak file says what it said before"}
-        _refuse_what_stays(difference, loaded)
+        if refused := [*_what_stays(difference, loaded), *await self._what_cannot(loaded)]:
+            raise Refused("\n".join(refused))
         soak = loaded.soak
         await self._retire(soak)
         try:
@@ -156,6 +158,12 @@ class Reload:
         bounds = Bounds(soak.limits, soak.nodes())
         self._scheduler.adopt(soak.faults, soak.nemesis, bounds)
         return {"said": str(difference)}
+
+    async def _what_cannot(self, loaded: Loaded) -> list[str]:
+        """Return what this machine lacks for faults, as before a run. Those that do not change are there already."""
+        before = self._loaded.soak.faults
+        news = [name for name, fault in loaded.soak.faults.items() if before.get(name) != fault]
+        return await anyio.to_thread.run_sync(missing, loaded, self._directory, news)
 
     async def _retire(self, soak: Soak) -> None:
         left = await self._scheduler.retire(soak.faults)
@@ -190,14 +198,11 @@ class Reload:
             raise Refused(f"the change could not be journalled: {error}") from error
 
 
-def _refuse_what_stays(difference: Difference, loaded: Loaded) -> None:
-    refused = dict.fromkeys(path for path in difference if path.partition(".")[0] not in CHANGES)
-    lines = []
-    for path in refused:
+def _what_stays(difference: Difference, loaded: Loaded) -> Iterator[str]:
+    """Yield what of a difference cannot be taken, each with the reason."""
+    for path in dict.fromkeys(path for path in difference if path.partition(".")[0] not in CHANGES):
         section = path.partition(".")[0]
         where = (
             loaded.where(*path.split(".")) if loaded.document.has((section,)) else f"{loaded.path}: {path}"
         )
-        lines.append(f"{where}: it cannot change while a soak runs: {_WHY.get(section, _OTHER)}")
-    if lines:
-        raise Refused("\n".join(lines))
+        yield f"{where}: it cannot change while a soak runs: {_WHY.get(section, _OTHER)}"

@@ -44,7 +44,9 @@ def test_an_operator_works_on_a_run(soakd: Soakd) -> None:  # noqa: F811  # the 
     assert "b is given back (up)" in said(soakd, "unit", "release", "b", "soak.yaml")
     wait("the last close", lambda: len(soakd.events(ev.EpisodeClosed)) == 3)
     assert "did you mean" in said(soakd, "fault", "inject", "bonce", code=1)
-    assert "seconds" in said(soakd, "fault", "pause", "--for", "soon", code=2)
+    assert said(soakd, "fault", "pause", "--for", "soon", code=2).startswith(
+        "soakd: --for: expected a duration"
+    )
     assert "nowhere.yaml" in said(soakd, "fault", "list", "nowhere.yaml", code=2)
     assert soakd.process is not None
     soakd.process.send_signal(signal.SIGTERM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,15 @@ def test_a_soak_file_is_changed_while_it_soaks(soakd: Soakd) -> None:  # noqa: F
     )
     assert "soak.yaml:1:" in wrong
     assert "nobody" in wrong
-    stuck = reload(
-        soakd, {**first, "seed": 9, "web": {"port": 1}, "loads": {"ping": {"command": ["false"]}}}, 1
-    )
-    for path, why in (("seed", "every draw"), ("web", "scrapes"), ("loads.ping.command", "start a new one")):
+    lost = {"command": "/nowhere/break", "undo": "none", "every": "1h"}
+    other = {"seed": 9, "web": {"port": 1}, "loads": {"ping": {"command": ["false"]}}}
+    stuck = reload(soakd, {**first, **other, "faults": {**first["faults"], "lost": lost}}, 1)
+    for path, why in (
+        ("seed", "every draw"),
+        ("web", "scrapes"),
+        ("loads.ping.command", "start a new one"),
+        ("faults.lost", "/nowhere/break"),
+    ):
         assert path in stuck
         assert why in stuck
     assert not soakd.events(ev.FaultUndone), "what is refused changes nothing"
@@ -84,9 +90,14 @@ def test_a_soak_file_is_changed_while_it_soaks(soakd: Soakd) -> None:  # noqa: F
     }
     del third["faults"]["outage"]["at"]
     third.pop("duration")
+    soakd.write({**third, "faults": {"outage": {"stop": "b", "hold": "1h", "evry": "1h"}}})
+    subprocess.run(["kill", "-HUP", str(soakd.daemon())], check=True)  # who has only the daemon's pid
+    refused = wait("the refusal", lambda: [e for e in soakd.events(ev.SoakFileRead) if "evry" in e.refused])  # type: ignore[attr-defined]
+    assert "soak.yaml:1:" in refused[0].refused
+    assert "did you mean every" in refused[0].refused
     soakd.write(third)
     assert soakd.process is not None
-    soakd.process.send_signal(signal.SIGHUP)
+    soakd.process.send_signal(signal.SIGHUP)  # the guardian passes it on
     again = wait(
         "a fault that comes back is numbered on",
         lambda: [e for e in soakd.events(ev.FaultIntent) if e.episode == "outage#2"],
@@ -100,7 +111,7 @@ def test_a_soak_file_is_changed_while_it_soaks(soakd: Soakd) -> None:  # noqa: F
     assert [one["threshold"] for one in soakd.verdict()["thresholds"]] == ["recovery < 1h"]
     summary = (soakd.run_dir / "summary.md").read_text()
     assert "the soak file was changed 3 times" in summary
-    assert "a change of the soak file was refused 2 times" in summary
+    assert "a change of the soak file was refused 3 times" in summary
 
 
 def processes_in_group(group: int) -> list[int]:

@@ -87,8 +87,8 @@ def _ask(arguments: argparse.Namespace) -> int:
     from supervisor.live.control import CannotControl, WrongWords, ask, way_to
     from supervisor.soakfile.errors import SoakFileError
 
-    body = None if arguments.method == "GET" else _body(arguments)
     try:
+        body = None if arguments.method == "GET" else _body(arguments)
         way = way_to(arguments.run, RunIndex(state_dir()), os.environ)
         answer = anyio.run(ask, way, arguments.method, arguments.path, body)
     except SoakFileError as error:
@@ -108,6 +108,16 @@ def _ask(arguments: argparse.Namespace) -> int:
 
 def _body(arguments: argparse.Namespace) -> dict[str, Any]:
     given = vars(arguments)
+    if (written := given.get("seconds")) is not None:
+        from supervisor.live.control import WrongWords
+        from supervisor.values import parse_duration
+
+        try:
+            known = parse_duration(written) > 0
+        except ValueError as error:
+            raise WrongWords(f'--for: {error}, found "{written}"') from error
+        if not known:
+            raise WrongWords(f"--for: expected more than 0, found {written}")
     body = {key: given[key] for key in ("seconds", "finish", "wanted") if given.get(key) is not None}
     return body | ({given["field"]: given["named"]} if "field" in given else {})
 

@@ -40,11 +40,17 @@ class Observed:
 
     state: UnitState
     incarnation: str | None = None
-    """Names this one life of the unit: `pid:start time` of a process, the id of a container."""
+    """Names this one life of the unit: `pid:start time` of a process, `container@start time` of a container."""
     pid: int | None = None
     started: float | None = None
     """Monotonic seconds."""
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def container_of(incarnation: str | None) -> str | None:
+    """Return what of an incarnation outlives a restart, with the limits that were set on it: its container; None of a process."""
+    container, at, _ = (incarnation or "").partition("@")
+    return container if at else None
 
 
 @dataclass(frozen=True, slots=True)

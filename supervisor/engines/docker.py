@@ -71,7 +71,7 @@ class DockerEngine(Engine):
         url = Endpoint.of(self.docker.host, None).url
         if not url.startswith("unix:"):
             return f"the engine at {url} is on another machine: run soakd there"
-        return packets.lacks() or packets.unreachable(seen)
+        return packets.lacks(ipv6=seen.ipv6) or packets.unreachable(seen)
 
     def volume(self, unit: str, path: str, base: Path) -> Path | None:  # noqa: ARG002  # its paths are the container's
         """Return where the container's volume is; one that is down has it mounted nowhere."""

@@ -67,6 +67,8 @@ class UnitStatus:
     observed: Observed
     started_by: str = ""
     """Who started it last."""
+    done: bool = False
+    """It is down because it has ended in peace, as it may: that is its proper state."""
 
 
 @dataclass(slots=True)
@@ -100,6 +102,8 @@ class Member:
         """The incarnation whose readiness is on record: however many wait for it, it is told once."""
         self.may_end = False
         """Exit code 0 is its proper end."""
+        self.ended = False
+        """That was its last end."""
         self.exits = 0
         self.changed = anyio.Event()
         """Set, and replaced, when the holder changes or an incarnation ended."""
@@ -111,10 +115,15 @@ class Member:
         return self.observed is not None and self.observed.state in {UnitState.UP, UnitState.PAUSED}
 
     @property
+    def done(self) -> bool:
+        """Whether it has come to its proper end and was not started since."""
+        return self.ended and self.may_end and not self.is_up
+
+    @property
     def status(self) -> UnitStatus:
         """What is known of it without looking."""
         seen = self.observed or Observed(UnitState.ABSENT)
-        return UnitStatus(self.desired, self.holder, seen, self.started_by)
+        return UnitStatus(self.desired, self.holder, seen, self.started_by, self.done)
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -188,12 +197,13 @@ class Member:
         if self.observed and self.observed.incarnation == gone.incarnation:
             self.observed = Observed(UnitState.DOWN, labels=self.observed.labels)
         self.exits += 1
+        self.ended = not by and not gone.outside and self.may_end and gone.code == 0
         self._notify()
         if by:
             return cause_by(by), by
         if gone.outside:
             return Cause.OUTSIDE, None
-        return Cause.DONE if self.may_end and gone.code == 0 else Cause.CRASH, None
+        return Cause.DONE if self.ended else Cause.CRASH, None
 
     # --- looking -----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import anyio
 import anyio.lowlevel
 from pydantic import Field, model_validator
 
+from supervisor.engines.base import container_of
 from supervisor.faults.schedule import Schedule
 from supervisor.journal.events import FaultIntent, Target
 from supervisor.kinds import Kind, Name
@@ -160,6 +161,9 @@ class Fault(Schedule, Kind):
     in_targets: ClassVar[bool] = True
     """The disturbance sits in the targets as inject left them: it is cut short where one vanishes or is replaced before undo."""
 
+    stays: ClassVar[bool] = False
+    """It stays with targets that are started anew, and is only gone with one that is made anew."""
+
     renews: ClassVar[bool] = False
     """Inject itself may begin new lives of its targets: then a new incarnation is no sign of somebody else."""
 
@@ -168,6 +172,9 @@ class Fault(Schedule, Kind):
 
     alone: ClassVar[bool] = True
     """Its targets are its own: no other fault disturbs them at the same time."""
+
+    over: ClassVar[str] = ""
+    """When it is over, in words, where there is nothing to hold; empty: it lasts for `hold`."""
 
     after: Name | None = Field(
         None,
@@ -182,6 +189,12 @@ class Fault(Schedule, Kind):
     def _after_or_at(self) -> Self:
         if self.after is not None and self.at is not None:
             raise ValueError("expected one of after or at, found both")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_to_hold(self) -> Self:
+        if self.over and self.hold:
+            raise ValueError(f"hold: a {self.key} {self.over}, leave hold out")
         return self
 
     @property
@@ -201,6 +214,12 @@ class Fault(Schedule, Kind):
     def undo_needs_broker(self) -> bool:
         """Whether undo speaks to the broker: then recovery opens connections."""
         return False
+
+    def is_in(self, life: str | None, done_to: str | None) -> bool:
+        """Say whether what was done to one incarnation of a target is in another one, too; None: it is not known which that is."""
+        if self.stays:
+            life, done_to = container_of(life), container_of(done_to)
+        return life == done_to or None in {life, done_to}
 
     def preview(self, rng: random.Random, units: Sequence[str]) -> str:  # noqa: ARG002  # for kinds that draw
         """Say in words what `aim` would choose among `units` with the same `rng`, as far as that is known before the run."""

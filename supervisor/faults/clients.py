@@ -67,6 +67,7 @@ class OfClients(OfBroker, ABC):
     """One that servers do to their clients when the system account asks for it."""
 
     of_servers: ClassVar[bool] = True
+    over: ClassVar[str] = "is over at once"
     request: ClassVar[str]
     """What the server is asked."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from supervisor.faults.base import Aim, CannotAim, World
 from supervisor.faults.links import Chosen, OfLinks, links_of
@@ -18,15 +18,10 @@ class ConnectionKill(OfLinks):
     """Reset a share of a link's connections, at both ends and once, one connection at least. Nothing of it stays."""
 
     key: ClassVar[str] = "connection_kill"
+    over: ClassVar[str] = "is over at once (reset lasts)"
 
     connection_kill: Chosen = Field(description="The links whose connections are reset.")
     share: Share = Field(1.0, gt=0, description="How many of each link's connections; rounded up.")
-
-    @model_validator(mode="after")
-    def _no_hold(self) -> Self:
-        if self.hold:
-            raise ValueError("hold: a connection_kill is over at once, leave hold out; reset lasts")
-        return self
 
     async def aim(self, world: World, rng: random.Random) -> Aim:
         """Choose those of the links that have connections, and what the connections will be drawn by."""

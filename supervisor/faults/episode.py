@@ -33,6 +33,10 @@ RESTARTS: Final = 3
 """How often the time to recover may begin anew because another fault was in place meanwhile."""
 
 
+_Seen = tuple[UnitState, str | None]
+"""State and incarnation of a target."""
+
+
 class IntentLost(Exception):  # noqa: N818  # it says what happened
     """The intent could not be made durable, so nothing was injected."""
 
@@ -69,7 +73,7 @@ class Episode:
         self._cut = anyio.CancelScope()
         self._undoing = anyio.CancelScope(shield=True)
         self._recovering = anyio.CancelScope()
-        self._left: dict[str, tuple[UnitState, str | None]] = {}
+        self._left: dict[str, _Seen] = {}
         self._truncated = ""
         self._recovered: bool | None = None
         self._recovery: float | None = None
@@ -190,7 +194,7 @@ class Episode:
             journal.emit(FaultInjected(episode=self.intent.episode, took=time.monotonic() - began))
         return not failure
 
-    def _look(self) -> dict[str, tuple[UnitState, str | None]]:
+    def _look(self) -> dict[str, _Seen]:
         """Return state and incarnation of the targets, as the fleet last knew them."""
         fleet, units = self._scene.world.fleet, [target.unit for target in self.intent.targets]
         known = {unit: fleet.status(unit).observed for unit in units if unit in fleet.ids}
@@ -204,9 +208,9 @@ class Episode:
         early = self._early()
         found = [f"{unit} {what} between aim and the end of inject" for unit, what in early.items()]
         found += (
-            f"{unit} was {was[0]} when inject ended and {_changed(was, now.get(unit))} before undo"
+            f"{unit} was {was[0]} when inject ended and {what} before undo"
             for unit, was in self._left.items()
-            if now.get(unit) != was and unit not in early
+            if unit not in early and (what := self._changed(was, now.get(unit)))
         )
         return "; ".join(found)
 
@@ -219,9 +223,19 @@ class Episode:
         for unit, (state, incarnation) in self._left.items():
             if unit in meant and state is UnitState.ABSENT:
                 found[unit] = "vanished"
-            elif unit in meant and incarnation not in {None, meant[unit]}:
+            elif unit in meant and not self._fault.is_in(incarnation, meant[unit]):
                 found[unit] = "was replaced"
         return found
+
+    def _changed(self, was: _Seen, now: _Seen | None) -> str:
+        """Say what became of a target since inject ended; empty if the disturbance is in it still."""
+        if now == was:
+            return ""
+        if now is None or now[0] is UnitState.ABSENT:
+            return "vanished"
+        if self._fault.stays:
+            return "" if self._fault.is_in(now[1], was[1]) else "was replaced"
+        return "was replaced" if now[0] is was[0] else f"was {now[0]}"
 
     async def _undo(self) -> None:
         self.stage = "undoing"
@@ -252,9 +266,3 @@ class Episode:
                 self._recovered = False
         if self._recovered:
             self._recovery = time.monotonic() - began
-
-
-def _changed(was: tuple[UnitState, str | None], now: tuple[UnitState, str | None] | None) -> str:
-    if now is None or now[0] is UnitState.ABSENT:
-        return "vanished"
-    return "was replaced" if now[0] is was[0] else f"was {now[0]}"

@@ -8,6 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from supervisor.engines.base import UnitState
+from supervisor.engines.fleet import Fleet
+from supervisor.engines.member import OUTSIDE
 from supervisor.faults.base import Aim, Fault
 from supervisor.kinds import Strict
 
@@ -71,3 +74,13 @@ class Bounds:
             return True
         nodes = sum(other.nodes for other in others) + len(gone & self.nodes)
         return nodes == 0 or nodes + demand.nodes <= (len(self.nodes) - 1) // 2
+
+
+def down(fleet: Fleet) -> list[str]:
+    """Return the units that are down or frozen; not those that somebody outside has left down, nor those that have ended as they may."""
+    known = {unit: fleet.status(unit) for unit in fleet.ids}
+    return [
+        unit
+        for unit, status in known.items()
+        if status.observed.state is not UnitState.UP and status.holder != OUTSIDE and not status.done
+    ]

@@ -96,6 +96,8 @@ class Sparing(OfAccount, ABC):
 class Irreversible(Sparing, ABC):
     """One that removes something for good. Whoever wants that says so with `undo: none`."""
 
+    over: ClassVar[str] = "is over at once"
+
     no_undo: Literal["none"] = Field(
         alias="undo", description="Has to be none: what this fault removes does not come back."
     )

@@ -6,23 +6,23 @@ All of it is journalled. What disturbs the system is an episode like any other, 
 
 from __future__ import annotations
 
-import difflib
 import math
-import time
 from collections.abc import Iterable
 from typing import Any, Final
 
 import anyio
 
-from supervisor.engines.base import EngineError, Observed
+from supervisor.engines.base import EngineError
 from supervisor.engines.fleet import UnitStatus
+from supervisor.faults.aiming import intent_of
 from supervisor.faults.base import Aim, CannotAim, Fault
 from supervisor.faults.draws import Draw
 from supervisor.faults.episode import Episode
 from supervisor.faults.hold import HOLD, As, terms
 from supervisor.faults.limits import Demand
+from supervisor.faults.overview import became, near, overview
 from supervisor.faults.recovery import describe, record
-from supervisor.faults.scheduler import Scheduler, intent_of
+from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.events import BY_HAND, OPERATOR, OperatorActed, Target
 from supervisor.values import format_duration
 
@@ -49,34 +49,9 @@ class Operator:
         self._coming: tuple[str, anyio.CancelScope] | None = None
         """The fault whose targets are being chosen by hand, and what takes that back."""
 
-    # --- looking -----------------------------------------------------------------------------------------------------
-
     def overview(self) -> Answer:
         """Return the faults, what is open, and who holds which unit."""
-        scheduler = self._scheduler
-        status = {unit: self._fleet.status(unit) for unit in self._fleet.ids}
-        return {
-            "paused": _finite(scheduler.gate.left) if scheduler.gate.left else False,
-            "faults": [self._fault(name) for name in scheduler.lines],
-            "open": [_shown(episode) for episode in scheduler.episodes() if not episode.closed],
-            "broken": [_shown(episode) for episode in scheduler.episodes() if episode.broken],
-            "held": [_held(unit, one) for unit, one in status.items() if one.holder],
-        }
-
-    def _fault(self, name: str) -> Answer:
-        scheduler, line = self._scheduler, self._scheduler.lines[name]
-        state = "open" if line.episode and not line.episode.closed else "over" if line.over else "waiting"
-        return {
-            "fault": name,
-            "type": line.fault.key,
-            "state": "broken" if line.broken else state,
-            "episodes": line.episodes,
-            "drawn": line.drawn,
-            "due": None if line.due is None else round(max(line.due - time.monotonic(), 0.0), 1),
-            "scheduled": line.fault.scheduled,
-            "by_hand": self._counts.get(name, 0),
-            "paused": bool(scheduler.gate.left),
-        }
+        return overview(self._scheduler, self._counts)
 
     # --- all faults --------------------------------------------------------------------------------------------------
 
@@ -132,7 +107,7 @@ class Operator:
         with anyio.move_on_after(PATIENCE):
             for episode in episodes:
                 await episode.settled.wait()
-        return [_became(episode) for episode in episodes]
+        return [became(episode, PATIENCE) for episode in episodes]
 
     # --- one fault ---------------------------------------------------------------------------------------------------
 
@@ -140,7 +115,7 @@ class Operator:
         """Inject a fault now, also while the faults are paused; it is undone after its `hold` like any other."""
         self._must_run()
         if name not in self._scheduler.lines:
-            raise Refused(f"there is no fault {name}{_near(name, self._scheduler.lines)}")
+            raise Refused(f"there is no fault {name}{near(name, self._scheduler.lines)}")
         async with self._lock:
             fault = self._free(name)
             n = self._counts.get(name, 0) + 1
@@ -194,14 +169,14 @@ class Operator:
         """Choose the targets and claim them; Refused if there are none, or somebody has them."""
         claims, episode = self._scene.claims, drawn.episode
         try:
-            aim = await self._scheduler.choose(fault, drawn)
+            aim = await self._scheduler.aiming.choose(fault, drawn)
         except CannotAim as error:
             raise Refused(f"cannot inject {name}: {error}") from error
         except Exception as error:  # whatever a kind raises: nothing was done yet, and whoever asked is told
             raise Refused(f"cannot inject {name}: its targets cannot be chosen: {describe(error)}") from error
-        self._claim(episode, self._scheduler.bounds.demand(fault, aim))
+        self._claim(episode, self._scene.claims.bounds.demand(fault, aim))
         try:
-            await self._scheduler.expect_before(name, episode)
+            await self._scheduler.aiming.expect_before(name, episode)
         except BaseException as error:
             claims.drop(episode)
             if isinstance(error, CannotAim):
@@ -266,7 +241,9 @@ class Operator:
             target = Target(unit=unit, incarnation=status.observed.incarnation)
             aim = Aim((target,), terms(status.observed.state, wanted))
             down = int(wanted == "down")
-            self._claim(drawn.episode, Demand(aim.units, down, down * (unit in self._scheduler.bounds.nodes)))
+            self._claim(
+                drawn.episode, Demand(aim.units, down, down * (unit in self._scene.claims.bounds.nodes))
+            )
             episode = self._begin(HOLD, drawn, aim)
             self._counts[OPERATOR] = n
             await self._acted("hold", f"{unit} {wanted or 'as it is'}")
@@ -294,7 +271,7 @@ class Operator:
             await episode.mend(PATIENCE)
             self._scheduler.forget(episode)
         if not episode.undone:
-            raise Refused(_became(episode))
+            raise Refused(became(episode, PATIENCE))
         self._scene.claims.drop(
             episode.intent.episode
         )  # whoever waits for the unit need not wait for the steady state
@@ -324,36 +301,3 @@ class Operator:
 
     async def _acted(self, action: Any, what: str = "", seconds: float | None = None) -> None:
         await record(self._journal, OperatorActed(action=action, what=what, seconds=seconds))
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f", did you mean {near[0]}?" if near else f": there are {', '.join(known) or 'none'}"
-
-
-def _finite(seconds: float) -> float | None:
-    return round(seconds, 1) if math.isfinite(seconds) else None
-
-
-def _shown(episode: Episode) -> Answer:
-    return {
-        "episode": episode.intent.episode,
-        "type": episode.intent.type,
-        "targets": [target.unit for target in episode.intent.targets],
-        "stage": episode.stage,
-        "for": round(time.monotonic() - episode.since, 1),
-    }
-
-
-def _held(unit: str, status: UnitStatus) -> Answer:
-    observed: Observed = status.observed
-    return {"unit": unit, "by": status.holder, "desired": status.desired, "state": observed.state}
-
-
-def _became(episode: Episode) -> str:
-    name = episode.intent.episode
-    if episode.undone:
-        return f"{name} is undone"
-    if episode.settled.is_set():
-        return f"{name} could not be undone and is tried again at the end of the run: its journal says what is broken"
-    return f"{name} is being undone, which takes longer than {PATIENCE:.0f}s: see `soakd fault list`"

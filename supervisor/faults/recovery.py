@@ -188,6 +188,6 @@ async def _cut_short(fault: Fault, fleet: Fleet, intent: FaultIntent) -> str:
                 continue  # undo has more to say about that
             if seen.state is UnitState.ABSENT:
                 found.append(f"{target.unit} vanished before undo")
-            elif not fault.renews and seen.incarnation not in {None, target.incarnation}:
+            elif not fault.renews and not fault.is_in(seen.incarnation, target.incarnation):
                 found.append(f"{target.unit} was replaced before undo")
     return "; ".join(found)

@@ -9,33 +9,29 @@ has changed.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 
-from supervisor.engines.base import UnitState
-from supervisor.engines.fleet import Fleet
-from supervisor.engines.member import OUTSIDE
+from supervisor.faults.aiming import Aiming, intent_of
 from supervisor.faults.base import Aim, CannotAim, Expectations, Fault, Steady, World
+from supervisor.faults.change import changing, planned
 from supervisor.faults.claims import Claims
-from supervisor.faults.draws import Choice, Draw, choices
+from supervisor.faults.draws import Draw, choices
 from supervisor.faults.episode import LEAST, Episode, IntentLost, Scene
 from supervisor.faults.gate import Gate
 from supervisor.faults.hold import HOLD
-from supervisor.faults.limits import Bounds, Limits
-from supervisor.faults.lines import SKIP_PAUSE, Line
+from supervisor.faults.limits import Bounds, Limits, down
+from supervisor.faults.lines import Line
 from supervisor.faults.nemesis import Nemesis
+from supervisor.faults.play import Play
 from supervisor.faults.recovery import describe
 from supervisor.journal.base import Journal
 from supervisor.journal.events import DrawSkipped, FaultIntent
 
-AIM_TIMEOUT: Final = 10.0
-"""Seconds a kind may take to choose its targets (it may have to ask the broker for a leader)."""
-STEADY_ROUND: Final = 5.0
-"""Seconds after which a wait for the steady state is begun anew."""
 UNDONE: Final = 15.0
 """Seconds that `retire` waits for the undo of an episode."""
 FINISH_MARGIN: Final = 2.0
@@ -60,21 +56,20 @@ class Scheduler:
         expectations: Expectations | None = None,
     ) -> None:
         """`start` is the soak's start in monotonic seconds; nothing is injected while `guardian_alive` says False."""
-        self.bounds = bounds or Bounds(Limits())
-        claims = Claims(self.bounds, partial(_down, world.fleet))
+        claims = Claims(bounds or Bounds(Limits()), partial(down, world.fleet))
         self.scene = Scene(world, journal, steady, claims, expectations)
         self.seed, self.guardian_alive = seed, guardian_alive
         self.gate = Gate()
         """Closed while an operator has paused the faults: nothing is drawn then."""
         self.by_hand: dict[str, Episode] = {}
         """Episodes that an operator began, or whose fault has changed since, by id; what is over and undone is forgotten."""
+        self.aiming = Aiming(self.scene, self.gate, self.by_hand)
         self.finishing = False
         self._gone: dict[str, Line] = {}
         """Faults that the soak file had once: should one come again, its episodes are numbered on."""
         self.lines = {name: Line(name, fault, start) for name, fault in faults.items()}
-        self._nemesis, self._start, self._played, self._game = nemesis, start, start, 0
-        self._choices: Iterator[Choice] = choices(seed, nemesis) if nemesis else iter(())
-        self._resting = anyio.CancelScope()
+        self._start = start
+        self._play = Play(nemesis, choices(seed, nemesis), start, start) if nemesis else None
         self._stop, self._over = anyio.Event(), anyio.Event()
         self._over.set()
         self._group: TaskGroup | None = None
@@ -84,8 +79,8 @@ class Scheduler:
         self._over = anyio.Event()
         try:
             async with anyio.create_task_group() as self._group:
-                if self._nemesis:
-                    self._group.start_soon(self._play, self._nemesis, self._group, name="nemesis")
+                if self._play:
+                    self._group.start_soon(self._play.run, self, self._group, name="nemesis")
                 for line in self.lines.values():
                     if line.fault.scheduled:
                         self._group.start_soon(self._follow, line, name=f"fault {line.name}")
@@ -136,7 +131,8 @@ class Scheduler:
         self._stop.set()
         episodes = self.episodes()
         broken = [episode for episode in episodes if episode.broken]
-        self._resting.cancel()
+        if self._play:
+            self._play.end()
         for line in self.lines.values():
             line.waiting.cancel()
         for episode in episodes:
@@ -155,14 +151,14 @@ class Scheduler:
 
         If any could not, nothing else has changed: their faults have nothing more drawn, the others go on.
         """
-        changing = self._changing(faults)
-        for line in map(self.lines.__getitem__, changing):
+        anew = changing(self.lines, faults)
+        for line in map(self.lines.__getitem__, anew):
             line.retired = True
             line.waiting.cancel()
         episodes = [
             episode
             for episode in self.episodes()
-            if episode.intent.written in changing and episode.intent.type != HOLD.key
+            if episode.intent.written in anew and episode.intent.type != HOLD.key
         ]
         for episode in episodes:
             if not episode.closed:
@@ -184,42 +180,32 @@ class Scheduler:
 
     def adopt(self, faults: Mapping[str, Fault], nemesis: Nemesis | None, bounds: Bounds) -> None:
         """Draw from these faults from now on; those that have not changed go on as they are."""
-        self.bounds = self.scene.claims.bounds = bounds
-        changing = self._changing(faults)
-        for name in changing:
+        self.scene.claims.bounds = bounds
+        anew = changing(self.lines, faults)
+        for name in anew:
             self._keep(self.lines[name].episode)
-        gone = {name: self.lines.pop(name) for name in changing if name not in faults}
-        self._gone |= gone
+        self._gone |= {name: self.lines.pop(name) for name in anew if name not in faults}
         self._replace(
-            {name: fault for name, fault in faults.items() if name in changing or name not in self.lines}
+            {name: fault for name, fault in faults.items() if name in anew or name not in self.lines}
         )
-        if nemesis != self._nemesis:
-            self._nemesis, self._played = nemesis, time.monotonic()
-            self._game += 1
-            self._resting.cancel()
-            drawn = {name: line.drawn for name, line in self.lines.items()}
-            self._choices = choices(self.seed, nemesis, drawn) if nemesis else iter(())
-            if nemesis and self._group:
-                self._group.start_soon(self._play, nemesis, self._group, name="nemesis")
+        if nemesis != (self._play.nemesis if self._play else None):
+            self._draw_by(nemesis)
+
+    def _draw_by(self, nemesis: Nemesis | None) -> None:
+        """Have another nemesis draw from now on, or none."""
+        if self._play:
+            self._play.end()
+        drawn = {name: line.drawn for name, line in self.lines.items()}
+        self._play = None
+        if nemesis:
+            chosen = choices(self.seed, nemesis, drawn)
+            self._play = Play(nemesis, chosen, self._start, time.monotonic())
+            if self._group:
+                self._group.start_soon(self._play.run, self, self._group, name="nemesis")
 
     def planned(self, faults: Mapping[str, Fault]) -> dict[str, int]:
         """Return how many episodes a run must have seen in the end of faults whose schedule names their number, counted from now."""
-        now, changing, planned = time.monotonic() - self._start, self._changing(faults), dict[str, int]()
-        for name, fault in faults.items():
-            if fault.at is not None:
-                line = self.lines.get(name)
-                lived = line.episodes if line and name in changing else 0
-                due = [at for at in fault.at if at > now or (line and name not in changing)]
-                planned[name] = lived + min(len(due), fault.times or len(due))
-        return planned
-
-    def _changing(self, faults: Mapping[str, Fault]) -> list[str]:
-        """Return the faults there are that go or change, and those that come after them."""
-        changing = [name for name, line in self.lines.items() if faults.get(name) != line.written]
-        for line in self.lines.values():
-            if line.name not in changing and _follows(line.name, changing, faults):
-                changing.append(line.name)
-        return changing
+        return planned(self.lines, faults, time.monotonic() - self._start)
 
     def _replace(self, faults: Mapping[str, Fault]) -> None:
         """Put a new line in the place of each of these faults, and draw from it."""
@@ -244,40 +230,17 @@ class Scheduler:
         leader = self.lines.get(line.fault.after) if line.fault.after else None
         more = True
         while more and not (self.finishing or line.retired) and (drawn := line.next(self.seed)):
-            more = await self._turn(line, drawn, partial(line.wait, drawn, leader))
+            more = await self.turn(line, drawn, partial(line.wait, drawn, leader))
         line.end()  # not if it was cut off: a scheduler that crashed goes on
 
-    async def _play(self, nemesis: Nemesis, group: TaskGroup) -> None:
-        """Live what the nemesis draws."""
-        game = self._game
-        for choice in self._choices:
-            if game != self._game:
-                return
-            line = self.lines[choice.draw.fault] if choice.draw else None
-            since = self._start if choice.from_start else self._played
-            with anyio.CancelScope() as self._resting:
-                await anyio.sleep(max(0.0, since + choice.delay - time.monotonic()))
-                if nemesis.only_when:
-                    await self._steady()
-                if line is None:
-                    await anyio.sleep(0 if choice.delay else SKIP_PAUSE)
-            if self.finishing or game != self._game:
-                return
-            if line and choice.draw and nemesis.overlap:
-                if line.busy:
-                    self._skip(line, choice.draw, "its last episode is still open")
-                else:
-                    line.busy = True
-                    group.start_soon(self._turn, line, choice.draw, _now, name=f"fault {line.name}")
-                await anyio.sleep(0 if choice.delay else SKIP_PAUSE)
-            elif line and choice.draw:
-                await self._turn(line, choice.draw, _now)
-            self._played = max(time.monotonic(), line.earliest if line else 0.0)
+    async def steady(self) -> None:
+        """Wait for the steady state, however long that takes."""
+        await self.aiming.steady()
 
-    async def _turn(self, line: Line, drawn: Draw, due: Callable[[], Awaitable[bool]]) -> bool:
+    async def turn(self, line: Line, drawn: Draw, due: Callable[[], Awaitable[bool]]) -> bool:
         """Live one draw as soon as it is due; False: nothing more is to come from this fault."""
         if line.broken:
-            self._skip(
+            self.skip(
                 line, drawn, "the one before could not be undone: nothing more is drawn from this fault"
             )
             return False
@@ -294,16 +257,12 @@ class Scheduler:
             self.scene.claims.drop(drawn.episode)
         return True
 
-    async def _steady(self) -> None:
-        while not (await self.scene.steady.wait(STEADY_ROUND))[0]:
-            pass
-
     # --- whom it meets -----------------------------------------------------------------------------------------------
 
     async def _aim(self, line: Line, drawn: Draw) -> Aim | None:
         """Choose the targets and have them for this episode alone; None: the draw was skipped."""
         try:
-            aim = await self._ready(line.fault, drawn)
+            aim = await self.aiming.ready(line.fault, drawn)
         except CannotAim as error:
             reason = str(error)
         except Exception as error:  # noqa: BLE001  # whatever a kind raises: nothing was done yet, and the journal tells
@@ -312,57 +271,8 @@ class Scheduler:
             if self.guardian_alive():
                 return aim
             reason = "the guardian is gone: nobody would undo it if soakd died"
-        self._skip(line, drawn, reason)
+        self.skip(line, drawn, reason)
         return None
-
-    async def _ready(self, fault: Fault, drawn: Draw) -> Aim:
-        """Aim and look what is expected before, once the gate is open and none by hand is in place; again if somebody closed it meanwhile."""
-        while True:
-            await self.gate.opened()
-            for episode in self._by_hand_of(drawn.fault):
-                await episode.settled.wait()
-                if not episode.undone:
-                    raise CannotAim(f"{episode.intent.episode} could not be undone: mend that first")
-            aim = await self._claim(fault, drawn)
-            await self.expect_before(drawn.fault, drawn.episode)
-            if not (self.gate.left or self._by_hand_of(drawn.fault)):
-                return aim
-            self.scene.claims.drop(drawn.episode)
-
-    def _by_hand_of(self, fault: str) -> list[Episode]:
-        """Return the episodes by hand of a fault of which something is in place, or may be: it has one at a time."""
-        return [one for one in self.by_hand.values() if one.intent.written == fault and not one.undone]
-
-    async def expect_before(self, fault: str, episode: str) -> None:
-        """Raise CannotAim if what is expected before an episode does not hold: it would show nothing."""
-        expectations = self.scene.expectations
-        failing = await expectations.meet(fault, episode, "before") if expectations else ()
-        if failing:
-            raise CannotAim(f"expected before it, and not seen: {', '.join(failing)}")
-
-    async def _claim(self, fault: Fault, drawn: Draw) -> Aim:
-        """Aim when the system is as it should be and there is room; again after each wait, since it has changed meanwhile."""
-        claims = self.scene.claims
-        if fault.only_when:
-            await self._steady()
-        aim = await self.choose(fault, drawn)
-        while await claims.take(drawn.episode, self.bounds.demand(fault, aim)):
-            steady = not fault.only_when or (await self.scene.steady.wait(STEADY_ROUND))[0]
-            before, aim = aim, await self.choose(fault, drawn)
-            if steady and aim.units == before.units:
-                break
-            claims.drop(drawn.episode)
-            if not steady:
-                await self._steady()
-        return aim
-
-    async def choose(self, fault: Fault, drawn: Draw) -> Aim:
-        """Have a fault choose its targets; CannotAim if there are none, or they would be too much even alone."""
-        with anyio.fail_after(AIM_TIMEOUT):
-            aim = await fault.aim(self.scene.world, drawn.rng())
-        if why := self.bounds.never(self.bounds.demand(fault, aim)):
-            raise CannotAim(why)
-        return aim
 
     async def _live(self, line: Line, drawn: Draw, aim: Aim) -> None:
         line.episode = Episode(line.fault, intent_of(line.fault, drawn, aim), self.scene)
@@ -371,48 +281,12 @@ class Scheduler:
             await line.episode.live()
         except IntentLost as error:
             line.episodes, lived = line.episodes - 1, False
-            self._skip(line, drawn, str(error))
+            self.skip(line, drawn, str(error))
         finally:
             line.close(lived=lived)
             self.forget(line.episode)
 
-    def _skip(self, line: Line, drawn: Draw, reason: str) -> None:
+    def skip(self, line: Line, drawn: Draw, reason: str) -> None:
+        """A draw comes to nothing, and the journal says why."""
         line.skip(drawn)
         self.scene.journal.emit(DrawSkipped(fault=line.name, n=drawn.n, reason=reason))
-
-
-def intent_of(fault: Fault, drawn: Draw, aim: Aim) -> FaultIntent:
-    """Return what is about to be done, as the journal has it."""
-    return FaultIntent(
-        episode=drawn.episode,
-        fault=drawn.fault,
-        type=fault.key,
-        n=drawn.n,
-        targets=aim.targets,
-        undo=aim.undo,
-    )
-
-
-def _follows(name: str, others: list[str], faults: Mapping[str, Fault]) -> bool:
-    """Say whether a fault comes after one of the others, over however many in between."""
-    while (after := faults[name].after) is not None:
-        if after in others:
-            return True
-        name = after
-    return False
-
-
-async def _now() -> bool:
-    """A draw of the nemesis is due when it is made."""
-    await anyio.lowlevel.checkpoint()
-    return True
-
-
-def _down(fleet: Fleet) -> list[str]:
-    """Return the units that are down or frozen; not those that somebody outside has left down."""
-    known = {unit: fleet.status(unit) for unit in fleet.ids}
-    return [
-        unit
-        for unit, status in known.items()
-        if status.observed.state is not UnitState.UP and status.holder != OUTSIDE
-    ]

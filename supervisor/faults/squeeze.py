@@ -28,13 +28,13 @@ def _enough(size: int) -> int:
 
 
 class Squeeze(UnitFault, ABC):
-    """Lower a limit of units for `hold`. It stays with them when they are started anew meanwhile.
+    """Lower a limit of units for `hold`. It stays with them when they are started anew meanwhile; a container that is made anew has none.
 
     Whoever sets another limit in the meantime keeps it: undo takes back what is still as inject left it.
     """
 
     needs = CanLimit
-    in_targets: ClassVar[bool] = False
+    stays: ClassVar[bool] = True
     instead: ClassVar[str] = "local processes need control groups for that: set cgroups: true at their engine"
 
     hold: Duration = Field(gt=0, description="How long the limit holds.")

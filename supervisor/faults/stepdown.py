@@ -43,6 +43,7 @@ class Stepdown(OfAccount):
     """
 
     key: ClassVar[str] = "stepdown"
+    over: ClassVar[str] = "is over with the election"
 
     stepdown: Annotated[Group | None, BeforeValidator(_lift, json_schema_input_type=str | Group)] = Field(
         description="meta, or {stream: ...}, or {stream: ..., consumer: ...}."

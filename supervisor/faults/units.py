@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import ClassVar, Final, TypeVar
 
 import anyio
-from pydantic import model_validator
 
 from supervisor.engines.base import EngineError, GoneError, UnitState
 from supervisor.engines.fleet import Desired, Fleet, Held, Protected
@@ -92,14 +91,7 @@ class UnitFault(Fault, ABC):
 class AtOnce(UnitFault, ABC):
     """One that is over as soon as inject is: there is nothing to hold."""
 
-    @model_validator(mode="after")
-    def _no_hold(self) -> AtOnce:
-        if self.hold:
-            raise ValueError(f"hold: a {self.key} {self.over}, leave hold out")
-        return self
-
     over: ClassVar[str] = "is over at once"
-    """When it is over, in words."""
 
 
 async def choose(fleet: Fleet, selector: Selector, rng: random.Random) -> tuple[str, ...]:

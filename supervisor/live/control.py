@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,7 @@ import anyio
 import anyio.to_thread
 
 from supervisor.journal.runs import RunIndex
-from supervisor.soakfile.load import load
-from supervisor.web.control import ADDRESS, ANSWER, SOCKET, TOKEN
+from supervisor.web.place import ADDRESS, ANSWER, SOCKET, TOKEN
 
 PATIENCE: Final = ANSWER + 5.0
 """Seconds for one request; the endpoint itself answers before."""
@@ -50,22 +49,25 @@ def way_to(what: str | None, index: RunIndex, env: Mapping[str, str]) -> Way:
     if what and "://" in what:
         return Way(what, None, _url(what), token)
     if what and not Path(what).is_dir():
+        # All kinds there are come along with it, which takes longer than everything else here.
+        from supervisor.soakfile.load import load  # noqa: PLC0415
+
         soak = load(Path(what)).soak
-        runs = index.living(soak.soak)
-        if not runs:
-            raise CannotControl(f"no run of {soak.soak} goes on here: start one with `soakd run {what}`")
+        runs, none = index.living(soak.soak), f"start one with `soakd run {what}`"
         written = soak.control.token.get_secret_value() if soak.control else None
-        return _of_run(runs[0], token or written)
-    return _of_run(Path(what) if what else _only_run(index), token)
+        return _of_run(_only(runs, f" of {soak.soak}", none), token or written)
+    if what:
+        return _of_run(Path(what), token)
+    return _of_run(_only(index.living(), "", "say which one is meant, by FILE, RUN_DIR or URL"), token)
 
 
-def _only_run(index: RunIndex) -> Path:
-    runs = index.living()
+def _only(runs: Sequence[Path], of: str, none: str) -> Path:
+    """Return the one run there is; CannotControl if there is none, WrongWords if there are more: nobody guesses which is meant."""
     if not runs:
-        raise CannotControl("no run goes on here: say which one is meant, by FILE, RUN_DIR or URL")
+        raise CannotControl(f"no run{of} goes on here: {none}")
     if len(runs) > 1:
         listed = "".join(f"\n  {run}" for run in runs)
-        raise WrongWords(f"{len(runs)} runs go on here; say which one is meant:{listed}")
+        raise WrongWords(f"{len(runs)} runs{of} go on here; say which one is meant:{listed}")
     return runs[0]
 
 

@@ -8,7 +8,8 @@ from itertools import combinations
 from typing import Final
 
 from supervisor.faults.base import Fault
-from supervisor.faults.corrupt import Corrupt, Key, Keys
+from supervisor.faults.corrupt import Corrupt
+from supervisor.faults.corruption import Key, Keys
 from supervisor.faults.crash_loop import CrashLoop
 from supervisor.faults.kill import Kill
 from supervisor.faults.schedule import Schedule

@@ -91,12 +91,17 @@ def warnings(loaded: Loaded, runs: FilePath = FilePath("runs")) -> list[str]:
         for name, link in soak.links.items()
         if (problem := link.problem(listening))
     ]
-    layout, site = checks.layout(whole(soak, {})), Site(base, runs)
-    faults = [
-        (loaded.where("faults", name), list(one.missing(layout, site))) for name, one in soak.faults.items()
-    ]
+    found = [f"{where}: {problem}" for where, problems in engines + links + loads for problem in problems]
+    return [*found, *missing(loaded, runs, soak.faults)]
+
+
+def missing(loaded: Loaded, runs: FilePath, faults: Iterable[str]) -> list[str]:
+    """Return what of this machine and its engines keeps these faults from working just now, each with its place in the file. Blocks."""
+    layout, site = checks.layout(whole(loaded.soak, {})), Site(loaded.base, runs)
     return [
-        f"{where}: {problem}" for where, problems in engines + links + loads + faults for problem in problems
+        f"{loaded.where('faults', name)}: {problem}"
+        for name in faults
+        for problem in loaded.soak.faults[name].missing(layout, site)
     ]
 
 

@@ -22,28 +22,33 @@ import anyio.to_thread
 import structlog
 from aiohttp import web
 from anyio.streams.memory import MemoryObjectSendStream
-from pydantic import Field, ValidationError
+from pydantic import ValidationError, field_validator
 
 from supervisor.faults.operator import Answer, Operator, Refused
 from supervisor.journal.files import write_atomically
 from supervisor.kinds import Strict
 from supervisor.values import Duration
 from supervisor.web.app import SHUTDOWN, EndpointError
+from supervisor.web.place import ADDRESS, ANSWER, SOCKET, TOKEN
 
 _log: Final = structlog.get_logger("soakd")
-SOCKET: Final = "control.sock"
-"""The file of a run directory that is the control endpoint, as long as it is open."""
-ADDRESS: Final = "control"
-"""The file that has the URL instead, where the endpoint is a port."""
-TOKEN: Final = "SOAKD_CONTROL_TOKEN"  # noqa: S105  # the name of the variable
 MODE: Final = 0o600
 MAX_BYTES: Final = 65536
 """Of a request: names and numbers."""
-ANSWER: Final = 30.0
-"""Seconds until a request is answered, done or not."""
 CLIENTS: Final = 16
 """Requests that may wait to be taken; a person has one."""
 _BUG: Final = 500
+_WORDS: Final[Mapping[str, str]] = {
+    "extra_forbidden": "there is no such key",
+    "missing": "it is missing",
+    "json_invalid": "expected JSON",
+    "model_type": "expected a JSON object",
+    "string_type": "expected text",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "literal_error": "expected up or down",
+}
+"""What is said of a wrong request, by pydantic's name for what is wrong with it."""
 
 
 class Nothing(Strict):
@@ -53,8 +58,15 @@ class Nothing(Strict):
 class Pause(Strict):
     """`/faults/pause`."""
 
-    seconds: Duration | None = Field(None, gt=0)
+    seconds: Duration | None = None
     finish: bool = False
+
+    @field_validator("seconds")
+    @classmethod
+    def _some(cls, seconds: float | None) -> float | None:
+        if seconds == 0:
+            raise ValueError("expected more than 0")
+        return seconds
 
 
 class Inject(Strict):
@@ -162,7 +174,7 @@ def _why(error: Exception) -> tuple[int, str]:
         case ValidationError():
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the request"
-            return 400, f"{where}: {first['msg'].removeprefix('Value error, ')}"
+            return 400, f"{where}: {_WORDS.get(first['type']) or first['msg'].removeprefix('Value error, ')}"
         case TimeoutError():
             return 504, f"there was no answer within {ANSWER:.0f}s: see `soakd fault list`"
         case web.HTTPException():

@@ -28,7 +28,7 @@ from supervisor.faults.registry import FAULTS
 from supervisor.journal.events import EndReason, RunEnded, UndoFailed
 from supervisor.journal.replay import replay
 from supervisor.recover import read_past
-from supervisor.web.control import SOCKET
+from supervisor.web.place import SOCKET
 
 PHASES = ("aim", "inject", "hold", "undo")
 DYING = Path(__file__).with_name("dying.py")

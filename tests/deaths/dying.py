@@ -67,10 +67,10 @@ class Death:
 
 def arm() -> None:
     """Watch the phases of every fault: those that are drawn, those injected by hand, and units that are held."""
+    from supervisor.faults.aiming import Aiming  # noqa: PLC0415
     from supervisor.faults.hold import Hold  # noqa: PLC0415  # in memory already, but not where this file is run to say what it is
     from supervisor.faults.operator import Operator  # noqa: PLC0415
     from supervisor.faults.registry import FAULTS  # noqa: PLC0415
-    from supervisor.faults.scheduler import Scheduler  # noqa: PLC0415
     from supervisor.journal.events import OPERATOR  # noqa: PLC0415
 
     death = Death(**json.loads(os.environ["SOAKD_DEATH"]))
@@ -78,11 +78,11 @@ def arm() -> None:
     def of(intent: Any) -> str:
         return HOLD if intent.fault == OPERATOR else str(intent.written)
 
-    def drawn(_scheduler: Any, _fault: Any, draw: Any) -> str:
+    def drawn(_aiming: Any, _fault: Any, draw: Any) -> str:
         return str(draw.fault.removesuffix("@operator"))
 
     watched: list[tuple[type, str, Callable[..., str], str, str]] = [
-        (Scheduler, "choose", drawn, "aim", "aim"),
+        (Aiming, "choose", drawn, "aim", "aim"),
         (Operator, "hold", lambda *_: HOLD, "aim", ""),
     ]
     for kind in (*FAULTS.kinds.values(), Hold):

@@ -1,134 +1,25 @@
 """Whoever acts on units at the same time: nobody starts what somebody else holds, and every exit has its true cause.
 
-A real engine cannot be made to produce every order of events, so this one is in memory: each of its calls, each end of a unit and
-each telling of it takes as many turns of the event loop as hypothesis likes.
+The real watchdogs and faults play on the same stage in `tests/faults/test_watchdog_contract.py`; here everybody does as he likes.
 """
-
-# ruff: noqa: ARG002  # an engine in memory has no use for many of its arguments
 
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar
-from itertools import count, cycle
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
-from anyio.streams.memory import MemoryObjectReceiveStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagined_engine import ACTOR, UNITS, Imagined
 
-from supervisor.engines.base import EngineError, Exit, Observed, UnitState
+from supervisor.engines.base import EngineError
 from supervisor.engines.fleet import Desired, Fleet, Held
 from supervisor.journal.events import Cause, Event, UnitExited, UnitStarted
 
-UNITS = ("a", "b")
-ACTOR: ContextVar[str] = ContextVar("ACTOR")
 ASKS = signal.SIGUSR2
-
-
-class Imagined:
-    """An engine whose units live in a dictionary, and which knows why each of them ended."""
-
-    def __init__(self, turns: list[int], group: TaskGroup) -> None:
-        self._turns, self._group, self._numbers = cycle(turns), group, count(1)
-        self.fleet: Fleet
-        self.alive: dict[str, str] = {}
-        self.marks: dict[str, list[tuple[str, int]]] = {}
-        """For each incarnation who sent what, in order."""
-        self.truth: dict[str, tuple[Cause, str | None]] = {}
-        self._send, self._receive = anyio.create_memory_object_stream[Exit](10_000)
-        self._told = anyio.Lock()
-
-    async def turns(self) -> None:
-        for _ in range(next(self._turns)):
-            await checkpoint()
-
-    def close(self) -> None:
-        self._send.close()
-        self._receive.close()
-
-    async def observe(self) -> Mapping[str, Observed]:
-        seen = {
-            unit: Observed(UnitState.UP, self.alive[unit]) if unit in self.alive else Observed(UnitState.DOWN)
-            for unit in UNITS
-        }
-        await self.turns()
-        return seen
-
-    async def start(self, unit: str) -> Observed:
-        await self.turns()
-        assert unit not in self.alive, "the fleet starts only what is down"
-        self.alive[unit] = incarnation = f"{unit}-{next(self._numbers)}"
-        self.marks[incarnation] = []
-        return Observed(UnitState.UP, incarnation)
-
-    async def ready(self, unit: str) -> None:
-        await self.turns()
-
-    async def stop(self, unit: str, timeout: float | None = None) -> None:
-        incarnation = self._mark(unit, signal.SIGTERM)
-        await self.turns()
-        self.end(unit, incarnation)
-
-    async def kill(self, unit: str, signal: int) -> None:
-        incarnation = self._mark(unit, signal)
-        if incarnation is None:
-            raise EngineError("not running")
-        await self.turns()
-        self._group.start_soon(self._end_later, unit, incarnation)
-
-    async def _end_later(self, unit: str, incarnation: str) -> None:
-        await self.turns()
-        self.end(unit, incarnation)
-
-    def _mark(self, unit: str, number: int) -> str | None:
-        incarnation = self.alive.get(unit)
-        if incarnation:
-            self.marks[incarnation].append((ACTOR.get(), number))
-        return incarnation
-
-    def end(self, unit: str, incarnation: str | None) -> None:
-        """A unit ends, by a signal or by itself: then for whoever had told it to before."""
-        if incarnation is None or self.alive.get(unit) != incarnation:
-            return
-        del self.alive[unit]
-        mono = time.monotonic()
-        status = self.fleet.status(unit)
-        if marks := self.marks[incarnation]:
-            self.truth[incarnation] = _cause(marks[0][0]), marks[0][0]
-        elif status.holder and status.desired is Desired.DOWN:
-            self.truth[incarnation] = _cause(status.holder), status.holder
-        else:
-            self.truth[incarnation] = Cause.CRASH, None
-        self._group.start_soon(self._tell, Exit(unit, incarnation, 1, mono=mono))
-
-    async def _tell(self, gone: Exit) -> None:
-        async with self._told:  # exits are told in order
-            await self.turns()
-            self._send.send_nowait(gone)
-
-    async def logs(
-        self,
-        unit: str,
-        *,
-        last: int | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        stamped: bool = False,
-    ) -> bytes:
-        return b""
-
-    def exits(self) -> MemoryObjectReceiveStream[Exit]:
-        return self._receive.clone()
-
-
-def _cause(by: str) -> Cause:
-    return {"run": Cause.RUN, "operator": Cause.OPERATOR}.get(by, Cause.EPISODE)
 
 
 class Notes:
@@ -155,7 +46,7 @@ acts = st.tuples(
 crashes = st.lists(st.tuples(st.integers(0, 12), st.sampled_from(UNITS)), max_size=5)
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=80)
 @given(
     scripts=st.fixed_dictionaries(
         {actor: st.lists(acts, max_size=6) for actor in ("x#1", "y#2", "operator", "run")}

@@ -26,7 +26,8 @@ from supervisor.broker.options import Broker
 from supervisor.engines.program import run_program
 from supervisor.faults import recovery
 from supervisor.faults.base import CannotAim, Fault, UndoError
-from supervisor.faults.corrupt import MARK, damaged
+from supervisor.faults.corrupt import MARK
+from supervisor.faults.corruption import damaged
 from supervisor.faults.draws import Draw
 from supervisor.faults.recovery import undo_open
 from supervisor.faults.registry import FAULTS

@@ -226,13 +226,16 @@ async def test_what_is_aimed_by_hand_while_its_fault_goes_is_not_begun(stage: St
             await slow.aiming.wait()
             assert await scheduler.retire({}) == ()
             slow.go.set()
-        scheduler.adopt({}, None, scheduler.bounds)
+        scheduler.adopt({}, None, scheduler.scene.claims.bounds)
     assert why == ["the soak file is being changed, and a with it: try again"]
     assert slow.script.asked == []
 
 
 @pytest.mark.parametrize("overlap", [False, True])
-async def test_a_nemesis_is_paused_aborted_and_goes_on(stage: Stage, overlap: bool) -> None:
+async def test_a_nemesis_is_paused_aborted_and_goes_on(
+    stage: Stage, overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.faults.lines.SKIP_PAUSE", 0.02)  # some draws find their fault still open
     stage.nemesis = Nemesis.model_validate({"of": ["a", "b"], "every": "1ms", "overlap": overlap})
     scripts = {"a": Script(units=("n1",)), "b": Script(units=("n2",))}
     faults = {name: Scripted.model_validate({"scripted": one, "hold": "1h"}) for name, one in scripts.items()}

@@ -20,7 +20,7 @@ from supervisor.faults.claims import Claims
 from supervisor.faults.draws import choices, chosen
 from supervisor.faults.limits import Bounds, Demand, Limits
 from supervisor.faults.nemesis import Nemesis
-from supervisor.journal.events import DrawSkipped, EpisodeClosed, FaultIntent, FaultUndone, Target
+from supervisor.journal.events import DrawSkipped, EpisodeClosed, FaultIntent, FaultUndone, Target, UnitExited
 
 
 def fault(script: Script, **keys: object) -> Scripted:
@@ -46,7 +46,7 @@ def intents(stage: Stage) -> list[str]:
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("supervisor.faults.lines.SKIP_PAUSE", 0.02)
-    monkeypatch.setattr("supervisor.faults.scheduler.SKIP_PAUSE", 0.02)
+    monkeypatch.setattr("supervisor.faults.play.SKIP_PAUSE", 0.02)
     monkeypatch.setattr("supervisor.faults.claims.LOOK", 0.02)
 
 
@@ -92,7 +92,7 @@ async def test_closes_that_it_was_too_busy_for_count_as_one(stage: Stage) -> Non
 
 
 async def test_it_waits_until_the_system_is_steady(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.faults.scheduler.STEADY_ROUND", 0.05)
+    monkeypatch.setattr("supervisor.faults.aiming.STEADY_ROUND", 0.05)
     stage.system.steady = anyio.Event()
     async with stage.running(a=fault(Script(), only_when="steady")):
         await until(lambda: len(stage.system.asked) >= 3)
@@ -145,6 +145,16 @@ async def test_a_unit_that_is_down_anyway_counts(stage: Stage, opened: Open) -> 
             assert not intents(stage)
             await fleet.start("n2", by="operator")
             await stage.watch.until(EpisodeClosed)
+
+
+async def test_a_unit_that_has_ended_in_peace_does_not_count(stage: Stage, opened: Open) -> None:
+    stage.bounds = bounds(units_down=1)
+    async with opened(a="exit 0", b="sleep 1000", start=False) as fleet:
+        fleet.let_end("a")
+        await fleet.start_all()
+        await stage.watch.until(UnitExited, unit="a")
+        async with stage.running(a=fault(Script(units=("b",)))):
+            await stage.watch.until(FaultIntent)
 
 
 async def test_faults_that_meet_leave_the_broker_its_majority(stage: Stage) -> None:
@@ -298,6 +308,25 @@ async def test_it_ends_with_the_run_while_it_waits(stage: Stage) -> None:
         await anyio.wait_all_tasks_blocked()
     assert time.monotonic() - before < PATIENCE
     assert not intents(stage)
+
+
+async def test_it_ends_with_the_run_though_more_would_come_after_what_is_open(stage: Stage) -> None:
+    stage.nemesis = Nemesis.model_validate({"of": ["a"], "at": ["0s", "1h"]})
+    with anyio.fail_after(PATIENCE):
+        async with stage.running(finish=2 * PATIENCE, a=drawn(hold="1h")):
+            await stage.watch.until(FaultIntent)
+    assert intents(stage) == ["a#1"]
+
+
+async def test_what_it_would_draw_while_faults_are_paused_is_not_lost(stage: Stage) -> None:
+    stage.nemesis = Nemesis.model_validate({"of": ["a", "b"], "every": "1ms", "overlap": True})
+    async with stage.running(a=drawn(), b=drawn()) as scheduler:
+        scheduler.gate.close()
+        await anyio.sleep(0.1)
+        assert not stage.watch.all(DrawSkipped)
+        scheduler.gate.open()
+        await stage.watch.until(EpisodeClosed, episode="a#1")
+        await stage.watch.until(EpisodeClosed, episode="b#1")
 
 
 async def test_quiet_draws_do_not_spin(stage: Stage) -> None:

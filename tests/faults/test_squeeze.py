@@ -256,7 +256,20 @@ async def test_a_container_is_squeezed_and_given_back_what_it_had(
             assert in_kernel(docker.inspect(unit)["State"]["Pid"]) >= 2**62
         await soak.fleet.stop(unit, by="operator", timeout=1)
         await soak.fleet.start(unit, by="operator")  # the engine starts it with what was given back
-    assert len(stage.watch.all(FaultInjected)) == len(stage.watch.all(FaultUndone)) == 2
+        assert len(stage.watch.all(FaultInjected)) == len(stage.watch.all(FaultUndone)) == 2
+        assert [one.truncated for one in stage.watch.all(EpisodeClosed)] == ["", ""]
+        if not host:
+            async with stage.running(anew=kind(cpu_squeeze=unit, cpus=0.1, hold="1h")) as scheduler:
+                await stage.watch.until(FaultInjected, episode="anew#1")
+                life = soak.fleet.status(unit).observed.incarnation
+                docker.remove(unit)
+                docker.create(unit, IDLE)
+                docker.start(unit)
+                await until(lambda: soak.fleet.status(unit).observed.incarnation not in {None, life})
+                assert await scheduler.finish(5) == ()
+            closed = await stage.watch.until(EpisodeClosed, episode="anew#1")
+            assert closed.truncated == f"{unit} was up when inject ended and was replaced before undo"
+            assert await limits(soak.fleet, unit) == before
     assert not stage.watch.all(FaultFailed)
 
 

@@ -13,10 +13,12 @@ import pytest
 
 from supervisor.faults.operator import Answer, Refused
 from supervisor.journal.events import TaskCrashed
+from supervisor.journal.runs import RunIndex
 from supervisor.journal.writer import JournalWriter
-from supervisor.live.control import CannotControl, Way, WrongWords, ask
+from supervisor.live.control import CannotControl, Way, WrongWords, ask, way_to
 from supervisor.supervision import Supervisor
-from supervisor.web.control import ADDRESS, SOCKET, Place, control
+from supervisor.web.control import Place, control
+from supervisor.web.place import ADDRESS, SOCKET
 
 
 class Person:
@@ -68,17 +70,46 @@ async def test_a_socket_for_its_owner_alone_however_long_its_path(
             await ask(way, "POST", "/faults/resume")
         for body, said in (
             ({"seconds": "soon"}, "seconds: expected a duration"),
-            ({"seconds": "0s"}, "seconds: .*greater than 0"),
-            ({"forever": True}, "forever: "),
+            ({"seconds": "0s"}, "seconds: expected more than 0"),
+            ({"forever": True}, "forever: there is no such key"),
+            ({"finish": "perhaps"}, "finish: expected true or false"),
         ):
             with pytest.raises(WrongWords, match=said):
                 await ask(way, "POST", "/faults/pause", body)
+        with pytest.raises(WrongWords, match="unit: it is missing"):
+            await ask(way, "POST", "/units/hold", {})
         with pytest.raises(WrongWords, match="Not Found"):
             await ask(way, "POST", "/faults/explode")
         with pytest.raises(CannotControl, match="Too Large"):
             await ask(way, "POST", "/faults/pause", {"seconds": "1" * 100_000})
     with pytest.raises(CannotControl, match="cannot reach the run at here"):
         await ask(way, "GET", "/faults")
+
+
+def test_which_run_is_meant_is_never_guessed(tmp_path: Path) -> None:
+    index, file = RunIndex(tmp_path / "index"), tmp_path / "soak.yaml"
+    file.write_text("soak: shop\n")
+    with pytest.raises(CannotControl, match="no run goes on here"):
+        way_to(None, index, {})
+    with pytest.raises(CannotControl, match="no run of shop goes on here: start one with `soakd run "):
+        way_to(str(file), index, {})
+    with pytest.raises(CannotControl, match="no control endpoint: the run is over"):
+        way_to(str(tmp_path), index, {})
+    entries, runs = [], [tmp_path / name for name in ("one", "two")]
+    try:
+        for run in runs:
+            entries.append(index.enter(run.name, run, "shop"))
+            run.mkdir()
+            (run / ADDRESS).write_text(f"http://127.0.0.1/{run.name}")
+            if run is runs[0]:
+                assert way_to(None, index, {}) == way_to(str(file), index, {}) == way_to(str(run), index, {})
+        for what, told in ((None, "2 runs go on here"), (str(file), "2 runs of shop go on here")):
+            with pytest.raises(WrongWords, match=told) as raised:
+                way_to(what, index, {})
+            assert all(str(run) in str(raised.value) for run in runs)
+    finally:
+        for entry in entries:
+            entry.leave()
 
 
 async def test_a_port_needs_the_token(journal: JournalWriter, tmp_path: Path) -> None:

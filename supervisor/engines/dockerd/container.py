@@ -80,6 +80,8 @@ class Container:
     stop_timeout: float | None
     network: str
     """Its network mode: the name of a network, or host, none, container:<id>."""
+    ipv6: bool
+    """It has an IPv6 address on one of its networks just now."""
     mounts: Mapping[str, str]
     """Where its volumes are: path in the container -> directory of the engine's machine, empty for one in memory."""
     labels: Mapping[str, str] = field(repr=False)
@@ -159,9 +161,16 @@ def read(data: Mapping[str, Any]) -> Container:
         stop_signal=_signal(config.get("StopSignal")),
         stop_timeout=config.get("StopTimeout"),
         network=host.get("NetworkMode") or "",
+        ipv6=any(end.get("GlobalIPv6Address") for end in _ends(data)),
         mounts={one["Destination"]: one.get("Source") or "" for one in data.get("Mounts") or ()},
         labels=config.get("Labels") or {},
     )
+
+
+def _ends(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return its endpoints, one for each of its networks."""
+    networks = (data.get("NetworkSettings") or {}).get("Networks") or {}
+    return [end for end in networks.values() if end]
 
 
 def _signal(text: str | None) -> int:

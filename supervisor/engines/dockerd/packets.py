@@ -29,25 +29,29 @@ PATIENCE: Final = 10.0
 """Seconds that a packet filter may take; it takes milliseconds, unless somebody else keeps its lock."""
 PROGRAMS: Final = ("iptables", "iptables-restore", "ip6tables", "ip6tables-restore", "nsenter", "unshare")
 _WAIT: Final = "--wait 5"
-_TRY: Final = (
-    "unshare",
-    "--net",
-    *("iptables", "-A", "INPUT", "-s", "192.0.2.1", "-m", "comment", "--comment", "soakd", "-j", "DROP"),
-)
-"""Tries it where it hurts nobody: in a network namespace of its own, which ends with it."""
+_IPV4: Final = ("iptables", "192.0.2.1")
+_IPV6: Final = ("ip6tables", "2001:db8::1")
+"""Programs, each with an address that belongs to nobody, to try them with."""
 
 
-def lacks() -> str:
-    """Say what keeps this machine from filtering packets; empty if nothing does. Blocks for some milliseconds."""
+def lacks(*, ipv6: bool) -> str:
+    """Say what keeps this machine from filtering packets, with `ipv6` those of IPv6 too; empty if nothing does. Blocks for milliseconds."""
     if missing := [program for program in PROGRAMS if not shutil.which(program)]:
         return f"{', '.join(missing)} missing on PATH: install iptables and util-linux"
+    return _try(*_IPV4) or (_try(*_IPV6) if ipv6 else "")
+
+
+def _try(program: str, address: str) -> str:
+    """Try a packet filter where it hurts nobody: in a network namespace of its own, which ends with it."""
+    rule = ("-A", "INPUT", "-s", address, "-m", "comment", "--comment", "soakd", "-j", "DROP")
+    command = ("unshare", "--net", program, *rule)
     try:
-        done = subprocess.run(_TRY, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"iptables cannot be tried: {error}"
+        return f"{program} cannot be tried: {error}"
     if done.returncode == 0:
         return ""
-    return f"iptables cannot be used ({done.stderr.strip()}): run soakd as root, on a kernel with a packet filter"
+    return f"{program} cannot be used ({done.stderr.strip()}): run soakd as root, on a kernel with a packet filter"
 
 
 def unreachable(container: Container) -> str:
@@ -104,8 +108,14 @@ async def cut_off(place: Namespace, name: str, cut: Cut) -> None:
 
 async def let_through(place: Namespace, name: str) -> None:
     """Take the rules called `name` out of a namespace; none there: no error."""
-    for program in ("iptables", "ip6tables"):
-        chains = await _chains(place, program)
+    for program, address in (_IPV4, _IPV6):
+        try:
+            chains = await _chains(place, program)
+        except EngineError:
+            why = await to_thread.run_sync(_try, program, address) if program == _IPV6[0] else ""
+            if why:
+                continue  # a kernel without it, where there cannot be any
+            raise
         lines = [
             line
             for side in (_Side("INPUT"), _Side("OUTPUT"))
