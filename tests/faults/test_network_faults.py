@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,12 @@ class Three:
     stage: Stage
     names: dict[str, str]
     network: str
+    key: str = "IPAddress"
+    """Which of their addresses they are called by."""
 
     def address(self, unit: str) -> str:
         ends = self.docker.inspect(self.names[unit])["NetworkSettings"]["Networks"]
-        return str(ends[self.network]["IPAddress"]) if self.network in ends else "192.0.2.1"
+        return str(ends[self.network][self.key]) if self.network in ends else "192.0.2.1"
 
     async def reaches(self, one: str, other: str) -> bool:
         assert self.stage.fleet
@@ -79,24 +83,43 @@ class Three:
             return False
         return True
 
-    def rules(self, unit: str) -> list[str]:
+    def by_ipv6(self) -> Three:
+        """The same, who call each other by their other addresses."""
+        return replace(self, key="GlobalIPv6Address")
+
+    async def by_both(self) -> list[set[str]]:
+        """Who reaches whom over IPv4, and over IPv6."""
+        found: list[set[str]] = [set(), set()]
+
+        async def look(seen: set[str], one: Three) -> None:
+            seen |= await one.who_reaches_whom()
+
+        async with anyio.create_task_group() as group:
+            for seen, one in zip(found, (self, self.by_ipv6()), strict=True):
+                group.start_soon(look, seen, one)
+        return found
+
+    def rules(self, unit: str, program: str = "iptables") -> list[str]:
         pid = self.docker.inspect(self.names[unit])["State"]["Pid"]
-        command = ["nsenter", f"--net=/proc/{pid}/ns/net", "iptables", "-w", "5", "-S"]
+        command = ["nsenter", f"--net=/proc/{pid}/ns/net", program, "-w", "5", "-S"]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
         return [line for line in done.stdout.splitlines() if not line.startswith("-P")]
 
 
 ALL = {"ab", "ac", "ba", "bc", "ca", "cb"}
-Opened = Callable[[], AbstractAsyncContextManager[Three]]
+Opened = Callable[..., AbstractAsyncContextManager[Three]]
 
 
 @pytest.fixture
 def three(docker: Client, stage: Stage, journal: JournalWriter) -> Opened:
     @asynccontextmanager
-    async def opened() -> AsyncIterator[Three]:
+    async def opened(*, ipv6: bool = False) -> AsyncIterator[Three]:
         network, names = new_name("network"), {unit: new_name(unit) for unit in "abc"}
         made = Three(docker, stage, names, network)
         body = {"Name": network, "Internal": True, "Labels": {LABEL: "true"}}
+        if ipv6:
+            subnet = f"fd{uuid.uuid4().hex[:2]}:{uuid.uuid4().hex[:4]}::/64"
+            body |= {"EnableIPv6": True, "IPAM": {"Config": [{"Subnet": subnet}]}}
         docker.call("POST", "networks/create", body)
         for unit, name in names.items():
             ends = {"EndpointsConfig": {network: {"Aliases": [f"{unit}-alias"]}}}
@@ -105,7 +128,9 @@ def three(docker: Client, stage: Stage, journal: JournalWriter) -> Opened:
         async with soaking(journal, engine_of(docker, *names.values())) as soak:
             stage.fleet = soak.fleet
             with anyio.fail_after(20):
-                while await made.who_reaches_whom() != ALL:
+                while (await made.by_both() if ipv6 else [await made.who_reaches_whom()] * 2) != [ALL, ALL]:
+                    pass
+                while ipv6 and not await to_thread.run_sync(made.by_ipv6().answers_us, "a"):
                     pass
             yield made
 
@@ -115,16 +140,17 @@ def three(docker: Client, stage: Stage, journal: JournalWriter) -> Opened:
 async def test_a_group_is_cut_off_from_all_others_and_nobody_else_notices(
     stage: Stage, three: Opened
 ) -> None:
-    async with three() as made:
+    async with three(ipv6=True) as made:
         group = [made.names["a"], made.names["b"]]
         async with stage.running(cut=kind(partition=group, hold="1h")) as scheduler:
             await stage.watch.until(FaultInjected)
-            assert await made.who_reaches_whom() == {"ab", "ba"}
-            assert await to_thread.run_sync(made.answers_us, "a")
-            assert any('--comment "soakd cut#1"' in rule for rule in made.rules("a"))
+            assert await made.by_both() == [{"ab", "ba"}] * 2
+            for one, program in ((made, "iptables"), (made.by_ipv6(), "ip6tables")):
+                assert await to_thread.run_sync(one.answers_us, "a")
+                assert any('--comment "soakd cut#1"' in rule for rule in made.rules("a", program))
             assert await scheduler.finish(5) == ()
-        assert await made.who_reaches_whom() == ALL
-        assert made.rules("a") == made.rules("b") == made.rules("c") == []
+        assert await made.by_both() == [ALL, ALL]
+        assert not any(made.rules(unit, program) for unit in "abc" for program in ("iptables", "ip6tables"))
         assert free_and_up(stage.fleet)  # type: ignore[arg-type]
     assert stage.watch.all(EpisodeClosed)[0].truncated == ""
 
@@ -201,6 +227,24 @@ async def test_no_more_than_a_minority_of_the_broker_is_cut_off_by_faults_that_m
             await stage.watch.until(EpisodeClosed, 2)
     order = [event.kind for event in stage.watch.events if event.kind in {"fault.intent", "fault.undone"}]
     assert order == ["fault.intent", "fault.undone"] * 2
+
+
+async def test_a_kernel_without_ipv6_is_no_hindrance_where_there_is_none(
+    stage: Stage, three: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program in ("ip6tables", "ip6tables-restore"):
+        (tmp_path / program).write_text("#!/bin/sh\necho 'no such table' >&2\nexit 3\n")
+        (tmp_path / program).chmod(0o755)
+    async with three() as made:
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        assert packets.lacks(ipv6=False) == ""
+        assert packets.lacks(ipv6=True) == (
+            "ip6tables cannot be used (no such table): run soakd as root, on a kernel with a packet filter"
+        )
+        async with stage.running(cut=kind(partition=made.names["a"], hold="1ms")):
+            await stage.watch.until(EpisodeClosed)
+        assert made.rules("a") == []
+    assert not stage.watch.all(UndoFailed)
 
 
 async def test_a_network_that_a_unit_is_not_on_skips_the_draw(stage: Stage, three: Opened) -> None:

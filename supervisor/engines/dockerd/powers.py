@@ -82,6 +82,8 @@ class Powers:
         """Return the container's addresses, and the networks and gateways that it is on."""
         ends = (await self._inspected(unit, "see its networks"))["NetworkSettings"]["Networks"] or {}
         addresses = [end.get(key) for end in ends.values() for key in ("IPAddress", "GlobalIPv6Address")]
+        # Of IPv6 the network itself does not name a gateway that nobody has chosen.
+        gateways = [end.get(key) for end in ends.values() for key in ("Gateway", "IPv6Gateway")]
         spaces: list[dict[str, Any]] = []
         for name, end in ends.items():
             network = await self._api.insist("GET", f"networks/{end.get('NetworkID') or name}")
@@ -89,7 +91,7 @@ class Powers:
         return Reach(
             tuple(address for address in addresses if address),
             tuple(space["Subnet"] for space in spaces if space.get("Subnet")),
-            tuple(space["Gateway"] for space in spaces if space.get("Gateway")),
+            tuple(dict.fromkeys(one for one in (*gateways, *(s.get("Gateway") for s in spaces)) if one)),
         )
 
     async def cut_off(self, unit: str, name: str, cut: Cut) -> None:
