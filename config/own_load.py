@@ -44,7 +44,7 @@ class Echo(Paced):
                         answer = await stream.receive()
             except TimeoutError:
                 return TIMEOUT  # indeterminate: it may have been heard
-            except (OSError, anyio.EndOfStream) as error:
+            except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:
                 return Failure("no answer", str(error))
             if answer != line:
                 context.recorder.count("mixed_up")
