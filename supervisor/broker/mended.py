@@ -7,6 +7,8 @@ whatever the cause.
 from __future__ import annotations
 
 import asyncio
+import os
+import ssl
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -20,7 +22,9 @@ FEW: Final = 16
 
 
 def text_of(error: Exception) -> str:
-    """Return what an error of nats-py says, without its prefix and quotes."""
+    """Return what an error says: one of the system in its words without a number, one of nats-py without its prefix and quotes."""
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0)
     return str(error).removeprefix("nats: ").strip().strip("'") or repr(error)
 
 

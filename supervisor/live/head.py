@@ -17,10 +17,10 @@ _VERDICTS: Final = {"pass": "bold green", "inconclusive": "bold yellow", "fail":
 
 
 def head(scene: Scene) -> list[Text]:
-    """Return the lines, as long as they get."""
+    """Return the lines, as long as they get; those that say what is wrong may be folded."""
     lines = [Text.assemble(("soakd watch  ", "dim"), (clean(scene.title), "bold"))]
     if scene.trouble:
-        lines.append(Text.assemble((clean(scene.trouble), "bold red")))
+        lines.append(Text(clean(scene.trouble), "bold red", overflow="fold"))
     if scene.run is not None:
         lines += [_run(scene.run), _episodes(scene.run)]
         if scene.run.loads:
@@ -38,9 +38,14 @@ def head(scene: Scene) -> list[Text]:
     if broker.health is not None and len(broker.health.findings) > 1:
         lines.append(Text.assemble(("  ", ""), (clean(broker.health.findings[1]), "yellow")))
     lines.append(_totals(broker))
-    if broker.why:
-        lines.append(Text.assemble(("not everything is known: ", "yellow"), (clean(broker.why), "yellow")))
+    if broker.why and _subject(broker.why) != _subject(scene.trouble):
+        lines.append(Text(f"not everything is known: {clean(broker.why)}", "yellow", overflow="fold"))
     return lines
+
+
+def _subject(text: str) -> str:
+    """Return what a message is about: one that cannot connect says so twice, once with how long it waited."""
+    return text.partition(": ")[0]
 
 
 def _run(run: RunPicture) -> Text:

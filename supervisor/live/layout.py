@@ -12,7 +12,7 @@ from supervisor.live.cursor import Cursor
 from supervisor.live.head import head
 from supervisor.live.panes import Pane, panes
 from supervisor.live.picture import Scene
-from supervisor.live.table import cropped
+from supervisor.live.table import cropped, folded
 from supervisor.live.words import clean
 
 NARROWEST: Final = 40
@@ -31,7 +31,7 @@ class Frame:
 def draw(scene: Scene, cursor: Cursor, width: int, height: int) -> Frame:
     """Return the frame for a screen, exactly `height` lines."""
     width = max(width, NARROWEST)
-    top = [cropped(line, width) for line in head(scene)][: max(height - 4, 1)]
+    top = [row for line in head(scene) for row in folded(line, width)][: max(height - 4, 1)]
     tables = panes(scene, cursor, width)
     room = max(height - len(top) - 1, 0)
     names = [pane.name for pane in tables]
@@ -49,7 +49,7 @@ def draw(scene: Scene, cursor: Cursor, width: int, height: int) -> Frame:
 
 def plain(scene: Scene, width: int) -> list[Text]:
     """Return all rows that a scene has, without anything for keys."""
-    lines = [cropped(line, width) for line in head(scene)]
+    lines = [row for line in head(scene) for row in folded(line, width)]
     for pane in panes(scene, Cursor(focus=""), width):
         lines += [Text(), *pane.table(pane.total)]
     return lines

@@ -49,3 +49,13 @@ def cropped(line: Text, width: int) -> Text:
     """Cut a line to the width of the screen."""
     line.truncate(width, overflow="ellipsis")
     return line
+
+
+def folded(line: Text, width: int) -> list[Text]:
+    """Cut a line to the width of the screen; one that may be folded goes on in a second row, from its last word that does not fit."""
+    end = line.plain.rfind(" ", 0, width + 1)
+    if line.overflow != "fold" or line.cell_len <= width or end < width // 2:
+        return [cropped(line, width)]
+    first, rest = line.divide([end])
+    rest.plain = f" {rest.plain}"
+    return [cropped(first, width), cropped(rest, width)]

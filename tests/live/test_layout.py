@@ -107,6 +107,18 @@ def test_before_there_is_a_connection_the_screen_says_so() -> None:
     assert not any("connecting" in line for line in shown(Scene(title="x", trouble="refused"), (80, 24)))
 
 
+def test_what_is_wrong_is_not_cut_where_it_gets_interesting_nor_said_twice() -> None:
+    trouble = "cannot use the broker at nats://127.0.0.1:4777 (connection default): 127.0.0.1:4777: Connection refused"
+    scene = Scene(title="x", trouble=trouble, broker=BrokerPicture(why=f"{trouble}; waited 1s"))
+    lines = shown(scene, (80, 24))
+    assert " ".join(line.strip() for line in lines[1:3]) == trouble
+    assert not any("not everything" in line for line in lines)
+    why = "$JS.API.STREAM.NAMES: JetStream system temporarily unavailable (10008)"
+    lines = shown(Scene(title="x", broker=broker(why=why)), (80, 24))
+    at = next(n for n, line in enumerate(lines) if line.startswith("not everything is known: "))
+    assert f"{lines[at]} {lines[at + 1].strip()}" == f"not everything is known: {why}"
+
+
 def test_nothing_known_yet_is_unknown_and_not_nothing() -> None:
     text = "\n".join(shown(Scene(title="x", broker=BrokerPicture()), (80, 24)))
     assert "streams ?" in text
