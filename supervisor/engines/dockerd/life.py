@@ -1,4 +1,4 @@
-"""The lives of one unit, as events and inspections tell of them. No I/O: `units.py` looks, this remembers and compares.
+"""The lives of one unit, as events and inspections tell of them. `units.py` looks, this remembers and compares.
 
 A life is named by its container and the time it began, by the engine's clock; so are the moments up to which ends have been told.
 Events and inspections may then come in any order, twice, or not at all: what is older than what is known is left out.
@@ -14,9 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import anyio
+from anyio import to_thread
 
 from supervisor.engines.base import Exit, Observed, UnitState
 from supervisor.engines.dockerd.container import Container, ended, incarnation
+from supervisor.engines.dockerd.kernel import oom_kills, runs_here
 
 ANSWERING: Final = 600 * 1_000_000_000
 """Nanoseconds in which a signal from outside may still explain an exit: a lame duck takes two minutes by default."""
@@ -38,6 +40,8 @@ class Life:
     paused: bool = False
     starved: anyio.Event = field(default_factory=anyio.Event)
     """Set once the engine has told that it was out of memory."""
+    oom_kills: int | None = None
+    """How often its kernel had killed for want of memory before this life was in danger; None: that is not known."""
     ours: bool = False
     """We are ending it: no signal that is seen now is anybody else's."""
     signalled: dict[int, int] = field(default_factory=dict)
@@ -129,11 +133,18 @@ class Unit:
         elif self.life and at >= self.life.begun:
             self.life.signalled[number] = at
 
-    def may_have_starved(self, code: int) -> bool:
+    async def count_kills(self, before: int | None) -> None:
+        """Take note of what this machine's kernel had counted before the present life was in danger, if it is the container's, too."""
+        if life := self.life:
+            here = await to_thread.run_sync(runs_here, life.pid, life.container)
+            life.oom_kills = before if here else None
+
+    async def may_have_starved(self, code: int) -> bool:
         """Say whether an exit may be for want of memory though that has not been told yet."""
-        life, last = self.life, self.last
-        killed = ended(code)[1] == "SIGKILL" and life is not None and not life.ours and not life.signalled
-        return killed and last is not None and last.memory > 0
+        life, limited = self.life, self.last is not None and self.last.memory > 0
+        if life is None or not limited or life.ours or life.signalled or ended(code)[1] != "SIGKILL":
+            return False
+        return life.oom_kills is None or life.oom_kills != await to_thread.run_sync(oom_kills)
 
     def end(self, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = "") -> Exit:
         """Take note of the end of the present life, with its exit code if that is known; return what is to be told.

@@ -23,6 +23,7 @@ from anyio import to_thread
 from supervisor.engines.base import EngineError
 from supervisor.engines.capabilities import Cut
 from supervisor.engines.dockerd.container import Container
+from supervisor.engines.dockerd.kernel import runs_here
 from supervisor.engines.program import run_program
 
 PATIENCE: Final = 10.0
@@ -80,9 +81,7 @@ class Namespace:
     def foreign(self) -> str:
         """Say why it may not be entered; empty if it may. Blocks, on files of the kernel's own."""
         try:
-            # The engine mounts files into each container that have its id in their paths.
-            marks = (Path(f"/proc/{self.pid}/{name}").read_text() for name in ("mountinfo", "cgroup"))
-            if not any(self.container in mark for mark in marks):
+            if not runs_here(self.pid, self.container):
                 raise ProcessLookupError
             if Path(self.path).stat().st_ino == Path("/proc/self/ns/net").stat().st_ino:
                 return "its network is this machine's own"

@@ -8,6 +8,7 @@ from typing import Final
 
 import anyio
 import structlog
+from anyio import to_thread
 from anyio.abc import TaskGroup
 from anyio.streams.memory import MemoryObjectReceiveStream
 
@@ -15,6 +16,7 @@ from supervisor.engines.base import EngineError
 from supervisor.engines.dockerd.api import Api, ApiError, AwayError
 from supervisor.engines.dockerd.container import Container
 from supervisor.engines.dockerd.follower import Event, Follower
+from supervisor.engines.dockerd.kernel import oom_kills
 from supervisor.engines.dockerd.life import Unit
 from supervisor.engines.dockerd.names import Which, by_unit, listed
 from supervisor.engines.dockerd.news import Herald, Manner, News, Recreated
@@ -76,10 +78,12 @@ class Tracker:
         await at_once(self._see_first, self.units.values())
 
     async def _see_first(self, unit: Unit) -> None:
+        kills = await to_thread.run_sync(oom_kills)
         if unit.container and (seen := await inspect(self._api, unit.container)):
             unit.last, unit.labels = seen, seen.labels
             if seen.running:
                 unit.begin(seen, seen.begun)
+                await unit.count_kills(kills)
             else:
                 unit.told = max(seen.begun, seen.finished)
 

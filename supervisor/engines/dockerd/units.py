@@ -10,11 +10,13 @@ from dataclasses import replace
 from typing import Final, Unpack
 
 import anyio
+from anyio import to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from supervisor.engines.base import EngineError, GoneError, Observed, Part
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.container import Container
+from supervisor.engines.dockerd.kernel import oom_kills
 from supervisor.engines.dockerd.life import Life, Unit
 from supervisor.engines.dockerd.logs import Wanted, follow, read
 from supervisor.engines.dockerd.news import News
@@ -77,6 +79,8 @@ class DockerUnits(Powers):
                 raise GoneError(
                     f"cannot start {unit}: its container was removed; create it again (`docker compose up -d`)"
                 )
+            limited = known.last is not None and known.last.memory > 0
+            kills = await to_thread.run_sync(oom_kills) if limited else None
             before = time.monotonic()
             try:
                 await self._api.insist("POST", f"containers/{container}/start", deadline=START)
@@ -93,6 +97,8 @@ class DockerUnits(Powers):
             if known.ended is None or known.ended.incarnation != seen.incarnation:
                 began = time.monotonic() - self._api.ago(seen.begun)
                 known.begin(seen, seen.begun, started=min(max(began, before), time.monotonic()))
+                if limited:
+                    await known.count_kills(kills)
                 return known.observed()
             known.last = (
                 seen  # somebody has given it a restart policy meanwhile: the engine is about to start it

@@ -21,6 +21,7 @@ from provisioning import compose_command
 
 from supervisor.broker.embedded import free_ports
 from supervisor.engines.base import EngineError, Exit, UnitState
+from supervisor.engines.dockerd import life, taker, tracker, units
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE, Which
 from supervisor.engines.dockerd.news import Manner
 from supervisor.engines.dockerd.tracker import Tracker
@@ -100,6 +101,22 @@ async def test_out_of_memory(docker: Client, journal: JournalWriter) -> None:
         crash = await soak.crashed(unit)
         assert crash.oom
         assert "out of memory: yes" in soak.crash_file(crash)
+
+
+async def test_a_unit_with_a_limit_is_not_kept_waiting_if_nobody_was_out_of_memory(
+    private: PrivateEngine, journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine may tell of it after the end, but the kernel has counted it before."""
+    monkeypatch.setattr(taker, "STARVED", 1000.0)
+    for module in (life, tracker, units):  # others may be killed on this machine meanwhile
+        monkeypatch.setattr(module, "oom_kills", lambda: 7)
+    unit = new_name()
+    running(private, unit, host={"Memory": 20_000_000, "MemorySwap": 20_000_000})
+    async with soaking(journal, engine_of(private, unit)) as soak:
+        for times in (1, 2):
+            end(private, unit)
+            crash = await soak.crashed(unit, times)
+            assert (crash.signal, crash.oom) == ("SIGKILL", False)
 
 
 @pytest.mark.parametrize("gone", ["its command", "its mount"])
