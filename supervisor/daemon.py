@@ -60,7 +60,6 @@ from supervisor.soakfile.plan import warnings
 from supervisor.telemetry import systemd
 from supervisor.telemetry.output import Output
 
-EXIT: Final[Mapping[str, int]] = {"pass": 0, "fail": 1, "inconclusive": 3}
 _log: Final = structlog.get_logger("soakd")
 
 
@@ -316,7 +315,7 @@ async def verdict(this: Run, journal: JournalWriter) -> Outcome:
         # Nobody hears of what cannot be written: this line is all there is to see of the verdict.
         _log.error(f"verdict: {judgement.verdict}", reasons=list(judgement.reasons))
     await run_hooks(this.soak, judgement.verdict, directory, this.base, journal)
-    return Outcome(EXIT[judgement.verdict], directory, judgement)
+    return Outcome(judgement.verdict.exit_code, directory, judgement)
 
 
 def _judge(directory: Path, trouble: tuple[JournalTrouble, ...]) -> Judgement:

@@ -39,7 +39,6 @@ def add_to(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from supervisor.daemon import EXIT
     from supervisor.journal.replay import ReplayError, replay
     from supervisor.judge.beside import FORMATS
     from supervisor.judge.compare import Run
@@ -68,7 +67,7 @@ def _report(arguments: argparse.Namespace) -> int:
         except OSError as error:
             return _complain(f"soakd: cannot write {output}: {error.strerror or error}")
     worst = max((run.judgement.verdict for run in runs), key=lambda verdict: verdict.rank)
-    return EXIT[worst]
+    return worst.exit_code
 
 
 def _no_output(output: Path | None, runs: int) -> str:

@@ -23,6 +23,11 @@ class Verdict(StrEnum):
         """0 for the best."""
         return list(Verdict).index(self)
 
+    @property
+    def exit_code(self) -> int:
+        """What `soakd run` and `soakd report` end with; 2 is for wrong input."""
+        return {"pass": 0, "fail": 1, "inconclusive": 3}[self]
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
