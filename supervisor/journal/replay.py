@@ -43,7 +43,7 @@ def replay(run_dir: Path) -> Iterator[Record]:
             event = decode(head.kind, head.version, head.data)
             last = Record(head.sequence, head.wall, head.mono, event)
             yield last
-            if isinstance(event, OpenEvent) and event.name in KINDS:
+            if type(event) is OpenEvent and event.name in KINDS:
                 yield _trouble(last, f"{head.kind} in version {head.version} was written by another soakd")
         if (lost := last.sequence - before - accounted) > 0:
             yield _trouble(last, f"{lost} records up to the end of {path.name} are missing", lost)

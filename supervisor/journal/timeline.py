@@ -28,6 +28,8 @@ KEPT: Final = 1024
 HEARD: Final = 1.0
 """Seconds that followers have: one that is slower counts as unexplained what it does not know of."""
 _STAGES: Final = ("direct", "during", "recovering")
+_TELLING: Final = frozenset({FaultIntent, FaultInjected, FaultFailed, FaultUndone, EpisodeClosed})
+"""All others are passed over at once: `isinstance` of another class asks pydantic's metaclass, which takes longer than all else here."""
 
 Heard = Callable[[], Coroutine[object, object, None]]
 """Returns once a follower in another process knows what the timeline does."""
@@ -76,6 +78,8 @@ class Timeline:
     def apply(self, record: Record) -> None:
         """Take the next record; those that say nothing about episodes are ignored."""
         event, changed = record.event, False
+        if type(event) not in _TELLING:
+            return
         if isinstance(event, FaultIntent):
             self._owed[event.episode] = event
             self._open[event.episode] = episode = _Episode(event)

@@ -30,6 +30,19 @@ from supervisor.judge.counting import Moment, Some, slot
 from supervisor.judge.damage import STAGES, Damage
 from supervisor.values import Histogram
 
+_TELLING: Final = frozenset(
+    {
+        FaultIntent,
+        DrawSkipped,
+        FaultInjected,
+        FaultFailed,
+        FaultUndone,
+        UndoFailed,
+        EpisodeClosed,
+        Evidence,
+    }
+)
+"""What `apply` takes; everything else is passed over at once, see `tally`."""
 LISTED: Final = 1000
 """Episodes that are kept one by one; the totals of their fault hold whatever is more. Good ones are forgotten first."""
 
@@ -155,16 +168,14 @@ class Episodes:
     """What was seen before episodes whose intent is still to come, the latest few."""
 
     def apply(self, event: Event, moment: Moment) -> None:
-        """Take one event; what does not concern episodes is ignored."""
+        """Take one event that is no window; what does not concern episodes is ignored."""
+        if type(event) not in _TELLING:
+            return
         match event:
             case FaultIntent():
                 self._begin(event, moment)
             case DrawSkipped():
                 self.fault(event.fault).skipped.add(event.reason)
-            case LoadWindow():
-                for piece in event.slices:
-                    if piece.episodes:
-                        self._overlap(piece)
             case (
                 FaultInjected() | FaultFailed() | FaultUndone() | UndoFailed() | EpisodeClosed() | Evidence()
             ):
@@ -174,6 +185,12 @@ class Episodes:
                     self._foresee(event)
             case _:
                 pass
+
+    def window(self, window: LoadWindow) -> None:
+        """Take what a load did."""
+        for piece in window.slices:
+            if piece.episodes:
+                self._overlap(piece)
 
     def crashed(self, unit: str, marks: Iterable[str]) -> None:
         """Count a crash for the episodes that were open when it happened."""

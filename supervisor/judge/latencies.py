@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -14,7 +13,7 @@ from supervisor.values import Histogram
 class PackedSum:
     """The sum of what `Histogram.pack` returned."""
 
-    counts: defaultdict[float, float] = field(default_factory=lambda: defaultdict(float))
+    counts: dict[float, float] = field(default_factory=dict)
     highest: float = 0.0
 
     def add(self, flat: Sequence[float]) -> None:
@@ -22,21 +21,26 @@ class PackedSum:
         if not flat:
             return
         indices, amounts = list(accumulate(flat[2::2])), flat[3::2]
-        if not indices or len(indices) != len(amounts) or not _sound(flat, indices, amounts):
+        if not _sound(flat, indices, amounts):
             raise ValueError("cannot read a histogram: it was not packed by soakd")
         if flat[1] > self.highest:  # noqa: PLR1730  # max() would cost a tenth of the whole call
             self.highest = flat[1]
         counts = self.counts
         for index, amount in zip(indices, amounts):  # noqa: B905  # they are as long as each other
-            counts[index] += amount
+            try:  # a plain dict: Python has quick ways for it that it has for no subclass
+                counts[index] += amount
+            except KeyError:
+                counts[index] = amount
 
     def merge(self, other: PackedSum, sign: int = 1) -> None:
         """Add another sum; or take one away, with the sign -1, which leaves `highest` too high."""
         self.highest = max(self.highest, other.highest)
+        counts = self.counts
         for index, count in other.counts.items():
-            self.counts[index] += sign * count
-            if not self.counts[index]:
-                del self.counts[index]
+            if left := counts.get(index, 0) + sign * count:
+                counts[index] = left
+            else:
+                counts.pop(index, None)
 
     def histogram(self, *more: PackedSum) -> Histogram:
         """Return the sum of this one and others as a histogram. Its `total` is not known."""
@@ -50,9 +54,9 @@ class PackedSum:
 
 
 def _sound(flat: Sequence[float], indices: list[float], amounts: Sequence[float]) -> bool:
-    """Say whether numbers are a packed histogram. Sorting what is sorted is the cheapest way to see that no step is negative."""
-    rising = indices[0] >= 0 and indices[-1] < Histogram.BUCKETS and sorted(indices) == indices
-    return rising and min(amounts) >= 0 and flat[0] >= 0 and flat[1] >= 0
+    """Say whether numbers are a packed histogram: no step and no amount negative, no bucket outside the scheme."""
+    whole = len(indices) == len(amounts) > 0 and indices[-1] < Histogram.BUCKETS
+    return whole and min(flat[2:]) >= 0 and flat[0] >= 0 and flat[1] >= 0
 
 
 @dataclass(slots=True)

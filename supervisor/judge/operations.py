@@ -132,19 +132,23 @@ class LoadTotals(Amounts):
                 self.samples.append(sample)
             if not sample.episodes and len(self.unexplained_samples) < SAMPLES:
                 self.unexplained_samples.append(sample)
+        if not window.slices:
+            return
+        step = self.curve.at(window.end - EDGE)
         for piece in window.slices:
-            if piece.episodes:
-                self.oks[earliest(piece.episodes)] += piece.ok
-            step = self.curve.at(window.end - EDGE)
+            failures = piece.failed + piece.indeterminate
             step.ok += piece.ok
-            step.failures += piece.failed + piece.indeterminate
+            step.failures += failures
             step.dropped += piece.dropped
-            step.worst = max(step.worst, piece.response[1] if piece.response else 0.0)
-            if failures := piece.failed + piece.indeterminate:
+            if piece.response and piece.response[1] > step.worst:
+                step.worst = piece.response[1]
+            if piece.episodes:
+                stage = earliest(piece.episodes)
+                self.oks[stage] += piece.ok
+                self.stages[stage] += failures
+            if failures:
                 add(self.errors, piece.errors)
-                if piece.episodes:
-                    self.stages[earliest(piece.episodes)] += failures
-                else:
+                if not piece.episodes:
                     add(self.unexplained_errors, piece.errors)
 
     @property
