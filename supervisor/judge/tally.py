@@ -68,7 +68,7 @@ _LOOK: Final = frozenset(
     {SteadyChanged, ProbeChanged, Evidence, InvariantViolated, LoadStopped, LoadBroken, CleanedUp}
 )
 """Which method takes what. Events are told apart by `type`, since none has subclasses: `isinstance` asks pydantic's metaclass unless the
-class is the very one, and some thirty such questions for each record took longer than all that is done with it."""
+class is the very one, and thirty such questions for a record add up."""
 
 
 class First(NamedTuple):
