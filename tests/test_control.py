@@ -31,7 +31,9 @@ def test_an_operator_works_on_a_run(soakd: Soakd) -> None:  # noqa: F811  # the 
     wait("the endpoint", (soakd.run_dir / "control.sock").exists)
     seen = json.loads(said(soakd, "fault", "list", "--json"))
     assert [one["episode"] for one in seen["open"]] == ["outage#1"]
-    assert "none of a is up and free" in said(soakd, "fault", "inject", "bounce", "soak.yaml", code=1)
+    assert "none of a is up and free: a is held down by outage#1" in said(
+        soakd, "fault", "inject", "bounce", "soak.yaml", code=1
+    )
     assert "outage#1 is undone" in said(soakd, "fault", "pause", "--for", "30m")
     listed = said(soakd, "fault", "list", "runs/small/latest")
     assert "paused for 29m" in listed or "paused for 30m" in listed

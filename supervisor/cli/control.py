@@ -64,7 +64,7 @@ def add_reload_to(commands: Any) -> None:
 
 def _group(commands: Any, name: str, text: str) -> Any:
     group = commands.add_parser(name, description=text, help=text)
-    return group.add_subparsers(metavar="WHAT", required=True)
+    return group.add_subparsers(dest="what", required=True)
 
 
 def _add(
@@ -147,7 +147,7 @@ def _listed(answer: dict[str, Any]) -> Iterator[str]:
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
     for one in answer["open"]:
-        yield f"{one['episode']} is {one['stage']} since {format_duration(one['for'])} on {', '.join(one['targets']) or 'the system'}"
+        yield f"{one['episode']} has been {one['stage']} for {format_duration(one['for'])} on {', '.join(one['targets']) or 'the system'}"
     for one in answer["broken"]:
         yield f"{one['episode']} could not be undone on {', '.join(one['targets']) or 'the system'}"
     for one in answer["held"]:

@@ -19,7 +19,7 @@ from supervisor.faults.base import Aim, CannotAim, Fault
 from supervisor.faults.draws import Draw
 from supervisor.faults.episode import Episode
 from supervisor.faults.hold import HOLD, As, terms
-from supervisor.faults.limits import Demand
+from supervisor.faults.limits import Demand, down
 from supervisor.faults.overview import became, near, overview
 from supervisor.faults.recovery import describe, record
 from supervisor.faults.scheduler import Scheduler
@@ -191,8 +191,10 @@ class Operator:
                 f"{', '.join(ahead)} has the same units or waits for them: try again later, or `soakd fault abort`"
             )
         if ahead is not None:
+            gone = ", ".join(down(self._fleet)) or "none"
             raise Refused(
-                "it would be too much at once (`limits` of the soak file): try again later, or `soakd fault abort`"
+                f"it would be too much at once (`limits` of the soak file; units down just now: {gone}): try again later, or "
+                "`soakd fault abort`"
             )
 
     def _begin(self, fault: Fault, drawn: Draw, aim: Aim) -> Episode:
@@ -240,9 +242,9 @@ class Operator:
             drawn = Draw(self._scheduler.seed, OPERATOR, n, 0.0, from_start=False)
             target = Target(unit=unit, incarnation=status.observed.incarnation)
             aim = Aim((target,), terms(status.observed.state, wanted))
-            down = int(wanted == "down")
+            taken = int(wanted == "down")
             self._claim(
-                drawn.episode, Demand(aim.units, down, down * (unit in self._scene.claims.bounds.nodes))
+                drawn.episode, Demand(aim.units, taken, taken * (unit in self._scene.claims.bounds.nodes))
             )
             episode = self._begin(HOLD, drawn, aim)
             self._counts[OPERATOR] = n

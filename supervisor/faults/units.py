@@ -43,7 +43,8 @@ class UnitFault(Fault, ABC):
         units = await choose(world.fleet, self.selector, rng)
         targets = [target for unit in units if (target := _up(world.fleet, unit))]
         if not targets:
-            raise CannotAim(f"none of {', '.join(units)} is up and free")
+            states = "; ".join(_state(world.fleet, unit) for unit in units)
+            raise CannotAim(f"none of {', '.join(units)} is up and free: {states}")
         return Aim(tuple(targets))
 
     def preview(self, rng: random.Random, units: Sequence[str]) -> str:  # noqa: ARG002  # a selector names its own
@@ -167,3 +168,10 @@ def _up(fleet: Fleet, unit: str) -> Target | None:
     status = fleet.status(unit)
     free = status.holder is None and is_up(fleet, unit)
     return Target(unit=unit, incarnation=status.observed.incarnation) if free else None
+
+
+def _state(fleet: Fleet, unit: str) -> str:
+    status = fleet.status(unit)
+    if status.holder is not None:
+        return f"{unit} is held {status.desired} by {status.holder}"
+    return f"{unit} is {status.observed.state}"

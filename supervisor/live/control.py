@@ -100,13 +100,22 @@ async def ask(way: Way, method: str, path: str, body: Mapping[str, Any] | None =
                 http.request(method, way.url + path, json=body) as answer,
             ):
                 told: dict[str, Any] = await answer.json()
+        except aiohttp.ContentTypeError as error:
+            what = f"what answers there is no control endpoint; a run has its address in the file `{ADDRESS}` of its directory"
+            raise CannotControl(f"cannot control {way.shown}: {what}") from error
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            why = str(error) or f"no answer within {PATIENCE:.0f}s"
-            raise CannotControl(f"cannot reach the run at {way.shown}: {why}") from error
+            raise CannotControl(f"cannot reach the run at {way.shown}: {_why(error)}") from error
     if answer.status == 200:
         return told
     text = str(told.get("error", f"status {answer.status}"))
     raise WrongWords(text) if answer.status in {400, 401, 404} else CannotControl(text)
+
+
+def _why(error: Exception) -> str:
+    """Say in few words what kept a request from being answered."""
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+        return os.strerror(error.os_error.errno).lower()
+    return str(error) or f"no answer within {PATIENCE:.0f}s"
 
 
 @asynccontextmanager

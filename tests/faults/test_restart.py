@@ -91,7 +91,7 @@ async def test_units_that_are_down_are_left_to_their_watchdog(stage: Stage, open
             skipped = await stage.watch.until(DrawSkipped, fault="b")
         assert fleet.status("n2").observed.state is UnitState.DOWN
     assert [target.unit for target in stage.watch.all(FaultIntent)[0].targets] == ["n1"]
-    assert skipped.reason == "none of n2 is up and free"
+    assert skipped.reason == "none of n2 is up and free: n2 is down"
 
 
 async def test_units_that_somebody_holds_are_left_alone(stage: Stage, opened: Open) -> None:

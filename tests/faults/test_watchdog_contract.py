@@ -2,11 +2,14 @@
 
 The engine is in memory, and so is the clock: where nobody has anything to do but to wait, the time of the next timer has come. So
 hours of backoff, holds and patience take milliseconds, and a knot shows at once as a deadline that is over.
+
+The suite plays the same 30 every time; `SOAKD_TEST_EXAMPLES=2000` plays so many others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import selectors
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,7 +21,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio.abc import TaskGroup
-from hypothesis import event, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from imagined_engine import ACTOR, UNITS, Imagined
 
@@ -36,6 +39,7 @@ from supervisor.supervision import Supervisor
 from supervisor.watch.kept import Kept
 from supervisor.watch.watchdog import WatchContext, Watchdog
 
+EXAMPLES = "SOAKD_TEST_EXAMPLES"
 HOUR = 3600.0
 """Seconds of the clock in memory after which something has come to a stand."""
 
@@ -87,9 +91,12 @@ class Book:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    async def write_file(self, name: str, data: bytes) -> Path:  # noqa: ARG002  # nobody reads it
+    async def write_file(self, name: str, data: bytes, **_: bool) -> Path:  # noqa: ARG002  # nobody reads it
         await self._turns()
         return Path("/nowhere") / name
+
+    async def sync_file(self, name: str) -> None:  # noqa: ARG002  # there is no disk
+        await self._turns()
 
     def log(self, name: str, **_: int) -> Book:  # noqa: ARG002  # nobody reads it
         return self
@@ -260,7 +267,12 @@ def leaping() -> Iterator[Callable[[], asyncio.AbstractEventLoop]]:
         yield lambda: asyncio.SelectorEventLoop(clock)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(
+    deadline=None,
+    max_examples=int(os.environ.get(EXAMPLES, "30")),
+    derandomize=EXAMPLES not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(
     plan=plans(),
     script=st.lists(acts, max_size=6),

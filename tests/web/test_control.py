@@ -82,8 +82,10 @@ async def test_a_socket_for_its_owner_alone_however_long_its_path(
             await ask(way, "POST", "/faults/explode")
         with pytest.raises(CannotControl, match="Too Large"):
             await ask(way, "POST", "/faults/pause", {"seconds": "1" * 100_000})
-    with pytest.raises(CannotControl, match="cannot reach the run at here"):
+    with pytest.raises(CannotControl, match="cannot reach the run at here: no such file"):
         await ask(way, "GET", "/faults")
+    with pytest.raises(CannotControl, match="cannot reach the run at there: connection refused"):
+        await ask(Way("there", None, "http://127.0.0.1:1"), "GET", "/faults")
 
 
 def test_which_run_is_meant_is_never_guessed(tmp_path: Path) -> None:
