@@ -52,7 +52,7 @@ def test_an_operator_works_on_a_run(soakd: Soakd) -> None:  # noqa: F811  # the 
     assert "nowhere.yaml" in said(soakd, "fault", "list", "nowhere.yaml", code=2)
     assert soakd.process is not None
     soakd.process.send_signal(signal.SIGTERM)
-    soakd.end(15)
+    soakd.end()
     assert "no run goes on here" in said(soakd, "fault", "list", code=1)
     summary = (soakd.run_dir / "summary.md").read_text()
     assert "bounce@operator" in summary
