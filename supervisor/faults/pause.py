@@ -40,7 +40,8 @@ class Pause(UnitFault):
 
         async def mend(unit: str) -> None:
             await fleet.hold(unit, by=by, desired=Desired.UP)
-            if fleet.status(unit).observed.state is UnitState.PAUSED:
+            # Looked at: an inject that was cut off in the midst may have frozen what nobody has seen frozen yet.
+            if (await fleet.look(unit)).observed.state is UnitState.PAUSED:
                 await fleet.resume(unit, by=by)
             await fleet.release(unit, by=by)
 
