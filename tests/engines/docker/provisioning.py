@@ -254,7 +254,9 @@ def judged(directory: Path, events: list[Event]) -> str:
         text = (directory / crash.file).read_text()
         assert "restart-nats#" in text
         assert "Traceback (most recent call last)" in text
-        assert re.match(r"[\w.]+(Error|EOF): ", crash.signature), text
+        assert re.match(r"[\w.]+(Error|EOF)\b", crash.signature), (
+            text
+        )  # a timeout at the root of it has no message
         assert text.count("\n") <= 200 + 40
     restarts = Counter(event.unit for event in events if isinstance(event, UnitRestarted))
     assert restarts == Counter(crash.unit for crash in crashes)
