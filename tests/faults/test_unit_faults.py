@@ -240,6 +240,29 @@ async def test_half_a_pause_is_undone(stage: Stage, opened: Open) -> None:
         assert [fleet.status(u).holder for u in ("n1", "n2")] == [None, None]
 
 
+async def test_a_pause_that_is_cut_off_before_anybody_has_seen_it_is_undone(
+    stage: Stage, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = anyio.Event()
+    async with opened(n1=IDLE) as fleet:
+        engine: Any = fleet.place("n1")[0]
+        freeze = engine.pause
+
+        async def pause(unit: str) -> None:
+            await freeze(unit)
+            frozen.set()
+            await anyio.sleep_forever()
+
+        monkeypatch.setattr(engine, "pause", pause)
+        async with stage.running(a=kind(pause="n1", hold="1h")) as scheduler:
+            await frozen.wait()
+            assert process(fleet, "n1").status() == psutil.STATUS_STOPPED
+            assert fleet.status("n1").observed.state is UnitState.UP, "nobody has looked"
+            assert await scheduler.finish(5) == ()
+        assert process(fleet, "n1").status() != psutil.STATUS_STOPPED
+        assert free_and_up(fleet)
+
+
 # --- rolling_restart ---------------------------------------------------------------------------------------------------
 
 
