@@ -49,6 +49,10 @@ class Imagined:
         for _ in range(next(self._turns)):
             await checkpoint()
 
+    def crashed(self) -> set[str]:
+        """Return the incarnations that nobody has ended."""
+        return {incarnation for incarnation, (cause, _) in self.truth.items() if cause is Cause.CRASH}
+
     def close(self) -> None:
         self._send.close()
         self._receive.close()

@@ -232,9 +232,11 @@ class Play:
                 self.scheduler.adopt(faults, nemesis, bounds)
 
     def calm(self) -> bool:
-        """Whether all is told, and all is up again."""
+        """Whether all is told, each crash is evidence, and all is up again."""
         told = {one.incarnation for one in self.book.all(ev.UnitExited)}
-        return told == self.engine.truth.keys() and AllUp(self.fleet).holds()
+        kept = {one.incarnation for one in self.book.all(ev.UnitCrashed)}
+        all_told = told == self.engine.truth.keys() and kept >= self.engine.crashed()
+        return all_told and AllUp(self.fleet).holds()
 
     async def crash(self, crashes: list[tuple[float, str]]) -> None:
         for wait, unit in crashes:
@@ -353,8 +355,7 @@ def _judge(play: Play) -> None:
     exits, crashes = book.all(ev.UnitExited), book.all(ev.UnitCrashed)
     assert {one.incarnation: (one.cause, one.by) for one in exits} == engine.truth
     assert len(exits) == len(engine.truth), "each exit once"
-    crashed = [name for name, (cause, _) in engine.truth.items() if cause is ev.Cause.CRASH]
-    assert sorted(one.incarnation for one in crashes) == sorted(crashed), (
+    assert sorted(one.incarnation for one in crashes) == sorted(engine.crashed()), (
         "what crashed is evidence, nothing else is"
     )
     intents = {one.episode for one in book.all(ev.FaultIntent)}
@@ -367,4 +368,4 @@ def _judge(play: Play) -> None:
         assert (status.desired, status.holder) == (Desired.UP, None)
         assert status.observed.incarnation == engine.alive[unit]
     event(f"{min(len(intents), 5)} episodes")
-    event(f"{min(len(crashed), 3)} crashes")
+    event(f"{min(len(crashes), 3)} crashes")
