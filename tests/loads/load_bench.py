@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 
@@ -33,12 +34,14 @@ class Bench:
     journal: JournalWriter
     events: list[Event] = field(default_factory=list)
     connections: Connections | None = None
+    run_id: str = field(default_factory=lambda: f"run-{uuid4().hex[:8]}")
+    """The processes of a run are found, and ended, by it: no two tests may share one."""
 
     def context(self, name: str = "e2e") -> LoadContext:
         timeline = Timeline()
         return LoadContext(
             name=name,
-            run="run-1",
+            run=self.run_id,
             base=self.base,
             directory=self.journal.run_dir,
             start=time.monotonic(),

@@ -67,7 +67,7 @@ async def test_a_process_that_left_the_group_does_not_hold_the_load_up(bench: Be
         assert bench.counts["ok"] == 2
     finally:
         for process in psutil.process_iter(["cmdline", "environ"]):
-            if (process.info["environ"] or {}).get("SOAKD_RUN") == "run-1":
+            if (process.info["environ"] or {}).get("SOAKD_RUN") == bench.run_id:
                 process.kill()
 
 
@@ -87,7 +87,7 @@ async def test_the_program_is_told_of_the_broker_and_gets_its_own_variables(benc
     (bench.base / "tests").mkdir()
     command = "pwd; echo $SOAKD_NATS_URL $SOAKD_RUN $SOAKD_LOAD $PORT"
     await bench.script(command, cwd="tests", env={"PORT": 9000}, times=1)
-    assert f"{bench.base / 'tests'}\nnats://127.0.0.1:1 run-1 e2e 9000\n" in bench.log()
+    assert f"{bench.base / 'tests'}\nnats://127.0.0.1:1 {bench.run_id} e2e 9000\n" in bench.log()
 
 
 async def test_output_goes_to_a_log_with_a_header_for_each_iteration(bench: Bench) -> None:

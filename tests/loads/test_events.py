@@ -125,9 +125,8 @@ async def test_what_others_publish_there_is_not_ours(nats_bench: NatsBench) -> N
 
     async with nats_bench.responder("x", another) as client, nats_bench.running(load()) as context:
         await nats_bench.until_ok(context, 10)
-        await client.publish(
-            "in", b"run-1 load 17 0 5 from an earlier life of this load, or another process of it"
-        )
+        ours = f"{context.run} load 17 0 5 from an earlier life of this load, or another process of it"
+        await client.publish("in", ours.encode())
         await client.publish("in", b"somebody else's event")
         await client.publish("in", b"run-2 load 17 0 5 from another run")
         await until(lambda: context.recorder.flush() or nats_bench.counts.get("foreign") == 2)

@@ -128,7 +128,10 @@ class Api:
         """Ask for the engine's time; ApiError if it does not answer. A remote engine's clock may be hours off, and may be set."""
         asked = time.time_ns()
         said = nanoseconds((await self.call("GET", "info"))["SystemTime"])
-        self._ahead = said - (asked + time.time_ns()) // 2
+        heard = time.time_ns()
+        # A time between question and answer is no sign of another clock, and most engines share ours: half of the time that
+        # a busy one takes to answer would cut off the last words of a log.
+        self._ahead = 0 if asked <= said <= heard else said - (asked + heard) // 2
 
     def offline(self) -> None:
         """Take note that the engine is away: calls that can wait do."""

@@ -178,7 +178,9 @@ class Tracker:
                 seen = await inspect(self._api, unit.container)
                 if seen and seen.running and unit.is_new(seen):
                     await self._herald.arrived(unit, seen, seen.begun)
-                elif seen and unit.is_new(seen) and seen.finished > seen.begun:  # it came and went unseen
+                # It came and went unseen. The end of a short life may be dated before its beginning, which the engine notes once a
+                # start has returned; a start that failed leaves no beginning.
+                elif seen and unit.is_new(seen) and seen.finished:
                     unit.begin(seen, seen.begun)
                     self._herald.ended(unit, seen.code, seen.finished, seen, live=False, note=how)
                 elif seen:
