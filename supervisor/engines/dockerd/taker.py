@@ -106,6 +106,10 @@ class Taker:
         if code is not None and await unit.may_have_starved(code) and unit.life:
             with anyio.move_on_after(STARVED):
                 await unit.life.starved.wait()
+            if (
+                unit.life.oom_kills is not None
+            ):  # a busy engine may tell too late, but our kernel has counted it
+                unit.life.starved.set()
         self._herald.ended(unit, code, event.at, seen, live=True)
 
     def _destroyed(self, unit: Unit, event: Event) -> None:

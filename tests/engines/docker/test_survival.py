@@ -95,7 +95,8 @@ async def test_how_a_unit_ended(
 
 async def test_out_of_memory(docker: Client, journal: JournalWriter) -> None:
     unit = new_name()
-    eat = f"if test -e /tmp/again; then {IDLE}; fi; touch /tmp/again; exec dd if=/dev/zero of=/dev/null bs=200000000 count=9"
+    eat = f"if test -e /tmp/again; then {IDLE}; fi; touch /tmp/again; sleep 1; exec dd if=/dev/zero of=/dev/null bs=200000000 count=9"
+    # Of a process that is out of memory before Docker watches it, Docker never tells, and its kernel's count cannot be tied to it.
     docker.create(unit, eat, init=False, host={"Memory": 20_000_000, "MemorySwap": 20_000_000})
     async with soaking(journal, engine_of(docker, unit, start=True, stop_timeout="1s")) as soak:
         crash = await soak.crashed(unit)
