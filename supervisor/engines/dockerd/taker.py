@@ -17,9 +17,11 @@ from supervisor.engines.dockerd.news import Herald
 from supervisor.engines.dockerd.restore import inspect
 from supervisor.engines.member import HARMLESS
 
-STARVED: Final = 0.5
+STARVED: Final = 1.0
 """Seconds for which a unit with a memory limit, killed by nobody we know of, is not said to have died: that it was out of memory
-is sometimes told only after its end (65 ms were seen), and then no inspection shows it."""
+is sometimes told only after its end (65 ms were seen, more on a busy machine), and then no inspection shows it. Waited for only if
+the kernel has killed somebody for want of memory during that life, or nobody knows (`Unit.may_have_starved`); that it was this unit
+nobody but the engine can tell."""
 HEALTH: Final = "health_status: "
 UNHEALTHY: Final = f"{HEALTH}unhealthy"
 
@@ -106,10 +108,6 @@ class Taker:
         if code is not None and await unit.may_have_starved(code) and unit.life:
             with anyio.move_on_after(STARVED):
                 await unit.life.starved.wait()
-            if (
-                unit.life.oom_kills is not None
-            ):  # a busy engine may tell too late, but our kernel has counted it
-                unit.life.starved.set()
         self._herald.ended(unit, code, event.at, seen, live=True)
 
     def _destroyed(self, unit: Unit, event: Event) -> None:

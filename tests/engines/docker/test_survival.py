@@ -120,6 +120,24 @@ async def test_a_unit_with_a_limit_is_not_kept_waiting_if_nobody_was_out_of_memo
             assert (crash.signal, crash.oom) == ("SIGKILL", False)
 
 
+async def test_a_unit_that_is_killed_after_another_was_out_of_memory_was_not(
+    private: PrivateEngine, journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's count is of all that runs on the machine: it says that an end may be one of these, never that it is."""
+    monkeypatch.setattr(taker, "STARVED", 0.05)
+    counted = 7
+    for module in (life, tracker, units):
+        monkeypatch.setattr(module, "oom_kills", lambda: counted)
+    unit = new_name()
+    running(private, unit, host={"Memory": 20_000_000, "MemorySwap": 20_000_000})
+    async with soaking(journal, engine_of(private, unit)) as soak:
+        counted += 1
+        end(private, unit)
+        crash = await soak.crashed(unit)
+        assert (crash.signal, crash.oom) == ("SIGKILL", False)
+        assert "out of memory: yes" not in soak.crash_file(crash)
+
+
 @pytest.mark.parametrize("gone", ["its command", "its mount"])
 async def test_a_unit_that_cannot_be_started_again(
     docker: Client, journal: JournalWriter, tmp_path: Path, gone: str
