@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from supervisor.broker.api import STREAM_NOT_FOUND, ApiError, call, pages, stream_subjects
+from supervisor.broker.api import STREAM_NOT_FOUND, ApiError, pages, stream_subjects
 from supervisor.broker.connection import BrokerError, Handle
 from supervisor.broker.stored import ChangedError, Stored, delete, entry, message, purge, put
 from supervisor.engines.process import words
@@ -136,7 +136,7 @@ class Corrupt(Sparing):
         of = self.corrupt.entries
         assert of is not None  # noqa: S101  # the callers have looked
         bucket, prefix = of.bucket, f"$KV.{of.bucket}."
-        self.spare(world, await call(handle, f"STREAM.INFO.KV_{bucket}"), f"bucket {bucket}")
+        await self.info(world, handle, f"STREAM.INFO.KV_{bucket}", f"bucket {bucket}")
         if isinstance(of, Key):
             last = await entry(handle, bucket, of.key)
             if last and _damaged(last):
@@ -176,13 +176,12 @@ class Corrupt(Sparing):
         except BrokerError:
             streams = set()  # without JetStream nobody stores it
         for stream in sorted(streams):
-            self.spare(world, await call(handle, f"STREAM.INFO.{stream}"), f"stream {stream}")
+            await self.info(world, handle, f"STREAM.INFO.{stream}", f"stream {stream}")
         payloads = (noise(rng) if of.value is None else of.value.encode() for _ in range(of.count))
         return [_text(payload) for payload in payloads]
 
     async def _seqs(self, world: World, handle: Handle, of: Duplicates, rng: random.Random) -> list[int]:
-        info = await call(handle, f"STREAM.INFO.{of.stream}")
-        self.spare(world, info, f"stream {of.stream}")
+        info = await self.info(world, handle, f"STREAM.INFO.{of.stream}", f"stream {of.stream}")
         state, seqs = info["state"], set[int]()
         for _ in range(of.count if state["messages"] else 0):
             start = state["first_seq"] + int(rng.random() * (state["last_seq"] - state["first_seq"] + 1))

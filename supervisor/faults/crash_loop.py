@@ -74,7 +74,8 @@ async def _kill(fleet: Fleet, unit: str, by: str) -> None:
 
 async def _up_again(fleet: Fleet, unit: str, by: str) -> None:
     """Wait for the watchdog's restart; `inject_timeout` is the deadline."""
+    killed = fleet.status(unit).observed.incarnation  # as long as nobody has told the fleet of its end
     if not fleet.is_watched(unit):
         await fleet.start(unit, by=by)
-    while not is_up(fleet, unit):  # noqa: ASYNC110  # nobody tells of a start
+    while not is_up(fleet, unit) or fleet.status(unit).observed.incarnation == killed:  # noqa: ASYNC110  # nobody tells of a start
         await anyio.sleep(LOOK)

@@ -48,7 +48,7 @@ class DeleteConsumer(Irreversible):
                 order = sorted(range(len(meant)), key=lambda _: rng.random())
                 meant = [meant[index] for index in sorted(order[: of.pick.size(len(meant))])]
             for name in meant:
-                self.spare(world, await call(handle, f"CONSUMER.INFO.{of.stream}.{name}"), f"consumer {name}")
+                await self.info(world, handle, f"CONSUMER.INFO.{of.stream}.{name}", f"consumer {name}")
         except (BrokerError, ValueError) as error:
             raise CannotAim(str(error)) from error
         if not meant:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from supervisor.broker.api import call
 from supervisor.broker.connection import Handle
 from supervisor.broker.control import account, age
 from supervisor.broker.options import DEFAULT
@@ -87,10 +88,15 @@ class Sparing(OfAccount, ABC):
 
     existing: bool = Field(False, description="Also what existed before the run.")
 
-    def spare(self, world: World, info: Mapping[str, Any], what: str) -> None:
-        """Raise CannotAim if something existed before the run and may not be touched."""
-        if not self.existing and age(info) > time.monotonic() - world.born:
+    async def info(self, world: World, handle: Handle, question: str, what: str) -> dict[str, Any]:
+        """Ask the broker for the info of something; CannotAim if it existed before the run and may not be touched."""
+        asked = time.monotonic()
+        info = await call(handle, question)
+        # The age was true when the server answered. Held against the time of the question, an answer that is late, or taken late, makes
+        # nothing younger than it is.
+        if not self.existing and age(info) > asked - world.born:
             raise CannotAim(f"{what} existed before the run: add existing: true if it is meant all the same")
+        return info
 
 
 class Irreversible(Sparing, ABC):

@@ -40,10 +40,10 @@ class Purge(Irreversible):
     async def aim(self, world: World, rng: random.Random) -> Aim:  # noqa: ARG002  # it is one stream
         """See that the stream is there, and that it is one of this run."""
         try:
-            info = await call(await self.handle(world), f"STREAM.INFO.{self.purge.stream}")
+            name, handle = self.purge.stream, await self.handle(world)
+            await self.info(world, handle, f"STREAM.INFO.{name}", f"stream {name}")
         except BrokerError as error:
             raise CannotAim(str(error)) from error
-        self.spare(world, info, f"stream {self.purge.stream}")
         return Aim(())
 
     def preview(self, rng: random.Random, units: Sequence[str]) -> str:  # noqa: ARG002  # it is one stream
