@@ -224,15 +224,16 @@ async def _end_processes_of(
 
 
 async def recover_all(what: Path) -> list[str]:
-    """Heal a run by its directory, or every dead run of a soak file; return what was done, in words.
+    """Heal a run by its directory, or every dead run of a soak file; return what was done, and which runs of it live, in words.
 
     Each run is healed whatever becomes of the others; CannotRecover names those that could not be.
     """
     index = RunIndex(state_dir())
     directory = await anyio.to_thread.run_sync(lambda: what.resolve() if what.is_dir() else None)
-    dead = await anyio.to_thread.run_sync(index.abandoned)
+    dead, living = await anyio.to_thread.run_sync(index.abandoned), list[str]()
     if directory is None:
         soak = (await anyio.to_thread.run_sync(lambda: load(what))).soak.soak
+        living = await anyio.to_thread.run_sync(_left_alone, index, soak)
         dead = [entry for entry in dead if entry.soak == soak]
     else:
         dead = [entry for entry in dead if entry.run_dir == directory]
@@ -248,7 +249,15 @@ async def recover_all(what: Path) -> list[str]:
         done += lines if directory or not lines else [f"{entry.run_dir}:", *lines]
     if failed:
         raise CannotRecover("\n".join(failed), done)
-    return done or [f"{what}: nothing was left to heal"]
+    return [*(done or [f"{what}: nothing was left to heal"]), *living]
+
+
+def _left_alone(index: RunIndex, soak: str) -> list[str]:
+    """Say which runs of a soak live: nobody shall take "nothing was left" for "nothing is there"."""
+    pids = {directory: index.alive(directory) for directory in index.living(soak)}
+    return [
+        f"{one}: left alone: the run goes on; end it with `kill {pid}`" for one, pid in pids.items() if pid
+    ]
 
 
 async def _heal_entry(entry: Entry) -> list[str]:

@@ -118,6 +118,22 @@ async def test_every_dead_run_of_a_soak_file_is_healed_whatever_becomes_of_the_f
     assert graveyard.known() == {"one"}
 
 
+async def test_a_run_of_the_soak_file_that_lives_is_left_alone_and_named(graveyard: Graveyard) -> None:
+    directory = await graveyard.bury("dead", graveyard.started("dead"))
+    file = graveyard.folder / "soak.yaml"
+    file.write_text("soak: small\n")
+    alive = graveyard.index.enter("alive", graveyard.folder, "small")
+    healed = await recover_all(file)
+    assert healed[0] == f"{directory}:"
+    assert healed[-1].startswith(f"{graveyard.folder}: left alone")
+    assert f"`kill {os.getpid()}`" in healed[-1]
+    nothing, left_alone = await recover_all(file)
+    assert "nothing was left to heal" in nothing
+    assert left_alone == healed[-1]
+    alive.leave()
+    assert len(await recover_all(file)) == 1
+
+
 async def test_of_a_run_without_a_beginning_the_processes_are_ended_and_it_is_forgotten(
     graveyard: Graveyard,
 ) -> None:

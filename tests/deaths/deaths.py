@@ -27,6 +27,7 @@ from death_cases import CASES, Case
 from supervisor.faults.registry import FAULTS
 from supervisor.journal.events import EndReason, RunEnded, UndoFailed
 from supervisor.journal.replay import replay
+from supervisor.journal.runs import RunIndex
 from supervisor.recover import read_past
 from supervisor.web.place import SOCKET
 
@@ -223,6 +224,7 @@ def die(
         elif code not in wanted:
             death.problems.append(f"exit code {code}, not one of {wanted}")
         elif both:
+            death.problems += _wait_until_dead(folder)
             death.problems += world.dead()
             if code := lane.run("recover", "soak.yaml", folder=folder, env=env):
                 death.problems.append(f"soakd recover: exit code {code}")
@@ -302,6 +304,16 @@ def _phases(file: Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         for line in file.read_bytes().replace(b"\0", b"").decode().splitlines():
             if len(words := line.split()) == 2 and words[0] in names:
                 yield words[0], words[1]
+
+
+def _wait_until_dead(folder: Path) -> list[str]:
+    """Wait for the daemon, which kills itself a moment after its guardian: healing would leave it alone as long as it lives."""
+    index, deadline = RunIndex(folder / "state"), time.monotonic() + GONE
+    while living := index.living():
+        if time.monotonic() > deadline:
+            return [f"it does not die: {living}"]
+        time.sleep(0.01)
+    return []
 
 
 def _inspect_journal(folder: Path) -> Iterator[str]:
