@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
@@ -46,6 +46,8 @@ lame_duck_grace_period: "2s"
 """
 STALE = 120
 """Ephemeral consumers that are left behind."""
+CLIENTS = 20
+"""Clients of a server that leaves: it ends one a second, so it is there for as long as a busy machine takes to look."""
 
 
 class Unheard:
@@ -115,7 +117,7 @@ async def started(servers: list[NatsServer], **broker: Any) -> AsyncIterator[Clu
         } | broker
         settings = Broker.model_validate({key: value for key, value in section.items() if value is not None})
         async with aiohttp.ClientSession() as http, open_connections(settings, Unheard()) as connections:
-            await (await connections.handle()).wait_connected(10)
+            await (await connections.handle()).wait_connected(30)
             yield Cluster(servers, settings, connections, http)
 
 
@@ -235,12 +237,15 @@ async def of_another_cluster(directory: Path) -> AsyncIterator[tuple[str, Facts]
             await nc.jetstream().delete_stream("LEFT")
         await cluster.well()
         leaving = cluster.followers[0]
-        async with client(leaving):
+        async with AsyncExitStack() as clients:
+            for _ in range(CLIENTS):
+                await clients.enter_async_context(client(leaving))
             leaving.send(signal.SIGUSR2)
             yield "lame-duck", await cluster.until(finds("lame-duck"))
-            await leaving.ended()
+            await leaving.kill()
         await cluster.leader.kill()
-        yield "leader-gone", await cluster.until(api_says("silent"))
+        silent, lost = api_says("silent"), finds("quorum-lost")
+        yield "leader-gone", await cluster.until(lambda facts: silent(facts) and lost(facts))
 
 
 async def of_a_single_server(directory: Path) -> AsyncIterator[tuple[str, Facts]]:

@@ -16,7 +16,8 @@ from supervisor.journal.writer import JournalWriter
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 ROUNDS = 4
-WITHIN = 3.0
+WITHIN = 30.0
+"""Seconds for each handle on a busy machine; `scripts/prove_monitor` measures how long it takes."""
 
 
 class Listener:
@@ -30,10 +31,10 @@ class Listener:
         self._heard.set()
 
     async def check(self) -> None:
-        """The handle is usable and its subscription lives, within three seconds."""
+        """The handle is usable and its subscription lives, soon."""
         with anyio.fail_after(WITHIN):
             await self.handle.wait_connected(WITHIN)
-            await self.handle.canary()
+            await self.handle.canary(WITHIN)
             self._heard = anyio.Event()
             while not self._heard.is_set():  # core NATS may lose one
                 await self.handle.nc.publish(f"mine.{self.handle.owner}")

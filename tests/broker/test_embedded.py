@@ -22,7 +22,7 @@ import pytest
 from anyio import to_thread
 from nats.aio.client import Client
 from nats.js.api import StreamConfig
-from nats.js.errors import ServiceUnavailableError
+from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 
 from supervisor.broker.embedded import Embedded, expand, free_ports
 from supervisor.broker.options import Broker
@@ -186,6 +186,15 @@ async def meta_leader(broker: Broker) -> str | None:
     return await to_thread.run_sync(look)
 
 
+async def store(client: Client, subject: str, data: bytes) -> None:
+    """Publish once, as soon as the stream is heard of everywhere: until then nobody takes it."""
+    while True:
+        with suppress(NoStreamResponseError):
+            await client.jetstream().publish(subject, data, timeout=30)
+            return
+        await anyio.sleep(0.05)
+
+
 async def stored(client: Client, stream: str) -> tuple[int, int]:
     """Return messages and last sequence, once the stream has elected its own leader: that comes after the meta leader."""
     jetstream = client.jetstream(timeout=1)
@@ -201,14 +210,14 @@ async def test_three_nodes_and_their_store_survive_a_restart_of_all(journal: Jou
     journal.subscribe(
         lambda record: exits.append(record.event) if isinstance(record.event, UnitExited) else None
     )
-    with anyio.fail_after(50):
+    with anyio.fail_after(100):
         async with cluster(journal, 3) as (fleet, broker):
             assert await meta_leader(broker) in fleet.ids
             async with connected(broker) as client:
-                stream = client.jetstream()
+                stream = client.jetstream(timeout=30)
                 await stream.add_stream(StreamConfig(name="ORDERS", subjects=["orders"], num_replicas=3))
                 for n in range(10):
-                    await stream.publish("orders", b"%d" % n)
+                    await store(client, "orders", b"%d" % n)
 
             by = "restart-nats#1"
             async with anyio.create_task_group() as group:

@@ -9,12 +9,15 @@ from subprocess import PIPE
 from typing import Any, NamedTuple
 
 import anyio
+import pytest
 from health_states import ACCOUNTS, solo
 from nats_servers import BINARY, port_of, reserve
 
 from supervisor.broker.embedded import FILE, expand
 from supervisor.broker.health.greeting import greet
 from supervisor.journal.runs import RunIndex
+
+pytestmark = pytest.mark.timeout(300)  # each command starts a Python of its own
 
 
 class Ran(NamedTuple):
@@ -25,7 +28,7 @@ class Ran(NamedTuple):
 
 async def health(*arguments: object) -> Ran:
     command = [sys.executable, "-m", "supervisor", "health", *map(str, arguments)]
-    with anyio.fail_after(30):
+    with anyio.fail_after(90):
         done = await anyio.run_process(command, check=False, stdout=PIPE, stderr=PIPE)
     return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -79,7 +82,7 @@ async def test_an_embedded_broker_is_found_while_its_run_goes_on(tmp_path: Path,
         [str(BINARY), "-c", FILE], cwd=unit, stdout=None, stderr=None
     ) as process:
         try:
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 while (await greet(f"nats://127.0.0.1:{port_of(holders[0])}", 1)).outcome != "greets":  # noqa: ASYNC110  # nobody tells
                     await anyio.sleep(0.01)
             ran = await health(file)

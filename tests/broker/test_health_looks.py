@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +28,8 @@ from supervisor.broker.options import Broker
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 SHORT = 0.3
+LONG = 20.0
+"""Seconds for what answers, on a busy machine."""
 
 
 @asynccontextmanager
@@ -53,7 +54,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def test_a_server_greets(server: NatsServer) -> None:
-    greeting = await greet(f"nats://{server.address}", 2)
+    greeting = await greet(f"nats://{server.address}", LONG)
     assert (greeting.outcome, greeting.name, greeting.jetstream, greeting.cluster) == (
         "greets",
         "solo",
@@ -62,7 +63,7 @@ async def test_a_server_greets(server: NatsServer) -> None:
     )
     assert greeting.address == server.address
     assert greeting.version.startswith("2.")
-    assert 0 < greeting.took < 2
+    assert 0 < greeting.took < LONG
 
 
 async def test_a_paused_server_is_mute(server: NatsServer) -> None:
@@ -74,12 +75,12 @@ async def test_a_paused_server_is_mute(server: NatsServer) -> None:
 
 async def test_nobody_there() -> None:
     with reserve() as holder:
-        greeting = await greet(f"nats://127.0.0.1:{port_of(holder)}", 2)
+        greeting = await greet(f"nats://127.0.0.1:{port_of(holder)}", LONG)
     assert (greeting.outcome, greeting.detail) == ("refuses", "refuses connections")
 
 
 async def test_an_address_that_does_not_exist() -> None:
-    greeting = await greet("nats://no.such.host.invalid:4222", 2)
+    greeting = await greet("nats://no.such.host.invalid:4222", LONG)
     assert (greeting.outcome, bool(greeting.detail)) == ("unreachable", True)
 
 
@@ -102,7 +103,7 @@ async def test_somebody_else_there(said: bytes, outcome: str, detail: str) -> No
                 return  # we had heard enough
 
     async with listening(answer) as url:
-        greeting = await greet(url, 2)
+        greeting = await greet(url, LONG)
     assert (greeting.outcome, greeting.detail) == (outcome, detail)
 
 
@@ -113,11 +114,11 @@ async def test_a_server_that_wants_tls_first_is_only_knocked_at() -> None:
                 await stream.receive()
 
     async with listening(wait) as url:
-        assert (await greet(url, 2, tls_first=True)).outcome == "tls"
+        assert (await greet(url, LONG, tls_first=True)).outcome == "tls"
 
 
 async def test_an_ipv6_address_keeps_its_brackets() -> None:
-    assert (await greet("nats://[::1]:1", 1)).address == "[::1]:1"
+    assert (await greet("nats://[::1]:1", LONG)).address == "[::1]:1"
 
 
 # --- monitoring ports ------------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ async def test_somebody_else_at_the_monitoring_port(http: aiohttp.ClientSession)
         return web.json_response({"hello": "world"})
 
     async with serving(answer) as url:
-        seen = await monitoring_port.look(http, "n1", url, 2)
+        seen = await monitoring_port.look(http, "n1", url, LONG)
     assert (seen.server, "not that of a nats-server" in seen.error) == (None, True)
 
 
@@ -147,7 +148,7 @@ async def test_a_monitoring_port_without_json(http: aiohttp.ClientSession) -> No
         return web.Response(text="hello")
 
     async with serving(answer) as url:
-        seen = await monitoring_port.look(http, "n1", url, 2)
+        seen = await monitoring_port.look(http, "n1", url, LONG)
     assert seen.server is None
     assert seen.error
 
@@ -163,19 +164,19 @@ async def test_a_monitoring_port_that_answers_for_ever(http: aiohttp.ClientSessi
             return response
 
     async with serving(answer) as url:
-        seen = await monitoring_port.look(http, "n1", url, 5)
+        seen = await monitoring_port.look(http, "n1", url, LONG)
     assert seen.server is None
     assert "bytes" in seen.error
 
 
 async def test_a_monitoring_port_that_is_refused_or_silent(http: aiohttp.ClientSession, start: Start) -> None:
     with reserve() as holder:
-        refused = await monitoring_port.look(http, "n1", f"http://127.0.0.1:{port_of(holder)}", 2)
+        refused = await monitoring_port.look(http, "n1", f"http://127.0.0.1:{port_of(holder)}", LONG)
     assert refused.error == "connection refused"
     with reserve() as holder:
         url = f"http://127.0.0.1:{port_of(holder)}"
         server = await start(f'http: "127.0.0.1:{port_of(holder)}"')
-        assert (await monitoring_port.look(http, "n1", url, 2)).server is not None
+        assert (await monitoring_port.look(http, "n1", url, LONG)).server is not None
         server.pause()
         silent = await monitoring_port.look(http, "n1", url, SHORT)
         assert silent.error == "no answer within 0.3s"
@@ -190,9 +191,8 @@ async def test_a_look_ends_and_leaves_nothing_while_everything_is_silent(tmp_pat
         await cluster.well()
         cluster.servers[0].pause()
         for _ in range(3):
-            began = time.monotonic()
-            facts = await examine(cluster.connections, cluster.http, 1)
-            assert time.monotonic() - began < 4
+            with anyio.fail_after(LONG):
+                facts = await examine(cluster.connections, cluster.http, 1)
         assert diagnose(facts).health is Health.UNHEALTHY
         cluster.servers[0].resume()
         await cluster.well()

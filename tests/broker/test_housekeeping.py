@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -201,7 +202,7 @@ async def test_every_call_has_a_deadline(handle: Handle, server: NatsServer) -> 
     with pytest.raises(BrokerError, match=r"no answer within 0\.2s"):
         await call(handle, "INFO", deadline=0.2)
     server.resume()
-    await handle.wait_connected(3)
+    await handle.wait_connected(20)
 
 
 async def test_a_cluster_without_quorum_loses_nothing(
@@ -212,11 +213,13 @@ async def test_a_cluster_without_quorum_loses_nothing(
     async with open_connections(broker, journal) as connections:
         handle = await connections.handle()
         await until_ready(handle)
-        js = await handle.jetstream()
-        await js.add_stream(name="stream-1", subjects=["one"], num_replicas=3)
-        await js.add_stream(name="stream-2", subjects=["two"], num_replicas=3)
-        existing = await snapshot(handle, [], "stream.*")
-        assert None not in existing.streams.values()
+        for name in ("stream-1", "stream-2"):
+            config = {"name": name, "subjects": [name], "num_replicas": 3}
+            await until_ready(handle, f"STREAM.CREATE.{name}", config)  # refused until all nodes are there
+        with anyio.fail_after(30):
+            while None in (existing := await snapshot(handle, [], "stream.*")).streams.values():  # noqa: ASYNC110  # nobody tells
+                await anyio.sleep(0.1)  # one whose leader is not heard yet
+        assert set(existing.streams) == {"stream-1", "stream-2"}
         here = next(server for server in cluster if server.address == handle.nc.server)
         others = [server for server in cluster if server is not here]
         for server in others:
@@ -232,11 +235,13 @@ async def test_a_cluster_without_quorum_loses_nothing(
         assert (await cleanup(handle, buckets=[], streams="stream.*", existing=existing)).streams == 0
 
 
-async def until_ready(handle: Handle, question: str = "STREAM.NAMES") -> None:
+async def until_ready(
+    handle: Handle, question: str = "STREAM.NAMES", body: dict[str, Any] | None = None
+) -> None:
     """Wait until there is a leader who answers."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         while True:
             with suppress(BrokerError):
-                await call(handle, question, deadline=0.5)
+                await call(handle, question, body, deadline=2)
                 return
             await anyio.sleep(0.05)

@@ -10,9 +10,8 @@ from typing import TypeVar
 
 import anyio
 import pytest
-from nats.js import JetStreamContext
+from nats.errors import NoRespondersError
 from nats.js.api import KeyValueConfig, StreamConfig
-from nats.js.errors import NoStreamResponseError
 from nats_servers import NatsServer, make_cluster, until
 
 from supervisor.broker.api import call, each, stream_names
@@ -20,6 +19,7 @@ from supervisor.broker.connection import BrokerError, Connections, Handle, open_
 from supervisor.broker.monitor import monitor as module
 from supervisor.broker.monitor import news, picture
 from supervisor.broker.monitor.monitor import Monitor
+from supervisor.broker.monitor.presence import PATIENCE
 from supervisor.broker.monitor.snapshot import Snapshot, Stream
 from supervisor.broker.monitor.streams import OURS
 from supervisor.broker.options import Broker
@@ -42,6 +42,8 @@ from supervisor.telemetry.metrics import GAUGES
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 SINGLES = 60
+SOON = PATIENCE - 5
+"""Seconds for what is announced on a busy machine: what nobody announces takes longer to be believed."""
 ACCOUNTS = """
 accounts {
   SYS { users: [{ user: sys, password: sys }] }
@@ -73,7 +75,7 @@ async def connections(cluster: list[NatsServer], journal: JournalWriter) -> Asyn
         }
     )
     async with open_connections(broker, journal) as connections:
-        await (await connections.handle()).wait_connected(10)
+        await (await connections.handle()).wait_connected(30)
         yield connections
 
 
@@ -93,7 +95,7 @@ def of(events: list[Event], kind: type[E]) -> list[E]:
     return [event for event in events if isinstance(event, kind)]
 
 
-async def eventually(act: Callable[[], object], seconds: float = 20) -> None:
+async def eventually(act: Callable[[], object], seconds: float = 40) -> None:
     """Do what a cluster that is just starting, or electing, refuses at first."""
     with anyio.fail_after(seconds):
         while True:
@@ -116,16 +118,26 @@ async def fill(handle: Handle) -> None:
     await eventually(lambda: call(handle, "STREAM.CREATE.R3", r3, deadline=2))  # all nodes are there then
     await each([f"s{n}" for n in range(SINGLES)], create)
     for n in range(SINGLES):
-        await handle.request(f"s{n}.a", b"one message")
+        await store(handle, f"s{n}.a")
     js = await handle.jetstream()
     await js.create_key_value(KeyValueConfig(bucket="B", replicas=3))
     for n in range(50):
-        await handle.request(f"$KV.B.k{n}", b"value")
+        await store(handle, f"$KV.B.k{n}")
+
+
+async def store(handle: Handle, subject: str) -> None:
+    """Store one message and no second one, as soon as the stream is heard of everywhere: until then nobody takes it."""
+    with anyio.fail_after(20):
+        while True:
+            with suppress(NoRespondersError):
+                await handle.request(subject, b"one message", timeout=20)
+                return
+            await anyio.sleep(0.05)
 
 
 async def run(monitor: Monitor, group: anyio.abc.TaskGroup) -> None:
     group.start_soon(monitor.run)
-    await until(lambda: monitor.snapshot().complete, 20)
+    await until(lambda: monitor.snapshot().complete, 40)
 
 
 async def ours(handle: Handle) -> list[str]:
@@ -139,7 +151,7 @@ async def ours(handle: Handle) -> list[str]:
     return left
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_what_is_there_what_changes_and_what_only_does_not_answer(
     cluster: list[NatsServer],
     connections: Connections,
@@ -166,7 +178,7 @@ async def test_what_is_there_what_changes_and_what_only_does_not_answer(
         await miss_a_node(cluster, monitor, events)
         await lose_the_majority(cluster, monitor, events)
         group.cancel_scope.cancel()
-    await eventually(lambda: handle.wait_connected(5))
+    await eventually(lambda: handle.wait_connected(20))
     await eventually(lambda: none_left(handle))
     assert of(events, InvariantViolated) == []
     assert not any(event.change == "reappeared" for event in of(events, StreamChanged))
@@ -191,21 +203,11 @@ async def look_at_all(monitor: Monitor) -> None:
     assert monitor.gauges()["soakd_broker_view_complete"] == 1
 
 
-async def publish(js: JetStreamContext, subject: str) -> None:
-    """Publish once the stream has a leader: it may be made before it has one."""
-    with anyio.fail_after(10):
-        while True:
-            with suppress(NoStreamResponseError):
-                await js.publish(subject, b"1")
-                return
-            await anyio.sleep(0.05)
-
-
 async def notice_changes(monitor: Monitor, handle: Handle, events: list[Event]) -> None:
     js = await handle.jetstream()
     before = said(monitor, "s0")
     await js.add_stream(StreamConfig(name="NEW", subjects=["new.>"], num_replicas=3))
-    await publish(js, "new.a")
+    await store(handle, "new.a")
     await js.pull_subscribe("new.>", durable="reader")
 
     def reader() -> bool:
@@ -213,24 +215,26 @@ async def notice_changes(monitor: Monitor, handle: Handle, events: list[Event]) 
         seen = monitor.snapshot().consumers.get("NEW")
         return seen is not None and (seen.durables, seen.idle, seen.pending) == ({"reader"}, 1, 1)
 
-    await until(reader, 10)
+    await until(reader)
     await js.delete_stream("NEW")
-    await until(lambda: "NEW" not in monitor.snapshot().streams, 3)
+    await until(lambda: "NEW" not in monitor.snapshot().streams, SOON)
     await js.add_stream(StreamConfig(name="NEW", subjects=["new.>"]))
-    await until(lambda: monitor.snapshot().streams.get("NEW"), 3)
+    await until(lambda: monitor.snapshot().streams.get("NEW"), SOON)
     await js.delete_stream("s0")
     await js.add_stream(StreamConfig(name="s0", subjects=["s0.>"]))
-    await until(lambda: said(monitor, "s0").created != before.created, 3)
-    await handle.request("$KV.B.k0", b"changed")
-    await until(lambda: monitor.snapshot().buckets["B"].entries["k0"].revision == 51, 3)
-    stepdown = await call(handle, "STREAM.LEADER.STEPDOWN.R3")
-    assert stepdown["success"]
-    await until(lambda: of(events, EntriesChanged), 15)
-    told = {
-        (type(event), event.change) for event in events if isinstance(event, StreamChanged | ConsumerChanged)
-    }
-    assert told >= {(StreamChanged, "created"), (StreamChanged, "deleted"), (ConsumerChanged, "created")}
-    await until(lambda: any("R3" in "".join(event.groups) for event in of(events, LeaderChanged)), 15)
+    await until(lambda: said(monitor, "s0").created != before.created, SOON)
+    await store(handle, "$KV.B.k0")
+    await until(lambda: monitor.snapshot().buckets["B"].entries["k0"].revision == 51, SOON)
+    await eventually(lambda: call(handle, "STREAM.LEADER.STEPDOWN.R3"))
+    await until(lambda: of(events, EntriesChanged))
+
+    def told() -> set[tuple[type[Event], str]]:
+        changed = (event for event in events if isinstance(event, StreamChanged | ConsumerChanged))
+        return {(type(event), event.change) for event in changed}
+
+    wanted = {(StreamChanged, "created"), (StreamChanged, "deleted"), (ConsumerChanged, "created")}
+    await until(lambda: told() >= wanted)
+    await until(lambda: any("R3" in "".join(event.groups) for event in of(events, LeaderChanged)))
 
 
 async def hold(
@@ -254,7 +258,7 @@ def numbers(monitor: Monitor, names: set[str]) -> dict[str, tuple[str, int, int]
 
 async def miss_a_node(cluster: list[NatsServer], monitor: Monitor, events: list[Event]) -> None:
     """Streams whose only node is paused are unknown, not gone, and not at zero; `streams_info()` would lack them."""
-    await until(lambda: monitor.snapshot().complete and monitor.snapshot().meta_leader, 15)
+    await until(lambda: monitor.snapshot().complete and monitor.snapshot().meta_leader)
     names, before = set(monitor.snapshot().streams), monitor.snapshot()
     node = next(
         server for server in cluster if server.name != before.meta_leader
@@ -262,10 +266,10 @@ async def miss_a_node(cluster: list[NatsServer], monitor: Monitor, events: list[
     node.pause()
     lost = {n for n, s in before.streams.items() if s and s.leader == node.name and s.replicas == 1}
     kept = numbers(monitor, lost)
-    await hold(monitor, names, lambda seen: f"{len(lost)} streams do not answer" in seen.why, 30)
+    await hold(monitor, names, lambda seen: f"{len(lost)} streams do not answer" in seen.why, 60)
     assert numbers(monitor, lost) == kept
     node.resume()
-    await hold(monitor, names, lambda seen: seen.complete, 30)
+    await hold(monitor, names, lambda seen: seen.complete, 60)
 
 
 async def lose_the_majority(cluster: list[NatsServer], monitor: Monitor, events: list[Event]) -> None:
@@ -284,14 +288,14 @@ async def lose_the_majority(cluster: list[NatsServer], monitor: Monitor, events:
 
     await hold(monitor, names, told, 40)  # a server says so 10 to 20 s after it was left alone
     await hold(
-        monitor, names, lambda _: not said(monitor, "KV_B").quorum, 15
+        monitor, names, lambda _: not said(monitor, "KV_B").quorum, 30
     )  # it was announced; then it is asked
-    assert monitor.round_slowest < module.NAMES + 1, "every round ends when its time is up"
+    assert monitor.round_slowest < module.NAMES + 6, "every round ends when its time is up"
     assert monitor.gauges()["soakd_broker_view_complete"] == 0
     for server in paused:
         server.resume()
     await hold(monitor, names, lambda seen: seen.complete, 40)
-    await until(lambda: of(events, ViewChanged)[-1].complete, 15)
+    await until(lambda: of(events, ViewChanged)[-1].complete)
 
 
 async def none_left(handle: Handle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -29,8 +30,8 @@ from supervisor.journal.writer import JournalWriter
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 KEYS = 1_000
-BLIND = 3.0
-"""Seconds after which a change is seen by the latest, counted from when the server greets clients again."""
+BLIND = 6.0
+"""Seconds after which a change is seen by the latest on a busy machine, once the server has it."""
 
 
 class Watched:
@@ -51,18 +52,18 @@ class Watched:
 
         await each(range(keys), one)
 
-    async def insist(self, key: str) -> None:
-        """Change an entry on a server that may be just coming back."""
-        with anyio.fail_after(10):
+    async def insist(self, key: str) -> int:
+        """Change an entry on a server that may be just coming back; return its revision."""
+        with anyio.fail_after(30):
             while True:
                 with suppress(nats.errors.Error):
-                    await self.owner.request(f"$KV.B.{key}", b"value", timeout=0.5)
-                    return
+                    answer = await self.owner.request(f"$KV.B.{key}", b"value", timeout=0.5)
+                    return int(json.loads(answer.data)["seq"])
 
     def seen(self) -> Bucket:
         return self.watch.look()
 
-    async def until(self, condition: Callable[[Bucket], object], seconds: float = 10) -> None:
+    async def until(self, condition: Callable[[Bucket], object], seconds: float = 30) -> None:
         try:
             await until(lambda: condition(self.watch.look()), seconds)
         except TimeoutError:
@@ -84,7 +85,7 @@ class Watched:
 @asynccontextmanager
 async def watching(connections: Connections) -> AsyncIterator[Watched]:
     owner = await connections.handle()
-    await owner.wait_connected(5)
+    await owner.wait_connected(20)
     async with await connections.new("default", "monitor") as handle, anyio.create_task_group() as group:
         watched = Watched(owner, handle)
         group.start_soon(watched.watch.run)
@@ -103,7 +104,9 @@ async def watched(connections: Connections) -> AsyncIterator[Watched]:
     async with watching(connections) as watched:
         yield watched
     if "KV_B" in await stream_names(watched.owner):
-        assert await watched.ours() == [], "a consumer was left"
+        with anyio.fail_after(ordered.INACTIVE - 1):  # before the server would do it
+            while await watched.ours():  # noqa: ASYNC110  # nobody tells
+                await anyio.sleep(0.01)
 
 
 async def test_a_bucket_is_seen_as_soon_as_it_is_there_with_every_change(watched: Watched) -> None:
@@ -115,7 +118,7 @@ async def test_a_bucket_is_seen_as_soon_as_it_is_there_with_every_change(watched
     revision = await kv.put("k1", b"new")
     await kv.delete("k2")
     await kv.purge("k3")
-    await watched.until(lambda bucket: bucket.live == KEYS - 2, 2)
+    await watched.until(lambda bucket: bucket.live == KEYS - 2)
     entries = watched.seen().entries
     assert entries["k1"] == Entry(revision, Operation.PUT)
     assert entries["k2"] == Entry(revision + 1, Operation.DELETE)
@@ -152,11 +155,13 @@ async def test_keys_purged_without_a_marker_are_noticed(watched: Watched) -> Non
 
 async def test_a_mortal_entry_is_known_as_such_and_seen_to_go(watched: Watched) -> None:
     await watched.create(limit_marker_ttl=5)
+    await watched.complete(0)
     await watched.owner.request("$KV.B.brief", b"", headers={"Nats-TTL": "1s"})
-    await watched.until(lambda bucket: bucket.live == 1)
+    await watched.until(lambda bucket: "brief" in bucket.entries)
     assert watched.seen().entries["brief"].mortal
     await watched.until(lambda bucket: bucket.live == 0)
     assert watched.seen().entries["brief"].operation is Operation.PURGE, "the server leaves a marker"
+    assert sum(event.put for event in watched.told()) == 1, "it was there, if a busy machine could not see it"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -172,10 +177,8 @@ async def test_the_watch_goes_on_after_a_restart(
     assert watched.seen().live == KEYS, "unknown is not gone"
     assert not watched.seen().complete
     await server.start()
-    back = anyio.current_time()
     await watched.insist("after")
-    left = back + BLIND - anyio.current_time()
-    await watched.until(lambda bucket: "after" in bucket.entries and bucket.complete, left)
+    await watched.until(lambda bucket: "after" in bucket.entries and bucket.complete, BLIND)
     assert [event for event in watched.told() if event.vanished or event.deleted] == []
 
 
@@ -220,15 +223,14 @@ async def test_revisions_that_go_back_with_the_disk_are_a_violation(
     """A store from a backup under a running system: what clients were told is no longer true."""
     for module in (invariants, revisions):
         monkeypatch.setattr(module, "CONFIRM", 0.5)
-    kv = await watched.create()
+    await watched.create()
     await watched.put(20)
     await watched.complete(20)
     store, copy = server.directory / "store", server.directory / "copy"
     await server.stop()
     await anyio.to_thread.run_sync(shutil.copytree, store, copy)
     await server.start()
-    await watched.owner.wait_connected(5)
-    last = await kv.put("k5", b"will be forgotten")
+    last = await watched.insist("k5")
     await watched.until(lambda bucket: bucket.entries["k5"].revision == last)
     await server.stop()
     await anyio.to_thread.run_sync(shutil.rmtree, store)

@@ -35,7 +35,7 @@ MESSAGES = 20_000
 async def handle(broker: Broker, journal: JournalWriter) -> AsyncIterator[Handle]:
     async with open_connections(broker, journal) as connections:
         handle = await connections.handle()
-        await handle.wait_connected(5)
+        await handle.wait_connected(20)
         yield handle
 
 
@@ -121,7 +121,7 @@ async def test_callbacks_of_the_client_never_raise(handle: Handle, server: NatsS
     await server.kill()
     await until(lambda: not handle.connected)
     await server.start()
-    await handle.wait_connected(3)
+    await handle.wait_connected(20)
     client = handle.nc
     await handle.aclose()
     await client._on_disconnected()
