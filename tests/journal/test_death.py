@@ -15,6 +15,8 @@ from supervisor.journal.replay import replay
 from supervisor.journal.segments import segments
 
 DEATHS = 20
+LONG = 60
+"""Records that every other one has written at its death: enough for a segment and a part of the next."""
 
 
 def test_nothing_durable_is_lost_when_the_writer_is_killed_again_and_again(tmp_path: Path) -> None:
@@ -26,10 +28,11 @@ def test_nothing_durable_is_lost_when_the_writer_is_killed_again_and_again(tmp_p
     ) as zygote:
         assert zygote.stdin is not None
         assert zygote.stdout is not None
-        for _ in range(DEATHS):
+        for life in range(DEATHS):
             print(run_dir, file=zygote.stdin, flush=True)
             pid = int(zygote.stdout.readline().removeprefix("pid "))
-            durable[int(zygote.stdout.readline())] = pid
+            for _ in range(LONG if life % 2 else 1):
+                durable[int(zygote.stdout.readline())] = pid
             time.sleep(rng.uniform(0, 0.05))  # the moment, not a wait for anything
             os.kill(pid, signal.SIGKILL)
             while (line := zygote.stdout.readline()) != "dead\n":

@@ -45,7 +45,7 @@ def follow(journal: JournalWriter) -> list[Record]:
 async def wait_for_trouble(journal: JournalWriter, count: int) -> None:
     changed = anyio.Event()
     unsubscribe = journal.subscribe(lambda _record: changed.set())
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while len(journal.trouble) < count:
             await changed.wait()
             changed = anyio.Event()
@@ -259,7 +259,7 @@ anyio.run(main)
 def test_a_real_short_write_loses_nothing(tmp_path: Path) -> None:
     """The kernel takes a part of the line that crosses the limit on a file's size, as it does when a disk fills up."""
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, tmp_path], check=True, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", LIMITED, tmp_path], check=True, capture_output=True, text=True, timeout=90
     )
     *acknowledged, what = done.stdout.split("\n")[:-1]
     assert what == "short-write"

@@ -66,10 +66,13 @@ async def test_many_commits_at_once_share_their_syncs(tmp_path: Path) -> None:
     disk = CountingDisk()
     async with open_journal(tmp_path, disk=disk) as journal:
         await journal.commit(intent())
-        disk.syncs = 0
+        disk.syncs, all_there = 0, threading.Event()
         async with anyio.create_task_group() as group:
+            group.start_soon(journal.call, all_there.wait, 30)
             for n in range(1000):
                 group.start_soon(journal.commit, intent(n))
+            await anyio.lowlevel.checkpoint()
+            all_there.set()
         assert disk.syncs < 20
 
 
@@ -79,7 +82,7 @@ async def test_what_nobody_waits_for_is_synced_soon_and_only_once(tmp_path: Path
         journal.emit(ready(1))
         await journal.call(lambda: None)
         opened = disk.syncs
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while disk.syncs == opened:  # noqa: ASYNC110  # nobody tells
                 await anyio.sleep(0.02)
         await journal.call(lambda: None)  # the writer's own turn, once it is back from the disk
@@ -130,7 +133,7 @@ async def test_too_many_records_are_dropped_and_counted(
         journal.subscribe(heard.append)
         busy = threading.Event()
         async with anyio.create_task_group() as group:
-            group.start_soon(journal.call, busy.wait, 10)
+            group.start_soon(journal.call, busy.wait, 30)
             await anyio.lowlevel.checkpoint()
             for n in range(25):
                 journal.emit(ready(n))

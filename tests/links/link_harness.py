@@ -24,6 +24,8 @@ from supervisor.supervision import Supervisor, nursery
 
 PATIENCE = 30.0
 """Seconds that anything may take on a busy machine."""
+SOME = 6
+"""Changes that there are at least while bytes are on their way."""
 BLOCK = 256 * 1024
 _NOISE = random.Random(1).randbytes(BLOCK - 8)  # noqa: S311
 T = TypeVar("T")
@@ -91,10 +93,11 @@ def block(number: int) -> bytes:
     return number.to_bytes(8, "big") + _NOISE
 
 
-def send_blocks(end: socket.socket, count: int) -> None:
-    """Send so many blocks, and the end."""
+def send_blocks(end: socket.socket, count: int, enough: threading.Event) -> None:
+    """Send so many blocks and, once that is `enough`, the end."""
     for number in range(count):
         end.sendall(block(number))
+    enough.wait(PATIENCE)
     end.shutdown(socket.SHUT_WR)
 
 
@@ -128,18 +131,18 @@ async def transferred(
 ) -> tuple[int, int, int]:
     """Send so many blocks each way while toxics change; return how many arrived up and down, and how many changes were made.
 
-    The changes go on until all have been made, or all bytes are through.
+    The changes go on until all have been made, or all bytes are through, which they are not before some changes were.
     """
     client, end = await bench.connect()
     rng, made = random.Random(seed), 0  # noqa: S311
-    arrived: dict[str, int] = {}
+    arrived, enough = dict[str, int](), threading.Event()
 
     async def sink(way: str, from_: socket.socket) -> None:
         arrived[way] = await threaded(take_blocks, from_)
 
     async with anyio.create_task_group() as group:
         for source, sink_, way in ((client, end, "up"), (end, client, "down")):
-            group.start_soon(threaded, send_blocks, source, blocks)
+            group.start_soon(threaded, send_blocks, source, blocks, enough)
             group.start_soon(sink, way, sink_)
         open_: list[str] = []
         while made < changes and len(arrived) < 2:
@@ -149,6 +152,8 @@ async def transferred(
                 open_.append(f"e#{made}")
                 await bench.links.put(open_[-1], {"db": drawn(rng)})
             made += 1
+            if made >= min(changes, SOME):
+                enough.set()
             await anyio.sleep(rng.uniform(0, 2 * pause))
         for episode in open_:
             await bench.links.take(episode)

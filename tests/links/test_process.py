@@ -10,9 +10,10 @@ from typing import Any
 
 import anyio
 import pytest
-from link_harness import linked, threaded
+from link_harness import PATIENCE, linked, threaded
 from test_toxics import ask
 
+from supervisor.engines.spawn import stopped
 from supervisor.journal.events import LinksOpened, TaskCrashed
 from supervisor.journal.replay import replay
 from supervisor.journal.writer import JournalWriter
@@ -77,6 +78,9 @@ async def test_a_process_that_does_not_answer_is_replaced(
     async with linked(journal) as bench:
         (pid,) = remains.processes(bench.run)
         os.kill(pid, signal.SIGSTOP)
+        with anyio.fail_after(PATIENCE):
+            while not stopped(pid):  # noqa: ASYNC110  # nobody tells
+                await anyio.sleep(0.001)
         monkeypatch.setattr(control, "ANSWER", 2.0)
         await bench.links.put("hole#1", {"db": Blackhole()})
         await bench.links.take("hole#1")
@@ -108,7 +112,7 @@ async def test_without_its_daemon_it_is_a_plain_relay_until_it_is_ended(journal:
         assert bench.links._channel is not None
         bench.links._channel.shutdown(2)  # as the daemon's death does
         assert await threaded(end.recv, 4) == b"held"
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             await remains.Remains(bench.run).take("hole#1")
         assert name(pid) == "soakd-plain"
         await threaded(ask, client, end)

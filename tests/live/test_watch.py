@@ -17,7 +17,10 @@ import pytest
 from watch_terminal import PATIENCE, WHO, Watch
 
 from supervisor.broker.embedded import free_ports
+from supervisor.broker.ordered import INACTIVE
 from supervisor.live.sources import BUCKETS
+
+pytestmark = pytest.mark.timeout(300)  # on a busy machine a Python takes long to start
 
 
 def soakd(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -25,7 +28,7 @@ def soakd(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "supervisor", "watch", *words],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
         env=os.environ | more,
     )
@@ -57,12 +60,12 @@ async def test_a_broker_alone_in_a_terminal(server: str, watch: Watch) -> None:
     assert terminal.ends() == 0
     assert terminal.sent.endswith("\x1b[?1049l")
     assert "Traceback" not in terminal.sent
-    left = [info.name for info in await js.consumers_info("KV_SUBSCRIPTIONS")]
-    assert left == []
+    with anyio.fail_after(INACTIVE - 1):  # before the server would do it
+        while await js.consumers_info("KV_SUBSCRIPTIONS"):  # noqa: ASYNC110  # nobody tells
+            await anyio.sleep(0.05)
     await client.close()
 
 
-@pytest.mark.timeout(150)
 async def test_more_buckets_than_are_followed_and_those_that_come_and_go(server: str, watch: Watch) -> None:
     client = await nats.connect(server, user="admin", password="secret")
     js = client.jetstream()
@@ -171,7 +174,7 @@ async def test_attached_to_a_run(tmp_path: Path, watch: Watch) -> None:
         named.press("q")
         assert named.ends() == 0
         run.send_signal(signal.SIGTERM)
-        assert await anyio.to_thread.run_sync(lambda: run.wait(30)) in {0, 1, 3}
+        assert await anyio.to_thread.run_sync(lambda: run.wait(90)) in {0, 1, 3}
         await alone.shows("no answer for")
         assert not endpoint.exists()
         alone.press("q")
@@ -179,4 +182,4 @@ async def test_attached_to_a_run(tmp_path: Path, watch: Watch) -> None:
     finally:
         if run.poll() is None:
             run.terminate()
-            run.wait(30)
+            run.wait(90)

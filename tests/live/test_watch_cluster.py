@@ -107,6 +107,7 @@ async def make(handle: Handle) -> None:
     await each(range(KEYS), put)
 
 
+@pytest.mark.timeout(300)
 async def test_many_streams_and_keys_and_nodes_that_go_away(
     running: Running, state_dir: Path, watch: Watch
 ) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import anyio
 
-PATIENCE = 40.0  # a stream whose end was not announced is believed to be gone after 25 s
+PATIENCE = 60.0  # a stream whose end was not announced is believed to be gone after 25 s
 WHO = {"SOAKD_NATS_USER": "admin", "SOAKD_NATS_PASSWORD": "secret"}
 _TOKEN = re.compile(r"\x1b\[([?0-9;]*)([A-Za-z])|([^\x1b]+)")
 

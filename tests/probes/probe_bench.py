@@ -17,7 +17,7 @@ Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Serve = Callable[[Answer], Awaitable[str]]
 Watch = Callable[..., AbstractAsyncContextManager[View]]
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds after which a test that waits for something fails."""
 
 

@@ -44,9 +44,9 @@ async def test_its_whole_process_group_ends_at_the_deadline(view: View, tmp_path
     """Whatever it left behind would fail this test in the end: every process of a test must be gone."""
     script = "sleep 1000 & trap '' TERM; touch started; sleep 1000"
     with anyio.fail_after(PATIENCE):
-        reading = await look(view, command={"command": ["sh", "-c", script], "timeout": "300ms"})
+        while not (tmp_path / "started").exists():  # a busy machine may not get so far in time
+            reading = await look(view, command={"command": ["sh", "-c", script], "timeout": "300ms"})
     assert (reading.ok, reading.detail) == (False, "no answer within 300ms")
-    assert (tmp_path / "started").exists()
 
 
 async def test_what_it_leaves_in_the_background_ends_with_it(view: View) -> None:

@@ -75,6 +75,17 @@ async def settled(journal: JournalWriter) -> None:
     await journal.commit(SteadyChanged(holds=True, failing=("this is the test",)))
 
 
+async def in_vain(state: SteadyState, *asked: Switch) -> tuple[str, ...]:
+    """Wait for what never holds; return what fails. Once more if a busy machine left no time to ask these."""
+    with anyio.fail_after(PATIENCE):
+        while True:
+            before = [switch.asked for switch in asked]
+            holds, failing = await state.wait(0.05)
+            assert not holds
+            if all(switch.asked > count for switch, count in zip(asked, before, strict=True)):
+                return failing
+
+
 def changes(events: list[Event]) -> list[tuple[str, bool]]:
     return [(event.reading.probe, event.reading.ok) for event in events if isinstance(event, ProbeChanged)]
 
@@ -104,8 +115,9 @@ async def test_all_must_hold_in_the_same_round(view: View, journal: JournalWrite
 
 
 async def test_what_fails_is_named_when_the_time_is_up(view: View, journal: JournalWriter) -> None:
-    state = SteadyState([scripted("a", Switch()), scripted("b", Switch(ok=False))], view, journal)
-    assert await state.wait(0.05) == (False, ("b",))
+    a, b = Switch(), Switch(ok=False)
+    state = SteadyState([scripted("a", a), scripted("b", b)], view, journal)
+    assert await in_vain(state, a, b) == ("b",)
 
 
 async def test_a_probe_that_hangs_is_named_and_bounded(view: View, journal: JournalWriter) -> None:
@@ -113,9 +125,9 @@ async def test_a_probe_that_hangs_is_named_and_bounded(view: View, journal: Jour
         await anyio.sleep_forever()
         raise AssertionError
 
-    state = SteadyState([scripted("a", Switch()), scripted("b", hang)], view, journal)
-    with anyio.fail_after(PATIENCE):
-        assert await state.wait(0.05) == (False, ("b",))
+    a = Switch()
+    state = SteadyState([scripted("a", a), scripted("b", hang)], view, journal)
+    assert await in_vain(state, a) == ("b",)
 
 
 async def test_a_probe_that_began_to_hang_is_named(view: View, journal: JournalWriter) -> None:
@@ -129,9 +141,12 @@ async def test_a_probe_that_began_to_hang_is_named(view: View, journal: JournalW
     def then_hang() -> object:
         return once() if once.asked < 1 else anyio.sleep_forever()
 
-    state = SteadyState([scripted("a", at_last), scripted("b", then_hang)], view, journal)
     with anyio.fail_after(PATIENCE):
-        assert await state.wait(0.1) == (False, ("b",))
+        while late.asked < 2:  # a busy machine may not get to the second round in time
+            late.asked = once.asked = 0
+            state = SteadyState([scripted("a", at_last), scripted("b", then_hang)], view, journal)
+            result = await state.wait(0.1)
+    assert result == (False, ("b",))
 
 
 async def test_a_probe_that_raises_is_never_ok(view: View, journal: JournalWriter) -> None:
@@ -143,6 +158,7 @@ async def test_a_probe_that_raises_is_never_ok(view: View, journal: JournalWrite
 
     state = SteadyState([scripted("a", broken), scripted("b", blind)], view, journal)
     assert await state.wait(0.05) == (False, ("a", "b"))
+    await state.look()
     assert state.readings["a"].detail == "the probe raised ZeroDivisionError: division by zero"
     assert state.readings["b"].detail == "it is dark"
 
@@ -188,7 +204,8 @@ async def test_within_forgives_a_short_failure(
     )
     assert await state.wait(PATIENCE) == (True, ())
     patient.ok = strict.ok = False
-    assert (await state.wait(0.05))[0] is False
+    for _ in range(3):
+        assert not any(reading.ok for reading in await state.look())
     await settled(journal)
     assert changes(events) == [("patient", True), ("strict", True), ("strict", False)]
 
@@ -196,8 +213,10 @@ async def test_within_forgives_a_short_failure(
 async def test_within_ends(view: View, journal: JournalWriter, events: list[Event]) -> None:
     state = SteadyState([scripted("a", Switch(ok=False), within="50ms")], view, journal)
     began = time.monotonic()
-    assert (await state.wait(0.2))[0] is False
-    await settled(journal)
+    with anyio.fail_after(PATIENCE):
+        while not changes(events):
+            assert not any(reading.ok for reading in await state.look())
+            await settled(journal)
     records = [event for event in events if isinstance(event, ProbeChanged)]
     assert changes(events) == [("a", False)]
     assert records[0].reading.detail == "it is off"
@@ -225,11 +244,12 @@ async def test_look_all_gives_each_probe_its_time(view: View) -> None:
 
 
 async def test_look_all_ends_when_the_time_is_up(view: View) -> None:
-    off = Switch(ok=False)
+    off, asked = Switch(ok=False), 0
     with anyio.fail_after(PATIENCE):
-        (reading,) = await look_all([scripted("off", off, within="50ms")], view)
+        while off.asked < asked + 2:  # on a busy machine a single look may take all the time
+            asked = off.asked
+            (reading,) = await look_all([scripted("off", off, within="50ms")], view)
     assert not reading.ok
-    assert off.asked > 1
 
 
 async def test_by_default_units_are_up(watching: Watch, journal: JournalWriter) -> None:
@@ -238,7 +258,9 @@ async def test_by_default_units_are_up(watching: Watch, journal: JournalWriter) 
         state = SteadyState(probes, view, journal)
         assert await state.wait(PATIENCE) == (True, ())
         await view.fleet.stop("n2", by="test")
-        assert await state.wait(0.05) == (False, ("unit n2 up",))
+        with anyio.fail_after(PATIENCE):
+            while await state.wait(0.05) != (False, ("unit n2 up",)):
+                pass  # a busy machine had no time for a look
         await view.fleet.start("n2", by="test")
         assert await state.wait(PATIENCE) == (True, ())
 

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
+from probe_bench import PATIENCE
 
 from supervisor.engines.selectors import Selector
 from supervisor.journal.events import EpisodeClosed, Evidence, FaultInjected, FaultIntent, Record
@@ -31,7 +32,7 @@ async def test_each_episode_has_a_before_a_during_and_a_recovered(
 
     async with watching(n1=IDLE) as view, anyio.create_task_group() as group:
         steady = SteadyState([Unit(unit=UnitLook(unit=Selector(of=("n1",))))], view, journal)
-        assert (await steady.wait(5))[0]
+        assert (await steady.wait(PATIENCE))[0]
         witness = Witness(steady, journal)
         journal.subscribe(witness.apply)
         journal.subscribe(follow)
@@ -39,12 +40,12 @@ async def test_each_episode_has_a_before_a_during_and_a_recovered(
         await journal.commit(FaultIntent(episode="f#1", fault="f", type="stop", n=1))
         await view.fleet.stop("n1", by="f#1")
         await journal.commit(FaultInjected(episode="f#1", took=0.1))
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             await told[1].wait()
         await view.fleet.start("n1", by="f#1")
-        assert (await steady.wait(5))[0]
+        assert (await steady.wait(PATIENCE))[0]
         await journal.commit(EpisodeClosed(episode="f#1", recovered=True, recovery=0.1))
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             await told[2].wait()
         group.cancel_scope.cancel()
     assert [(one.when, [reading.ok for reading in one.readings]) for one in seen] == [

@@ -16,7 +16,7 @@ async def test_every_page_answers() -> None:
     ):
 
         async def get(path: str) -> tuple[int, str]:
-            async with http.get(url + path, timeout=aiohttp.ClientTimeout(5)) as answer:
+            async with http.get(url + path, timeout=aiohttp.ClientTimeout(30)) as answer:
                 return answer.status, await answer.text()
 
         assert await get("/healthz") == (200, "ok\n")

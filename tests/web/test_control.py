@@ -46,7 +46,7 @@ async def serving(place: Place, person: Person, journal: JournalWriter) -> Async
     file = place.directory / (ADDRESS if place.token else SOCKET)
     async with anyio.create_task_group() as group:
         Supervisor(group, journal, lambda _: None).keep("control", lambda: control(person, place))  # type: ignore[arg-type]  # a stand-in
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not file.exists():  # noqa: ASYNC110  # a file tells nobody
                 await anyio.sleep(0.01)
         yield
@@ -135,7 +135,7 @@ async def test_a_bug_is_told_journalled_and_the_endpoint_is_there_again(
     async with serving(Place(tmp_path), Person(), journal):
         with pytest.raises(CannotControl, match="a bug in soakd itself: ZeroDivisionError: a bug"):
             await ask(way, "POST", "/faults/abort")
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while True:
                 try:
                     assert await ask(way, "GET", "/faults") == {"faults": []}
