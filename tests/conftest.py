@@ -26,9 +26,10 @@ from docker_fixtures import docker, docker_session, images  # noqa: F401  # fixt
 from keeper import kept
 
 import supervisor
+from supervisor.broker.embedded import free_ports
 from supervisor.journal.writer import JournalWriter, open_journal
 
-PATIENCE = 3.0
+PATIENCE = 20.0
 """Seconds that a process or thread of a test has for going away once the test is over."""
 MARK = f"SOAKD_TEST_SESSION={uuid.uuid4().hex}"
 """Every process that comes from this test session has it in its environment."""
@@ -115,6 +116,12 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "state"
     monkeypatch.setenv("SOAKD_STATE_DIR", str(path))
     return path
+
+
+@pytest.fixture
+def free_tcp_port() -> int:
+    """Return a port that nobody is given by chance, as one of those that anyio's fixture returns is before the test uses it."""
+    return next(free_ports())
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 TESTS = '''
 import fcntl, os, subprocess, sys, threading, time
 from pathlib import Path
-import pytest, supervisor
+import conftest, pytest, supervisor
 from supervisor.journal.files import write_atomically
 
 OURS = """
@@ -54,6 +54,10 @@ exec(compile(OURS, str(Path(supervisor.__file__).with_name("ours.py")), "exec"),
 HERE = Path(__file__)
 NAMES = list(ours["BLOCKING"])
 
+@pytest.fixture(autouse=True)
+def _no_patience_with_what_stays(request):
+    conftest.PATIENCE = 0.1 if "bad" in request.node.name else 20.0
+
 @pytest.mark.parametrize("name", NAMES)
 async def test_bad_awaited(name):
     await ours["awaited"](name, HERE)
@@ -87,10 +91,11 @@ def test_bad_process():
     test_bad_process.process = subprocess.Popen(["sleep", "60"])
 
 def test_bad_orphan():
-    subprocess.run(["sh", "-c", "setsid sleep 60 >/dev/null 2>&1 &"], check=True)
+    orphan = "setsid sleep 60 >/dev/null 2>&1 & until grep -q ^sleep /proc/$!/cmdline; do :; done"  # seen once its exec is over
+    subprocess.run(["sh", "-c", orphan], check=True)
 
 def test_bad_thread():
-    threading.Thread(target=time.sleep, args=(1.0,), name="soakd-x").start()
+    threading.Thread(target=time.sleep, args=(60,), name="soakd-x", daemon=True).start()
 
 def test_good_thread_that_ends():
     threading.Thread(target=time.sleep, args=(0.01,), name="soakd-y").start()
@@ -117,12 +122,13 @@ async def test_good_journal(journal):
 
 
 KILLED = """
-import os, subprocess
+import os, subprocess, sys
 from pathlib import Path
 
 def test_it(tmp_path):
     marked = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    named = subprocess.Popen(["sh", "-c", "sleep 600; :", f"{tmp_path}/program"], env={"PATH": os.environ["PATH"]})
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)", f"{tmp_path}/program"]  # no shell, whose child would stay
+    named = subprocess.Popen(sleep, env={"PATH": os.environ["PATH"]})
     if os.geteuid() == 0:
         subprocess.run(["mount", "-t", "tmpfs", "none", str(tmp_path)], check=True)
     Path(os.environ["TOLD"]).write_text(f"{marked.pid} {named.pid} {tmp_path}")
@@ -132,8 +138,7 @@ def test_it(tmp_path):
 
 def session(tmp_path: Path, tests: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run tests with our conftest.py in a session of their own."""
-    conftest = (HERE / "conftest.py").read_text()
-    (tmp_path / "conftest.py").write_text(conftest.replace("PATIENCE = 3.0", "PATIENCE = 0.1"))
+    (tmp_path / "conftest.py").write_text((HERE / "conftest.py").read_text())
     (tmp_path / "test_it.py").write_text(tests)
     (tmp_path / "pytest.ini").write_text(
         f"[pytest]\nanyio_mode = auto\npythonpath = {HERE} {HERE}/engines/docker\n"

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dead_run import started
 
 from supervisor.engines.base import EngineContext, EngineError
 from supervisor.engines.process import ProcessEngine
@@ -37,10 +40,12 @@ class Graveyard:
     def __init__(self, folder: Path, state: Path) -> None:
         self.folder, self.index = folder, RunIndex(state)
         self.left: dict[str, subprocess.Popen[bytes]] = {}
+        self.ids = defaultdict[str, str](lambda: f"test-{uuid.uuid4().hex}")
+        """By what the test calls a run: recovery ends every process of this machine that bears the run's id."""
 
-    async def bury(self, run: str, *events: Event, soak: dict[str, Any] | None = None) -> Path:
+    async def bury(self, name: str, *events: Event, soak: dict[str, Any] | None = None) -> Path:
         """Make what a run leaves that died after these events; without any it has no journal."""
-        directory = self.folder / run
+        run, directory = self.ids[name], self.folder / name
         directory.mkdir()
         (directory / "soak.yaml").write_text(json.dumps({"soak": "small"} | (soak or {})))
         if events:
@@ -48,32 +53,22 @@ class Graveyard:
                 for event in events:
                     await journal.commit(event)
         self.index.enter(run, directory, "small").lock.release()
-        self.left[run] = subprocess.Popen(  # noqa: ASYNC220  # a test may wait for a millisecond
+        self.left[name] = subprocess.Popen(  # noqa: ASYNC220  # a test may wait for a millisecond
             [sys.executable, "-c", "import time; time.sleep(3600)"],
             env={**os.environ, "SOAKD_RUN": run},
             start_new_session=True,
         )
         return directory
 
-    def started(self, run: str, **more: Any) -> RunStarted:
-        return RunStarted(
-            run=run,
-            soak="small",
-            seed=1,
-            soakd="0",
-            host="here",
-            pid=1,
-            boot="",
-            duration=None,
-            file=str(self.folder / "soak.yaml"),
-            **more,
-        )
+    def started(self, name: str, **more: Any) -> RunStarted:
+        return started(self.ids[name], file=str(self.folder / "soak.yaml"), **more)
 
     def known(self) -> set[str]:
-        return {entry.run_id for entry in self.index.abandoned()}
+        entries = {entry.run_id for entry in self.index.abandoned()}
+        return {name for name, run in self.ids.items() if run in entries}
 
-    def ended(self, run: str) -> bool:
-        return self.left[run].wait(5) != 0
+    def ended(self, name: str) -> bool:
+        return self.left[name].wait(20) != 0
 
 
 @pytest.fixture

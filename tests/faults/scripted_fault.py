@@ -72,12 +72,15 @@ class System:
         self.steady = anyio.Event()
         self.steady.set()
         self.asked: list[float] = []
+        self.failed = 0
+        """How often somebody waited in vain."""
 
     async def wait(self, timeout: float) -> tuple[bool, tuple[str, ...]]:
         self.asked.append(timeout)
         with anyio.move_on_after(timeout):
             await self.steady.wait()
             return True, ()
+        self.failed += 1
         return False, ("unit nats1 up",)
 
 
@@ -167,6 +170,13 @@ async def to_its_end(scheduler: Scheduler, timeout: float) -> tuple[str, ...]:
             await scheduler.drawn_out()
         return await scheduler.finish(timeout)
     raise AssertionError
+
+
+def cut(scheduler: Scheduler, fault: str) -> None:
+    """End inject and hold of the episode that is open, as if its time were over."""
+    episode = scheduler.lines[fault].episode
+    assert episode
+    episode.cut()
 
 
 def incarnations(fleet: Fleet) -> dict[str, str | None]:

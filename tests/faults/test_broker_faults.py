@@ -19,6 +19,7 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.client import JetStreamContext
 from nats.js.errors import NoStreamResponseError
 from pydantic import ValidationError
+from real_units import kind
 from scripted_fault import PATIENCE, Open, Stage, free_and_up, incarnations, until
 
 from supervisor.broker.api import call
@@ -30,9 +31,7 @@ from supervisor.engines.base import EngineContext
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.process import ProcessEngine
 from supervisor.engines.selectors import Selector
-from supervisor.faults.base import Fault
 from supervisor.faults.draws import Draw
-from supervisor.faults.registry import FAULTS
 from supervisor.journal.events import (
     Cause,
     DrawSkipped,
@@ -51,10 +50,6 @@ from supervisor.journal.writer import JournalWriter
 from supervisor.watch.watchdog import WatchContext, Watchdog
 
 Cluster = Callable[..., AbstractAsyncContextManager[Broker]]
-
-
-def kind(**keys: Any) -> Fault:
-    return FAULTS.find(keys, Path())[0].model_validate({"every": "0s", "times": 1, **keys})
 
 
 @pytest.fixture

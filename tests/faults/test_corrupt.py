@@ -15,11 +15,13 @@ from typing import Any
 import anyio
 import nats
 import pytest
+from dead_run import started
 from nats.aio.client import Client
 from nats.js.api import KeyValueConfig, StreamConfig
 from nats.js.errors import KeyDeletedError, KeyNotFoundError
 from nats.js.kv import KeyValue
 from pydantic import ValidationError
+from real_units import kind
 from scripted_fault import PATIENCE, Stage, until
 
 from supervisor.broker.connection import open_connections
@@ -31,7 +33,6 @@ from supervisor.faults.corrupt import MARK
 from supervisor.faults.corruption import damaged
 from supervisor.faults.draws import Draw
 from supervisor.faults.recovery import undo_open
-from supervisor.faults.registry import FAULTS
 from supervisor.journal.events import (
     DrawSkipped,
     EpisodeClosed,
@@ -39,7 +40,6 @@ from supervisor.journal.events import (
     FaultInjected,
     FaultIntent,
     FaultUndone,
-    RunStarted,
     UndoFailed,
 )
 from supervisor.journal.writer import JournalWriter, open_journal
@@ -49,10 +49,6 @@ from supervisor.soakfile.plan import warnings
 
 SERVER = Path(sys.executable).with_name("nats-server")
 Server = Callable[[], AbstractAsyncContextManager[Client]]
-
-
-def kind(**keys: Any) -> Fault:
-    return FAULTS.find(keys, Path())[0].model_validate({"every": "0s", "times": 1, **keys})
 
 
 def rng(n: int = 1) -> Any:
@@ -223,17 +219,6 @@ async def test_what_was_damaged_by_hand_is_put_back_after_a_death(
     broker = {"servers": [f"127.0.0.1:{free_tcp_port}"]}
     soak = {"soak": "small", "broker": broker, "faults": {"bad": what | {"every": "1h"}}}
     await anyio.Path(directory / "soak.yaml").write_text(json.dumps(soak))
-    started = RunStarted(
-        run=run,
-        soak="small",
-        seed=1,
-        soakd="0",
-        host="here",
-        pid=1,
-        boot="",
-        duration=None,
-        file=str(directory / "soak.yaml"),
-    )
     async with server() as nc:
         kv = await bucket(nc, a=b"1")
         aim = await fault.aim(stage.world, rng())
@@ -241,7 +226,7 @@ async def test_what_was_damaged_by_hand_is_put_back_after_a_death(
             episode="bad@operator#1", fault="bad@operator", type="corrupt", n=1, undo=aim.undo
         )
         async with open_journal(directory) as past:
-            await past.commit(started)
+            await past.commit(started(run, file=str(directory / "soak.yaml")))
             await past.commit(intent)
         await fault.inject(stage.world, intent)
         assert await values(kv, "a") == [b"bad"]

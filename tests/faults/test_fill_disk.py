@@ -15,12 +15,11 @@ import pytest
 from docker_engine import Client
 from docker_soak import IDLE, engine_of, new_name, soaking
 from pydantic import ValidationError
+from real_units import kind
 from scripted_fault import PATIENCE, Open, Stage, until
 
 from supervisor.faults import fill_disk
-from supervisor.faults.base import Fault
 from supervisor.faults.recovery import undo_open
-from supervisor.faults.registry import FAULTS
 from supervisor.journal.events import DrawSkipped, EpisodeClosed, FaultFailed, FaultInjected, FaultIntent
 from supervisor.journal.writer import JournalWriter
 from supervisor.soakfile.discovery import discovered
@@ -42,10 +41,6 @@ while True:
 Disk = Callable[..., Path]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
-
-
-def kind(**keys: Any) -> Fault:
-    return FAULTS.find(keys, Path())[0].model_validate({"every": "0s", "times": 1, **keys})
 
 
 @pytest.fixture
@@ -243,9 +238,9 @@ async def test_the_volume_of_a_container_is_filled(
             assert free(place) < MB
             engine: Any = soak.fleet.place(unit)[0]
             command = ["sh", "-c", "dd if=/dev/zero of=/data/x bs=100000 count=20"]
-            code, output = await engine.execute(unit, command, 10)
+            code, output = await engine.execute(unit, command, 60)
             assert (code, b"No space left" in output) == (1, True)
-            assert await scheduler.finish(5) == ()
+            assert await scheduler.finish(PATIENCE) == ()
         assert not ours(place)
 
 

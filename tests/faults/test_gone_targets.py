@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from dead_run import started
 from docker_engine import Client
 from docker_soak import IDLE, new_name
 
 from supervisor.engines.base import EngineContext
 from supervisor.engines.docker import DockerEngine
-from supervisor.journal.events import EpisodeClosed, FaultIntent, RunStarted, Target
+from supervisor.journal.events import EpisodeClosed, FaultIntent, Target
 from supervisor.journal.replay import replay
 from supervisor.journal.writer import JournalWriter, open_journal
 from supervisor.recover import recover
@@ -47,15 +48,8 @@ async def test_one_of_a_label_that_is_gone_was_not_healed(
     ids = {name: f"box/{name}" if name == names[2] else name for name in names}
     async with open_journal(run) as dead:
         await dead.commit(
-            RunStarted(
-                run=mark,
-                soak="small",
-                seed=1,
-                soakd="0",
-                host="here",
-                pid=1,
-                boot="",
-                duration=None,
+            started(
+                mark,
                 file=str(tmp_path / "soak.yaml"),
                 units=tuple(ids.values()),
                 engines=dict.fromkeys(ids.values(), "box"),

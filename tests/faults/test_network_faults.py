@@ -10,22 +10,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 from anyio import to_thread
 from docker_engine import LABEL, Client
 from docker_soak import engine_of, new_name, soaking
-from scripted_fault import Stage, free_and_up, until
+from real_units import kind
+from scripted_fault import PATIENCE, Stage, free_and_up, until
 
 from supervisor.engines.capabilities import CanDisconnect, CanExecute, CanPartition
 from supervisor.engines.dockerd import packets
-from supervisor.faults.base import Fault
 from supervisor.faults.draws import Draw
 from supervisor.faults.limits import Bounds, Limits
 from supervisor.faults.recovery import undo_open
-from supervisor.faults.registry import FAULTS
 from supervisor.journal.events import DrawSkipped, EpisodeClosed, FaultInjected, FaultIntent, UndoFailed
 from supervisor.journal.writer import JournalWriter
 from supervisor.soakfile.discovery import discovered
@@ -34,10 +32,6 @@ from supervisor.soakfile.plan import warnings
 
 PORT = 7000
 ANSWERS = f"exec nc -ll -p {PORT} -e cat"
-
-
-def kind(**keys: Any) -> Fault:
-    return FAULTS.find(keys, Path())[0].model_validate({"every": "0s", "times": 1, **keys})
 
 
 @dataclass
@@ -61,7 +55,13 @@ class Three:
         assert isinstance(engine, CanExecute)
         address = await to_thread.run_sync(self.address, other)
         command = f"nc -w 1 {address} {PORT} -e printf there"
-        return (await engine.execute(name, ["sh", "-c", command], 10))[0] == 0
+        return (await engine.execute(name, ["sh", "-c", command], 60))[0] == 0
+
+    async def reach(self, pairs: set[str]) -> None:
+        """Wait until these reach each other and nobody else does: who comes back to a network is not known there at once."""
+        with anyio.fail_after(PATIENCE):
+            while await self.who_reaches_whom() != pairs:
+                pass
 
     async def who_reaches_whom(self) -> set[str]:
         pairs = [(a, b) for a in "abc" for b in "abc" if a != b]
@@ -102,7 +102,7 @@ class Three:
     def rules(self, unit: str, program: str = "iptables") -> list[str]:
         pid = self.docker.inspect(self.names[unit])["State"]["Pid"]
         command = ["nsenter", f"--net=/proc/{pid}/ns/net", program, "-w", "5", "-S"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
         return [line for line in done.stdout.splitlines() if not line.startswith("-P")]
 
 
@@ -127,7 +127,7 @@ def three(docker: Client, stage: Stage, journal: JournalWriter) -> Opened:
             docker.start(name)
         async with soaking(journal, engine_of(docker, *names.values())) as soak:
             stage.fleet = soak.fleet
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 while (await made.by_both() if ipv6 else [await made.who_reaches_whom()] * 2) != [ALL, ALL]:
                     pass
                 while ipv6 and not await to_thread.run_sync(made.by_ipv6().answers_us, "a"):
@@ -148,7 +148,7 @@ async def test_a_group_is_cut_off_from_all_others_and_nobody_else_notices(
             for one, program in ((made, "iptables"), (made.by_ipv6(), "ip6tables")):
                 assert await to_thread.run_sync(one.answers_us, "a")
                 assert any('--comment "soakd cut#1"' in rule for rule in made.rules("a", program))
-            assert await scheduler.finish(5) == ()
+            assert await scheduler.finish(PATIENCE) == ()
         assert await made.by_both() == [ALL, ALL]
         assert not any(made.rules(unit, program) for unit in "abc" for program in ("iptables", "ip6tables"))
         assert free_and_up(stage.fleet)  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ async def test_one_is_cut_off_from_one_and_a_restart_cuts_the_episode_short(
             await fleet.start(one, by="operator")
             await until(lambda: fleet.status(one).observed.incarnation not in {None, was})
             assert made.rules("a") == []
-            assert await scheduler.finish(5) == ()
+            assert await scheduler.finish(PATIENCE) == ()
         assert (await stage.watch.until(EpisodeClosed)).truncated
     assert not stage.watch.all(UndoFailed)
 
@@ -185,8 +185,8 @@ async def test_a_unit_is_off_its_network_and_comes_back_under_its_names(stage: S
             await stage.watch.until(FaultInjected)
             assert await made.who_reaches_whom() == {"bc", "cb"}
             assert not await to_thread.run_sync(made.answers_us, "a")
-            assert await scheduler.finish(5) == ()
-        assert await made.who_reaches_whom() == ALL
+            assert await scheduler.finish(PATIENCE) == ()
+        await made.reach(ALL)
         back = made.docker.inspect(one)["NetworkSettings"]["Networks"]
         assert list(back) == list(networks)
         assert "a-alias" in back[made.network]["Aliases"]
@@ -211,7 +211,7 @@ async def test_what_a_dead_run_left_is_undone_from_the_intent_alone_and_twice(
         assert await made.who_reaches_whom() == set()
         for _ in range(2):
             await undo_open(intents, {"cut": cut, "off": off}, world, stage.journal)
-            assert await made.who_reaches_whom() == ALL
+            await made.reach(ALL)
     assert not stage.watch.all(UndoFailed)
 
 

@@ -206,10 +206,13 @@ async def test_a_draw_that_came_while_one_by_hand_was_aimed_goes_first(stage: St
         return Aim(())
 
     script = Script(aim=aim)
-    async with stage.running(a=fault(script, every="1s", hold="1h")) as scheduler:
+    async with stage.running(a=fault(script, every="1ms", hold="1h")) as scheduler:
         operator = Operator(scheduler)
+        scheduler.gate.close()  # draws wait
         async with anyio.create_task_group() as group:
             group.start_soon(refused, stage, operator, why)
+            await slow.aiming.wait()
+            scheduler.gate.open()
             await stage.watch.until(FaultInjected, episode="a#1")
             slow.go.set()
     assert why[0].startswith("a#1 is still open")

@@ -5,7 +5,7 @@ import time
 
 import anyio
 import pytest
-from scripted_fault import PATIENCE, Open, Script, Scripted, Stage, to_its_end
+from scripted_fault import PATIENCE, Open, Script, Scripted, Stage, cut, to_its_end, until
 
 from supervisor.engines.fleet import Fleet
 from supervisor.faults import episode as episodes
@@ -274,18 +274,20 @@ async def test_two_episodes_never_have_one_unit_at_once(stage: Stage) -> None:
 
 
 async def test_who_had_to_wait_aims_again(stage: Stage) -> None:
-    go, aimed, aims = anyio.Event(), anyio.Event(), list[str]()
+    first, go, aimed, aims = anyio.Event(), anyio.Event(), anyio.Event(), list[str]()
 
     async def wait(_: FaultIntent) -> None:
+        first.set()
         await go.wait()
 
     async def moving(_: random.Random) -> Aim:
+        await first.wait()
         aims.append("nats2" if go.is_set() else "nats1")
         aimed.set()
         return Aim((Target(unit=aims[-1]),))
 
     async with stage.running(
-        first=fault(Script(units=("nats1",), inject=wait)), second=fault(Script(aim=moving), at=["50ms"])
+        first=fault(Script(units=("nats1",), inject=wait)), second=fault(Script(aim=moving))
     ):
         await stage.watch.until(FaultIntent, episode="first#1")
         with anyio.fail_after(PATIENCE):
@@ -299,19 +301,30 @@ async def test_who_had_to_wait_aims_again(stage: Stage) -> None:
 
 async def test_time_to_recover_does_not_count_while_another_fault_is_in_place(stage: Stage) -> None:
     """The system is not steady while `long` is in place, and `short` is not to blame."""
-    stage.system.steady = anyio.Event()
+    stage.system.steady, long_is_there = anyio.Event(), anyio.Event()
+
+    async def begin(_: FaultIntent) -> None:
+        await anyio.lowlevel.checkpoint()
+        long_is_there.set()
+
+    async def follow(_: FaultIntent) -> None:
+        await long_is_there.wait()
 
     async def mend(_: FaultIntent) -> None:
         await anyio.lowlevel.checkpoint()
         stage.system.steady.set()
 
+    short, long = Script(inject=follow), Script(inject=begin, undo=mend)
     async with stage.running(
-        short=fault(Script(), recovery_timeout="500ms"), long=fault(Script(undo=mend), hold="800ms")
-    ):
-        short = await stage.watch.until(EpisodeClosed, episode="short#1")
-    assert short.recovered is True
-    assert short.recovery is not None
-    assert short.recovery >= 0.2
+        short=fault(short, recovery_timeout="200ms"), long=fault(long, hold="1h")
+    ) as scheduler:
+        await until(lambda: stage.system.failed)  # the time that it has is over
+        assert not stage.watch.all(EpisodeClosed)
+        cut(scheduler, "long")
+        closed = await stage.watch.until(EpisodeClosed, episode="short#1")
+    assert closed.recovered is True
+    assert closed.recovery is not None
+    assert closed.recovery >= 0.15
 
 
 async def test_a_system_that_does_not_recover_is_said_so(stage: Stage) -> None:
@@ -363,11 +376,12 @@ async def test_undo_has_some_seconds_even_if_the_run_has_none_left(stage: Stage)
 async def test_an_undo_that_hangs_does_not_keep_the_run_from_its_end(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(episodes, "LEAST", 0.05)
-    hanging, other = fault(Script(undo=hang), hold="1h"), fault(Script(), hold="1h")
-    async with stage.running(finish=0.05, a=hanging, b=other) as scheduler:
+    monkeypatch.setattr(episodes, "LEAST", 0.5)
+    hanging, other = Script(undo=hang), fault(Script(), hold="1h")
+    async with stage.running(a=fault(hanging, hold="1h"), b=other) as scheduler:
         await stage.watch.until(FaultInjected, 2)
         assert await scheduler.finish(0.05) == ("a#1",)
+        hanging.undo = Script().undo
     assert stage.watch.all(UndoFailed, episode="a#1", error="it was cut off")
     assert stage.watch.all(FaultUndone, episode="b#1")
     assert len(stage.watch.all(EpisodeClosed)) == 2

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from docker_engine import Client
 from docker_soak import IDLE, engine_of, new_name, soaking
 from pydantic import ValidationError
-from scripted_fault import Open, Stage, free_and_up, until
+from real_units import kind
+from scripted_fault import PATIENCE, Open, Stage, cut, free_and_up, until
 
 from supervisor.engines.base import EngineContext, EngineError
 from supervisor.engines.capabilities import CanLimit
 from supervisor.engines.cgroups import Group, find, remove_all
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.process import ProcessEngine
-from supervisor.faults.base import Fault
-from supervisor.faults.registry import FAULTS
 from supervisor.journal.events import (
     DrawSkipped,
     EpisodeClosed,
@@ -40,10 +38,6 @@ held = [bytearray(1_000_000) for _ in range(200)]
 print("grown", flush=True)
 time.sleep(1000)
 """
-
-
-def kind(**keys: Any) -> Fault:
-    return FAULTS.find(keys, Path())[0].model_validate({"every": "0s", "times": 1, **keys})
 
 
 def can_group() -> bool:
@@ -243,11 +237,12 @@ async def test_a_container_is_squeezed_and_given_back_what_it_had(
         stage.fleet = soak.fleet
         before = await limits(soak.fleet, unit)
         async with stage.running(
-            cpu=kind(cpu_squeeze=unit, cpus=0.1, hold="1s"),
+            cpu=kind(cpu_squeeze=unit, cpus=0.1, hold="1h"),
             memory=kind(memory_squeeze=unit, memory="20MB", hold="200ms"),
-        ):
+        ) as scheduler:
             await stage.watch.until(FaultInjected, episode="cpu#1")  # the other one may come first
             squeezed = await limits(soak.fleet, unit)
+            cut(scheduler, "cpu")
             await stage.watch.until(EpisodeClosed, 2)
         assert not stage.watch.all(UndoFailed)
         assert squeezed.get("NanoCpus", squeezed.get("CpuQuota")) == (100_000_000 if host else 10_000)
@@ -266,7 +261,7 @@ async def test_a_container_is_squeezed_and_given_back_what_it_had(
                 docker.create(unit, IDLE)
                 docker.start(unit)
                 await until(lambda: soak.fleet.status(unit).observed.incarnation not in {None, life})
-                assert await scheduler.finish(5) == ()
+                assert await scheduler.finish(PATIENCE) == ()
             closed = await stage.watch.until(EpisodeClosed, episode="anew#1")
             assert closed.truncated == f"{unit} was up when inject ended and was replaced before undo"
             assert await limits(soak.fleet, unit) == before

@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from dead_run import started
 from prometheus_client import generate_latest
 from rich.console import Console
 
@@ -54,14 +55,10 @@ def a_busy_run() -> Status:
         ),
     )
     return Story().tell(
-        ev.RunStarted(
-            run="r",
+        started(
+            "r",
             soak="shop",
             seed=7,
-            soakd="0",
-            host="h",
-            pid=1,
-            boot="b",
             duration=120.0,
             units=("nats1", "dispatcher"),
             loads=("e2e",),
