@@ -11,12 +11,15 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+_OWN: Final = Path("/proc/self/cgroup")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+_MACHINE: Final = Path("/proc/vmstat")
 _OURS_ALONE: Final = (
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
@@ -42,7 +45,7 @@ class Child:
     started: float
     """Monotonic seconds."""
     oom_kills: int
-    """The system's count before it was started."""
+    """What had been counted (`oom_kills`) before it was started."""
     killed: bool = field(default=False)
     """We sent SIGKILL."""
 
@@ -153,11 +156,11 @@ def signal_name(number: int) -> str:
 
 
 def oom_kills() -> int:
-    """Return how many processes the kernel has killed for want of memory, in our control group or, without one, in all.
+    """Return how many processes the kernel has killed for want of memory: in our control group or, where it has no count, in all.
 
-    From `memory.events` of cgroup v2 (it counts our children too, and nobody else's), else from `/proc/vmstat`.
+    Our children are in ours, and containers are not: what becomes of these says nothing about them.
     """
-    for path in (_own_cgroup() / "memory.events", Path("/proc/vmstat")):
+    for path in _counts():
         with suppress(OSError, ValueError, IndexError):
             for line in path.read_text().splitlines():
                 if line.startswith("oom_kill "):
@@ -165,9 +168,13 @@ def oom_kills() -> int:
     return 0
 
 
-def _own_cgroup() -> Path:
-    with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            if line.startswith("0::"):
-                return Path("/sys/fs/cgroup") / line.removeprefix("0::").lstrip("/")
-    return Path("/sys/fs/cgroup")
+def _counts() -> Iterator[Path]:
+    """Yield the files that may have the count, the nearest first."""
+    with suppress(OSError, ValueError):
+        for line in _OWN.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "memory" in controllers.split(","):  # cgroup v1
+                yield _CGROUPS / "memory" / path.lstrip("/") / "memory.oom_control"
+            elif not controllers:
+                yield _CGROUPS / path.lstrip("/") / "memory.events"
+    yield _MACHINE

@@ -21,7 +21,8 @@ import pytest
 from anyio import to_thread
 from harness import PATIENCE, Bench
 
-from supervisor.engines import local_unit, survivors
+from supervisor.broker.embedded import free_ports
+from supervisor.engines import local_unit, spawn, survivors
 from supervisor.engines.base import EngineContext, EngineError
 from supervisor.engines.process import ProcessEngine
 from supervisor.journal.writer import JournalWriter
@@ -282,16 +283,9 @@ SERVER = """
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize("ready", ["port", "late", "gone"])
 async def test_ready_by_port_and_http(journal: JournalWriter, ready: str) -> None:
-    port = free_port()
+    port = next(free_ports())
     check = {
         "port": {"port": port},
         "late": {"http": f"http://127.0.0.1:{port}/late"},
@@ -380,19 +374,39 @@ async def test_a_unit_that_floods_is_slowed_down_and_fills_no_disk(
 async def test_out_of_memory_is_told_apart_from_a_kill(
     journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = local_unit.oom_kills()
+    count = 7
+    monkeypatch.setattr(spawn, "oom_kills", lambda: count)
+    monkeypatch.setattr(local_unit, "oom_kills", lambda: count)
     async with opened(journal, a={"command": "sleep 1000"}) as bench:
-        for kills, oom in ((0, False), (1, True), (1, False), (2, True)):
+        for kills, oom in ((0, False), (1, True), (0, False), (1, True)):
             up = await bench.units.start("a")
-            monkeypatch.setattr(local_unit, "oom_kills", lambda kills=kills: count + kills)
+            count += kills
             assert up.pid
             os.kill(up.pid, signal.SIGKILL)
             gone = await bench.exit()
             assert (gone.signal, gone.oom) == ("SIGKILL", oom)
         await bench.units.start("a")
-        monkeypatch.setattr(local_unit, "oom_kills", lambda: count + 9)
+        count += 1
         await bench.units.kill("a", signal.SIGKILL)
         assert not (await bench.exit()).oom, "it was us"
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"),
+    [("4:cpu,memory:/a/b", 1), ("0::/a/b", 2), ("4:memory:/gone\n1:cpu:/a/b\n0::/gone", 3), ("", 3)],
+)
+def test_who_else_was_out_of_memory_on_this_machine_is_not_our_affair(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ours: str, expected: int
+) -> None:
+    """Where our control group has a count of its own; on a machine with containers somebody is, now and then."""
+    counts = {"memory/a/b/memory.oom_control": 1, "a/b/memory.events": 2, "vmstat": 3}
+    for name, count in counts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"oom_kill_disable 0\noom_kill {count}\n")
+    (tmp_path / "cgroup").write_text(ours)
+    for name, path in {"_OWN": "cgroup", "_CGROUPS": ".", "_MACHINE": "vmstat"}.items():
+        monkeypatch.setattr(spawn, name, tmp_path / path)
+    assert spawn.oom_kills() == expected
 
 
 # --- recovery --------------------------------------------------------------------------------------------------------

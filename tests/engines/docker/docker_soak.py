@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -34,10 +35,12 @@ def new_name(prefix: str = "unit") -> str:
 
 
 def running(docker: Client, *names: str, **config: Any) -> None:
-    """Make containers of these names that only live, and start them."""
+    """Make containers of these names that only live, and start them; each has said so."""
     for name in names:
         docker.create(name, IDLE, **config)
         docker.start(name)
+    for name in names:
+        wait_said(docker, name)
 
 
 def end(docker: Client, name: str) -> None:
@@ -49,6 +52,14 @@ def said(docker: Client, unit: str, times: int) -> bool:
     """Whether `up` stands so many times in a container's log: one that is killed before it has spoken has no last words."""
     text = docker.call("GET", f"containers/{unit}/logs", stdout=1)
     return text is not None and bytes(text).count(b"up\n") >= times
+
+
+def wait_said(docker: Client, unit: str, times: int = 1) -> None:
+    """Wait until `up` stands so many times in a container's log. Blocks."""
+    deadline = time.monotonic() + PATIENCE
+    while not said(docker, unit, times):
+        assert time.monotonic() < deadline, f"{unit} does not speak: {docker.inspect(unit)['State']}"
+        time.sleep(0.005)
 
 
 def engine_of(docker: Client, *names: str, **settings: Any) -> DockerEngine:
@@ -83,10 +94,14 @@ class Soaking:
         return lines
 
     async def until(self, holds: Callable[[], object], patience: float = PATIENCE) -> None:
-        """Wait until a condition holds; what was journalled is shown if it never does."""
+        """Wait until a condition holds; what was journalled is shown if it never does.
+
+        What was journalled until it held has been heard of then: records come from a thread.
+        """
         with anyio.move_on_after(patience):
             while not holds():  # noqa: ASYNC110  # conditions of all sorts
                 await anyio.sleep(0.01)
+            await self.journal.call(lambda: None)
             return
         raise AssertionError("it never came to hold; journalled:\n" + "\n".join(map(repr, self.events)))
 

@@ -189,6 +189,7 @@ async def test_the_socket_vanishes_and_comes_back(
         soaking(journal, engine_of(docker, unit, host=proxy.url)) as soak,
     ):
         for times in (1, 2):
+            await soak.until(lambda n=times: said(docker, unit, n))
             proxy.vanish()
             end(docker, unit)
             await soak.until(lambda: docker.state(unit) == "exited")
