@@ -14,8 +14,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from death_brokers import brokers
 from death_cases import CASES
-from death_worlds import brokers, world_of
+from death_worlds import world_of
 from deaths import Death, Lane, die, missing
 from docker_engine import Client
 from test_run import SLEEPER, Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
@@ -96,7 +97,7 @@ def test_nothing_is_left_of_faults_of_the_broker(soakd: Soakd) -> None:  # noqa:
     )
     wait("the intent of the rollout", lambda: intent_of(soakd, "rollout"), 40)
     os.kill(soakd.daemon(), signal.SIGKILL)
-    wait("no unit left", lambda: not soakd.units(), 5.0)
+    wait("no unit left", lambda: not soakd.units())
     assert soakd.end(50) == 3, soakd.output
     undone = {event.episode for event in soakd.events(ev.FaultUndone)}  # type: ignore[attr-defined]
     assert undone >= {"rollout#1"}

@@ -1,71 +1,24 @@
-"""What only local processes do: groups, descriptors, files, ports, floods."""
+"""What only local processes do: groups, descriptors, files, floods."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import psutil
 import pytest
-from anyio import to_thread
-from harness import PATIENCE, Bench
+from harness import PATIENCE
+from processes import RUN, engine, lives, opened, python, shell, until
 
-from supervisor.broker.embedded import free_ports
-from supervisor.engines import local_unit, spawn, survivors
-from supervisor.engines.base import EngineContext, EngineError
-from supervisor.engines.process import ProcessEngine
+from supervisor.engines import local_unit, spawn
+from supervisor.engines.base import EngineError
 from supervisor.journal.writer import JournalWriter
-
-RUN = f"test-{uuid.uuid4().hex}"
-"""Nobody else's: an engine that is closed ends whatever carries its run's id."""
-
-
-def engine(**units: Any) -> ProcessEngine:
-    return ProcessEngine.model_validate({"process": {"units": units}})
-
-
-def shell(script: str, **more: Any) -> dict[str, Any]:
-    return {"command": ["sh", "-c", script], **more}
-
-
-def python(script: str, **more: Any) -> dict[str, Any]:
-    return {"command": [sys.executable, "-c", textwrap.dedent(script)], **more}
-
-
-@asynccontextmanager
-async def opened(journal: JournalWriter, base: Path | None = None, **units: Any) -> AsyncIterator[Bench]:
-    kind = engine(**units)
-    context = EngineContext("local", RUN, journal.run_dir, base or journal.run_dir, journal, {"TOLD": "all"})
-    async with kind.open(context) as running:
-        exits = running.exits()
-        try:
-            yield Bench(kind, running, context, exits)
-        finally:
-            exits.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(PATIENCE):
-        while not condition():  # noqa: ASYNC110  # the outside world sends no events
-            await anyio.sleep(0.01)
-
-
-def lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def descriptors() -> int:
@@ -268,70 +221,6 @@ def test_problems_are_seen_before_anything_starts(tmp_path: Path) -> None:
     ]
 
 
-# --- readiness -------------------------------------------------------------------------------------------------------
-
-SERVER = """
-    import http.server, sys, time
-    class Handler(http.server.BaseHTTPRequestHandler):
-        looks = 0
-        def do_GET(self):
-            Handler.looks += 1
-            self.send_response({"/late": 200 if Handler.looks > 2 else 503, "/gone": 410}[self.path])
-            self.end_headers()
-    time.sleep(0.1)
-    http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"""
-
-
-@pytest.mark.parametrize("ready", ["port", "late", "gone"])
-async def test_ready_by_port_and_http(journal: JournalWriter, ready: str) -> None:
-    port = next(free_ports())
-    check = {
-        "port": {"port": port},
-        "late": {"http": f"http://127.0.0.1:{port}/late"},
-        "gone": {"http": f"http://127.0.0.1:{port}/gone", "status": 410},
-    }[ready]
-    server = python(SERVER, ready=check)
-    server["command"].append(port)
-    async with opened(journal, server=server) as bench:
-        await bench.units.start("server")
-        with anyio.fail_after(PATIENCE):
-            await bench.units.ready("server")
-        with socket.create_connection(("127.0.0.1", port), timeout=5):
-            pass
-
-
-@pytest.mark.parametrize(
-    ("check", "message"),
-    [
-        ({"port": 1}, "127.0.0.1:1 to accept connections, last seen: nobody listens there"),
-        ({"http": "http://127.0.0.1:1/"}, "http://127.0.0.1:1/ to answer 200, last seen: Cannot connect.*"),
-        ({"log": "hello"}, "a line like hello in its output, last seen: no such line"),
-    ],
-)
-async def test_not_ready_says_what_was_seen(
-    journal: JournalWriter, check: dict[str, Any], message: str
-) -> None:
-    async with opened(journal, a={"command": "sleep 1000", "ready": {**check, "timeout": "100ms"}}) as bench:
-        await bench.units.start("a")
-        with pytest.raises(
-            EngineError, match=f"cannot see a become ready: waited 100ms for {message}; it wrote nothing"
-        ):
-            await bench.units.ready("a")
-
-
-async def test_who_hangs_in_a_look_and_exits_is_told_at_once(journal: JournalWriter) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, never answers
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        async with opened(journal, a=shell("sleep 0.05; exit 7", ready={"http": url})) as bench:
-            await bench.units.start("a")
-            with (
-                anyio.fail_after(PATIENCE),
-                pytest.raises(EngineError, match="it exited with code 7 before that"),
-            ):
-                await bench.units.ready("a")
-
-
 # --- output ----------------------------------------------------------------------------------------------------------
 
 
@@ -407,103 +296,6 @@ def test_who_else_was_out_of_memory_on_this_machine_is_not_our_affair(
     for name, path in {"_OWN": "cgroup", "_CGROUPS": ".", "_MACHINE": "vmstat"}.items():
         monkeypatch.setattr(spawn, name, tmp_path / path)
     assert spawn.oom_kills() == expected
-
-
-# --- recovery --------------------------------------------------------------------------------------------------------
-
-ORPHANED = """
-    import os, sys, anyio
-    from pathlib import Path
-    from supervisor.engines.base import EngineContext
-    from supervisor.engines.process import ProcessEngine
-    from supervisor.journal.writer import open_journal
-
-    async def started(children: int) -> None:
-        import psutil
-        while len(psutil.Process().children(recursive=True)) < children:
-            await anyio.sleep(0.01)
-
-    async def main(directory: Path) -> None:
-        engine = ProcessEngine.model_validate({"process": {"units": {
-            "a": {"command": ["sh", "-c", "trap '' TERM HUP; sleep 1000 & setsid sleep 1000 & wait"]},
-            "b": {"command": ["sh", "-c", "env -i sleep 1000 & wait"]},
-        }}})
-        async with open_journal(directory) as journal:
-            async with engine.open(EngineContext("local", sys.argv[2], directory, directory, journal)) as units:
-                for unit in engine.unit_names():
-                    await units.start(unit)
-                await started(5)
-                print("up", flush=True)
-                await anyio.sleep_forever()
-
-    anyio.run(main, Path(sys.argv[1]))
-"""
-
-
-async def test_recovery_after_the_death_of_the_daemon(journal: JournalWriter, tmp_path: Path) -> None:
-    script = [sys.executable, "-c", textwrap.dedent(ORPHANED), str(tmp_path / "orphaned"), RUN]
-    daemon = await to_thread.run_sync(lambda: subprocess.Popen(script, stdout=subprocess.PIPE))
-    assert daemon.stdout
-    with daemon.stdout:
-        assert await to_thread.run_sync(daemon.stdout.readline) == b"up\n"
-    children = {child.pid for child in psutil.Process(daemon.pid).children(recursive=True)}
-    daemon.kill()
-    daemon.wait()
-    context = EngineContext("local", RUN, tmp_path, tmp_path, journal)
-    kind = engine(a={"command": "true"})
-    did = await kind.recover(context)
-    assert "ended 3 processes of a" in did
-    assert await kind.recover(context) == []
-    assert not any(lives(pid) for pid in children), "those with no environment of ours went with their group"
-
-
-CHANGEABLE = """
-    import os, signal, sys
-    signal.signal(signal.SIGUSR1, lambda *_: os.setpgid(0, 0))
-    print("up", flush=True)
-    while True:
-        signal.pause()
-"""
-
-
-def test_a_process_that_has_just_left_its_parents_group_does_not_drag_it_along(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Between fork and exec a unit is in soakd's own group: that must not count for a kill."""
-    real = survivors._unit_of
-
-    def moving(pid: int, run: str) -> str | None:
-        if pid == child.pid:
-            child.send_signal(signal.SIGUSR1)
-            with suppress(ProcessLookupError):  # the second time it has ended
-                while os.getpgid(pid) != pid:
-                    time.sleep(0.001)
-        return real(pid, run)
-
-    marked = {**os.environ, "SOAKD_RUN": RUN, "SOAKD_UNIT": "a"}
-    with ExitStack() as stack:
-        parent = stack.enter_context(subprocess.Popen(["sleep", "1000"], process_group=0))
-        stack.callback(parent.kill)
-        command = [sys.executable, "-c", textwrap.dedent(CHANGEABLE)]
-        child = stack.enter_context(
-            subprocess.Popen(command, process_group=parent.pid, env=marked, stdout=subprocess.PIPE)
-        )
-        stack.callback(child.kill)
-        assert child.stdout
-        assert child.stdout.readline() == b"up\n"
-        monkeypatch.setattr(survivors, "_unit_of", moving)
-        ended = survivors.end_survivors(RUN)
-        assert [(one.pid, one.group, one.unit) for one in ended] == [(child.pid, child.pid, "a")]
-        assert parent.poll() is None
-
-
-def test_nobody_ends_what_it_descends_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOAKD_RUN", RUN)
-    look = f"import os; from supervisor.engines.survivors import survivors; print(len(survivors({RUN!r})))"
-    found = subprocess.run(
-        [sys.executable, "-c", look], env=dict(os.environ), capture_output=True, text=True, check=True
-    )
-    assert found.stdout == "0\n"
 
 
 # --- the model -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,12 @@ import anyio
 import pytest
 from anyio.abc import TaskStatus
 from pydantic import ValidationError
-from watched import IDLE, QUICK, Watch, python
+from watched import FAILING, IDLE, QUICK, STAMP, Watch, python
 
 from supervisor.engines.fleet import Desired, Held
-from supervisor.journal.base import JournalError, Listener, Log
 from supervisor.journal.events import (
     Cause,
-    Event,
     FaultIntent,
-    JournalTrouble,
-    Record,
     UnitCrashed,
     UnitExited,
     UnitGivenUp,
@@ -30,16 +25,8 @@ from supervisor.journal.events import (
     UnitStarted,
     UnitStartFailed,
 )
-from supervisor.journal.replay import replay
-from supervisor.journal.writer import JournalWriter
-from supervisor.watch import evidence
 from supervisor.watch.crashes import parse
 from supervisor.watch.watchdog import Watchdog
-
-STAMP = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
-"""What stands before each line in a crash file."""
-
-FAILING = python("import sys; print('working', flush=True); raise ValueError('no subscription 17')")
 
 
 async def test_sigkill_leaves_evidence_and_the_unit_is_up_again(watch: Watch) -> None:
@@ -251,7 +238,7 @@ async def test_a_start_that_fails_is_tried_again_and_counts(watch: Watch, tmp_pa
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\nexec sleep 1000\n")
     program.chmod(0o755)
-    async with watch({"a": [str(program)]}, backoff=QUICK, intensity="9 / 10m") as watched:
+    async with watch({"a": [str(program)]}, backoff=QUICK, intensity="999 / 10m") as watched:
         program.rename(tmp_path / "away")
         watched.kill("a")
         failed = await watched.see(UnitStartFailed, 3)
@@ -286,214 +273,18 @@ async def test_it_is_on_record_when_a_restarted_unit_is_ready(watch: Watch) -> N
 
 async def test_a_unit_that_is_never_ready_is_not_restarted_for_it(watch: Watch, tmp_path: Path) -> None:
     script = f"test -e {tmp_path}/been && exec sleep 1000; touch {tmp_path}/been; echo here; exec sleep 1000"
-    unit = {"command": ["sh", "-c", script], "ready": {"log": "here", "timeout": "100ms"}}
+    unit = {"command": ["sh", "-c", script], "ready": {"log": "here"}}
     async with watch({"a": unit}) as watched:
+        units: Any = watched.fleet.place("a")[0]
+        # The first life had all the time that it needs.
+        units._units["a"].spec.ready.__dict__["timeout"] = 0.1
         watched.kill("a")
         await watched.mon("a", "not ready: ")
         assert len(watched.all(UnitRestarted)) == 1
         assert watched.up("a")
 
 
-# --- evidence that cannot be kept --------------------------------------------------------------------------------------
-
-
-class Troubled:
-    """A journal in front of the real one, some of whose calls fail."""
-
-    def __init__(self, journal: JournalWriter) -> None:
-        self._journal = journal
-        self.write: Callable[[], Any] | None = None
-        self.record: Callable[[], Any] | None = None
-        self.sync: Callable[[], Any] | None = None
-
-    def emit(self, event: Event) -> None:
-        self._journal.emit(event)
-
-    async def commit(self, event: Event) -> Record:
-        if self.record:
-            await self.record()
-        return await self._journal.commit(event)
-
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        return self._journal.subscribe(listener)
-
-    async def write_file(self, name: str, data: bytes, *, sync: bool = True) -> Path:
-        if self.write:
-            await self.write()
-        return await self._journal.write_file(name, data, sync=sync)
-
-    async def sync_file(self, name: str) -> None:
-        if self.sync:
-            await self.sync()
-        await self._journal.sync_file(name)
-
-    def log(self, name: str, *, max_bytes: int = 10_000_000, keep: int = 3) -> Log:
-        return self._journal.log(name, max_bytes=max_bytes, keep=keep)
-
-    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        return await self._journal.call(function, *args)
-
-
-async def refuse() -> None:
-    raise JournalError("no space left on the device")
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "READING", 0.1)
-    monkeypatch.setattr(evidence, "WRITING", 0.2)
-    monkeypatch.setattr(evidence, "RECORDING", 0.3)
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("trouble", [refuse, anyio.sleep_forever])
-async def test_without_a_crash_file_it_is_restarted_all_the_same(
-    watch: Watch, journal: JournalWriter, trouble: Callable[[], Any]
-) -> None:
-    troubled = Troubled(journal)
-    troubled.write = trouble
-    async with watch({"a": FAILING}, through=troubled, backoff=QUICK, intensity="1 / 10m") as watched:
-        await watched.see(UnitGivenUp)
-        assert [(c.captured, c.file) for c in watched.all(UnitCrashed)] == [(False, None)] * 2
-        assert len(watched.all(UnitRestarted)) == 1
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_crash_that_cannot_be_made_durable_is_told_all_the_same(
-    watch: Watch, journal: JournalWriter
-) -> None:
-    troubled = Troubled(journal)
-    troubled.record = refuse
-    async with watch({"a": IDLE}, through=troubled) as watched:
-        watched.kill("a")
-        await watched.see(UnitRestarted)
-        (crash,) = watched.all(UnitCrashed)
-        assert not crash.captured
-        assert crash.file == watched.crash_files("a")[0].name
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_disk_that_does_not_answer_makes_the_verdict_inconclusive(
-    watch: Watch, journal: JournalWriter
-) -> None:
-    troubled = Troubled(journal)
-    troubled.record = anyio.sleep_forever
-    async with watch({"a": IDLE}, through=troubled) as watched:
-        watched.kill("a")
-        await watched.see(UnitRestarted)
-        (trouble,) = watched.all(JournalTrouble)
-        assert trouble.detail == "a crash of a was not on disk in time; it is restarted all the same"
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_crash_file_that_cannot_be_made_durable_is_told(watch: Watch, journal: JournalWriter) -> None:
-    """Its record may stand by then, and says that it is there: so the verdict is made inconclusive otherwise."""
-    troubled = Troubled(journal)
-    troubled.sync = refuse
-    async with watch({"a": IDLE}, through=troubled) as watched:
-        watched.kill("a")
-        await watched.see(UnitRestarted)
-        (trouble,) = watched.all(JournalTrouble)
-        assert (trouble.what, trouble.detail) == ("fsync-failed", "no space left on the device")
-
-
-@pytest.mark.parametrize("missing", ["record", "sync"])
-async def test_nothing_is_started_before_both_file_and_record_are_durable(
-    watch: Watch, journal: JournalWriter, missing: str
-) -> None:
-    troubled, waiting, free = Troubled(journal), anyio.Event(), anyio.Event()
-
-    async def wait() -> None:
-        waiting.set()
-        await free.wait()
-
-    setattr(troubled, missing, wait)
-    async with watch({"a": IDLE}, through=troubled) as watched:
-        watched.kill("a")
-        await waiting.wait()
-        if missing == "sync":
-            await watched.see(UnitCrashed)
-        await journal.commit(UnitReady(unit="b", incarnation="b", took=0))
-        assert not watched.up("a")
-        assert len(watched.crash_files("a")) == 1
-        free.set()
-        await watched.see(UnitRestarted)
-        assert watched.up("a")
-        assert watched.all(JournalTrouble) == []
-
-
-@pytest.mark.usefixtures("impatient")
-async def test_a_log_that_cannot_be_read_leaves_the_rest_of_the_evidence(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with watch({"a": IDLE}) as watched:
-
-        async def logs(unit: str, **_: Any) -> bytes:
-            raise OSError(5, "Input/output error")
-
-        monkeypatch.setattr(watched.fleet, "logs", logs)
-        watched.kill("a")
-        await watched.see(UnitRestarted)
-        (crash,) = watched.all(UnitCrashed)
-        assert not crash.captured
-        read = parse(watched.crash_files("a")[0].read_bytes())
-        assert read
-        assert read[0]["note"] == "cannot read the log: [Errno 5] Input/output error"
-        assert read[0]["lines"] == "0"
-
-
-async def test_a_crash_is_on_record_although_the_run_is_being_stopped(
-    watch: Watch, journal: JournalWriter
-) -> None:
-    troubled = Troubled(journal)
-    busy, free = anyio.Event(), anyio.Event()
-
-    async def wait() -> None:
-        busy.set()
-        await free.wait()
-
-    troubled.write = wait
-    async with watch({"a": IDLE}, through=troubled) as watched:
-        watched.kill("a")
-        await busy.wait()
-        watched.group.cancel_scope.cancel()
-        free.set()
-    crashes = [record.event for record in replay(journal.run_dir) if isinstance(record.event, UnitCrashed)]
-    assert [crash.captured for crash in crashes] == [True]
-
-
-# --- bounds ------------------------------------------------------------------------------------------------------------
-
-
-async def test_the_first_and_the_last_crash_files_stay(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evidence, "FIRST_KEPT", 2)
-    monkeypatch.setattr(evidence, "LAST_KEPT", 3)
-    async with watch({"a": FAILING}, backoff=QUICK, intensity="8 / 10m") as watched:
-        await watched.see(UnitGivenUp)
-        crashes = watched.all(UnitCrashed)
-        assert len(crashes) == 9  # every one is counted
-        wanted = [crash.file for crash in (*crashes[:2], *crashes[-3:])]
-        with anyio.fail_after(10):
-            while [path.name for path in watched.crash_files("a")] != wanted:  # noqa: ASYNC110  # files tell nobody
-                await anyio.sleep(0.01)
-
-
-async def test_a_crash_file_is_bounded_in_lines_and_bytes(
-    watch: Watch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evidence, "TAIL_BYTES", 1000)
-    lines = python("for n in range(500): print('line', n)\nprint('x' * 300)\nraise SystemExit(1)")
-    bytes_ = python("for n in range(500): print('y' * 99)\nraise SystemExit(1)")
-    async with watch({"lines": lines, "bytes": bytes_}, log_tail=20, restart="temporary") as watched:
-        await watched.see(UnitCrashed, 2)
-        read = parse(watched.crash_files("lines")[0].read_bytes())
-        assert read
-        assert read[0]["lines"] == "20"
-        assert re.fullmatch(STAMP + b"line 481", read[1].splitlines()[0])
-        read = parse(watched.crash_files("bytes")[0].read_bytes())
-        assert read
-        assert read[0]["lines"] == "7"
-        assert re.fullmatch((STAMP + b"y" * 99 + b"\n") * 7, read[1])
+# --- the watchdogs themselves ----------------------------------------------------------------------------------------
 
 
 async def test_a_watchdog_that_had_to_be_restarted_itself_goes_on_where_it_was(watch: Watch) -> None:

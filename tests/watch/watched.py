@@ -26,6 +26,8 @@ E = TypeVar("E", bound=Event)
 IDLE = {"command": ["sh", "-c", "echo up; exec sleep 1000"], "ready": {"log": "^up"}}
 QUICK = {"first": "10ms", "factor": 1.1, "max": "1s"}
 """The backoff that a test has the patience for."""
+STAMP = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
+"""What stands before each line in a crash file."""
 
 
 @dataclass
@@ -61,11 +63,12 @@ class Watched:
         return self.all(kind, unit)
 
     async def mon(self, unit: str, text: str) -> str:
-        """Wait until the mon log of a unit has a text; return the log."""
+        """Wait until the mon log of a unit has a text; return the log. What was journalled before it has been heard of then."""
         path = self.directory / f"{unit}.mon.log"
         with anyio.fail_after(PATIENCE):
             while text not in (log := path.read_text() if path.exists() else ""):  # noqa: ASYNC110  # a file tells nobody
                 await anyio.sleep(0.01)
+        await self.journal.call(lambda: None)
         return log
 
     def pid(self, unit: str) -> int:
@@ -90,3 +93,6 @@ Watch = Callable[..., AbstractAsyncContextManager[Watched]]
 
 def python(source: str) -> list[str]:
     return [sys.executable, "-c", source]
+
+
+FAILING = python("import sys; print('working', flush=True); raise ValueError('no subscription 17')")

@@ -8,8 +8,8 @@ import re
 import signal
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -87,6 +87,7 @@ class Soaking:
 
     def last_words(self, crash: UnitCrashed) -> list[str]:
         """The log's lines in a crash file, which all have their times."""
+        assert crash.captured, self.crash_file(crash)
         head, _, tail = self.crash_file(crash).partition("\n\n")
         lines = [STAMP.sub("", line, count=1) for line in tail.splitlines()]
         assert len(STAMP.findall(tail)) == len(lines)
@@ -104,6 +105,17 @@ class Soaking:
             await self.journal.call(lambda: None)
             return
         raise AssertionError("it never came to hold; journalled:\n" + "\n".join(map(repr, self.events)))
+
+    @contextmanager
+    def hurried(self, unit: str, deadline: float) -> Iterator[None]:
+        """Give up calls to a unit's engine that begin now after so many seconds. All of a test's would be too much for a busy machine."""
+        units: Any = self.fleet.place(unit)[0]
+        api, before = units._api, units._api._deadline
+        api._deadline = deadline
+        try:
+            yield
+        finally:
+            api._deadline = before
 
     async def until_seen(self, unit: str, state: UnitState) -> None:
         """Look at a unit until it is in a state."""

@@ -20,6 +20,14 @@ from supervisor.engines.dockerd.files import ANSWER, read_end
 from supervisor.engines.dockerd.logs import Records, Wanted, read
 from supervisor.engines.dockerd.restore import inspect
 from supervisor.journal.writer import JournalWriter
+from supervisor.watch import evidence
+
+
+@pytest.fixture(autouse=True)
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read is meant here, not how long a busy machine may take for it."""
+    for name in ("READING", "WRITING", "RECORDING"):
+        monkeypatch.setattr(evidence, name, 15.0)
 
 
 def rotated(path: str) -> bool:

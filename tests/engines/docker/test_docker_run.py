@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from docker_engine import Client
 from docker_soak import IDLE, new_name
+from provisioning import passed
 
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
 from supervisor.journal.events import Cause, UnitExited
 from supervisor.journal.replay import replay
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 FILE = """
 soak: containers
@@ -69,12 +71,17 @@ def as_found(docker: Client, project: str) -> None:
     assert not docker.call("GET", "volumes", filters=locks)["Volumes"]
 
 
+@pytest.mark.timeout(180)
 def test_a_run_ends_in_order(docker: Client, tmp_path: Path) -> None:
     project, run = begun(docker, tmp_path)
-    wait(lambda: journal(tmp_path).count('"fault.undone"') >= 2, tmp_path)
-    run.send_signal(signal.SIGTERM)
-    assert run.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+    try:
+        wait(lambda: journal(tmp_path).count('"fault.undone"') >= 2, tmp_path)
+    finally:
+        run.send_signal(signal.SIGTERM)
+        code = run.wait(PATIENCE)
+    directory = tmp_path / "runs" / "containers" / "latest"
+    assert passed(code, json.loads((directory / "verdict.json").read_text())), (tmp_path / "log").read_text()
     as_found(docker, project)
-    events = [record.event for record in replay(tmp_path / "runs" / "containers" / "latest")]
+    events = [record.event for record in replay(directory)]
     restarted = {e.unit for e in events if isinstance(e, UnitExited) and e.cause is Cause.EPISODE}
     assert restarted == {"api", "worker", "client"}, "units of two engines in one fault"

@@ -9,10 +9,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
 from docker_engine import SHELL, Client
 from docker_proxy import proxied
-from docker_soak import IDLE, end, engine_of, new_name, said, soaking
+from docker_soak import IDLE, PATIENCE, end, engine_of, new_name, said, soaking, wait_said
 
 from supervisor.cli import main as soakd
 from supervisor.engines.base import EngineContext, EngineError, UnitState
@@ -46,6 +47,7 @@ def up(docker: Client, *, labels: dict[str, str] | None = None, host: dict[str, 
     unit = new_name()
     docker.create(unit, IDLE, labels, host=host)
     docker.start(unit)
+    wait_said(docker, unit)
     return unit
 
 
@@ -352,6 +354,9 @@ async def test_a_dead_run_is_put_back_by_recovery(
     die(docker, tmp_path / "dead", "dead-run", kept, lower, crashed)
     assert (policy(docker, kept), docker.state(lower)) == ("no", "running")
     end(docker, crashed)
+    with anyio.fail_after(PATIENCE):
+        while docker.state(crashed) != "exited":  # noqa: ASYNC110  # the engine takes a moment to see it
+            await anyio.sleep(0.01)
     engine = engine_of(docker, kept, lower, crashed)
     context = EngineContext("docker", "dead-run", tmp_path, tmp_path, journal, recovering=True)
     async with engine.open(context) as units:  # to undo the faults; the locks stay

@@ -146,10 +146,10 @@ async def test_one_call_hangs(
     unit, other = new_name(), new_name()
     running(docker, unit, other, host={"LogConfig": {"Type": "local"}})
     async with proxied(docker.path, tmp_path) as proxy:
-        async with soaking(journal, engine_of(docker, unit, other, host=proxy.url, timeout="1s")) as soak:
+        async with soaking(journal, engine_of(docker, unit, other, host=proxy.url)) as soak:
             proxy.hold(f"{docker.inspect(unit)['Id']}{call}")
-            end(docker, unit)
-            with anyio.fail_after(10):
+            with soak.hurried(unit, 1.0), anyio.fail_after(10):
+                end(docker, unit)
                 await proxy.holds.wait()
             end(docker, other)
             assert soak.last_words(await soak.crashed(other)) == ["up"]
@@ -168,12 +168,13 @@ async def test_the_look_after_an_event_hangs(
     unit = new_name()
     running(docker, unit, host={"RestartPolicy": {"Name": "always"}})
     async with proxied(docker.path, tmp_path) as proxy:
-        engine = engine_of(docker, unit, host=proxy.url, own_policy="adopt", timeout="300ms")
+        engine = engine_of(docker, unit, host=proxy.url, own_policy="adopt")
         async with soaking(journal, engine) as soak:
             for times in (1, 2):
                 proxy.hold(f"{docker.inspect(unit)['Id']}/json")
-                end(docker, unit)
-                await soak.until(proxy.holds.is_set)
+                with soak.hurried(unit, 0.3):
+                    end(docker, unit)
+                    await soak.until(proxy.holds.is_set)
                 await soak.until(lambda n=times: again(docker, unit, n))
                 assert soak.last_words(await soak.crashed(unit, times)) == ["up"] * times
                 proxy.go_on()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from docker_engine import LABEL, SHELL, Client, PrivateEngine
 from docker_proxy import proxied
-from docker_soak import IDLE, end, engine_of, new_name, running, soaking
+from docker_soak import IDLE, end, engine_of, new_name, running, said, soaking, wait_said
 from provisioning import compose_command
 
 from supervisor.broker.embedded import free_ports
@@ -248,6 +248,7 @@ async def test_a_container_is_recreated_by_compose(docker: Client, journal: Jour
     labels = {PROJECT: project, SERVICE: "worker", NUMBER: "1"}
     docker.create(f"{project}-worker-1", IDLE, labels)
     docker.start(f"{project}-worker-1")
+    wait_said(docker, f"{project}-worker-1")
     async with soaking(journal, engine_of(docker, project=project)) as soak:
         old = soak.fleet.status("worker").observed.incarnation or ""
         new = docker.create(f"tmp_{project}-worker-1", IDLE, labels)
@@ -305,6 +306,7 @@ async def test_compose_recreates_all_of_a_project(
             )
             exits = [(gone.incarnation, gone.cause) for gone in soak.of(UnitExited, unit)]
             assert exits == [(old, Cause.OUTSIDE)]
+            await soak.until(lambda new=new: said(docker, new["Id"], 1))
             end(docker, new["Id"])
             crash = await soak.crashed(unit)
             assert crash.incarnation.startswith(new["Id"][:12])
@@ -364,12 +366,15 @@ async def test_the_engine_is_restarted_in_order(private: PrivateEngine, journal:
 async def test_the_engine_hangs_during_a_crash(private: PrivateEngine, journal: JournalWriter) -> None:
     unit = new_name()
     running(private, unit)
-    async with soaking(journal, engine_of(private, unit, timeout="500ms")) as soak:
+    async with soaking(journal, engine_of(private, unit)) as soak:
         pid = private.inspect(unit)["State"]["Pid"]
         private.freeze(frozen=True)
         try:
             os.kill(pid, signal.SIGKILL)
-            with pytest.raises(EngineError, match=r"did not answer within 0\.5 s"):
+            with (
+                soak.hurried(unit, 0.5),
+                pytest.raises(EngineError, match=r"did not answer within 0\.5 s"),
+            ):
                 await soak.fleet.logs(unit, last=1)
         finally:
             private.freeze(frozen=False)
