@@ -25,6 +25,11 @@ from supervisor.loads.command import CommandLoad
 from supervisor.loads.crew import run_load
 from supervisor.loads.recorder import Recorder
 
+PATIENCE = 40.0
+"""Seconds for one step on a busy machine: none of them is waited for where all goes well."""
+WHOLE = 100.0
+"""Seconds for all that a test does while its load runs: less than pytest gives it, so that it says where it stood."""
+
 
 @dataclass
 class Bench:
@@ -56,7 +61,7 @@ class Bench:
 
     async def run(self, **entry: Any) -> None:
         """Run a load until it ends by itself."""
-        with anyio.fail_after(20):
+        with anyio.fail_after(WHOLE):
             await CommandLoad.model_validate(entry).run(self.context())
         await self.settle()
 
@@ -68,7 +73,7 @@ class Bench:
     async def running(self, **entry: Any) -> AsyncIterator[LoadContext]:
         """Run a load, and stop it on the way out."""
         context = self.context()
-        with anyio.fail_after(20):
+        with anyio.fail_after(WHOLE):
             async with anyio.create_task_group() as group:
                 group.start_soon(CommandLoad.model_validate(entry).run, context)
                 yield context
@@ -79,7 +84,7 @@ class Bench:
     async def under(self, load: Load) -> AsyncIterator[LoadContext]:
         """Run a load of any kind, and stop it on the way out."""
         context = self.context("load")
-        with anyio.fail_after(30):
+        with anyio.fail_after(WHOLE):
             async with anyio.create_task_group() as group:
                 group.start_soon(run_load, load, context)
                 yield context
@@ -93,7 +98,7 @@ class Bench:
             context.recorder.flush()
             return self.counts.get(name, 0) >= count
 
-        await until(enough, 20)
+        await until(enough)
 
     async def settle(self) -> None:
         """Wait until all that was emitted is heard."""
@@ -129,7 +134,7 @@ class Bench:
         return (self.journal.run_dir / f"{name}.log").read_text(errors="replace")
 
 
-async def until(condition: Callable[[], Any], seconds: float = 10) -> None:
+async def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
     """Wait for a condition, with a deadline."""
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110  # files and processes tell nobody

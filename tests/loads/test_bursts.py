@@ -8,7 +8,7 @@ from itertools import takewhile
 
 import anyio
 import pytest
-from load_bench import Bench, until
+from load_bench import WHOLE, Bench, until
 from test_executor import Bare
 
 from supervisor.loads.executor import BELATED, Executor, Failure
@@ -26,7 +26,7 @@ async def test_the_first_one_comes_when_the_load_begins(bench: Bench) -> None:
         begun += 1
         return Failure(f"number {begun}")  # the first of each class is kept, with its time
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(WHOLE):
         async with anyio.create_task_group() as group:
             group.start_soon(Executor(PACE, context, operate).run)
             await until(lambda: begun >= SIZE)

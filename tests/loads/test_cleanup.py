@@ -79,7 +79,8 @@ async def test_a_broker_that_comes_back_is_waited_for(connected: Bench, server: 
         await server.start()
         await until(lambda: len(connected.cleaned) >= count + 2)
     assert "failed" not in connected.counts
-    assert connected.events[-2] == LoadStopped(load="e2e")
+    stopped = [event for event in connected.events if isinstance(event, LoadStopped)]
+    assert stopped == [LoadStopped(load="e2e"), LoadStopped(load="settled")]
 
 
 async def test_a_broker_that_stays_away_is_recorded_and_fails_no_operation(

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from aiohttp import web
 from http_bench import Answer, service
-from load_bench import Bench, until
+from load_bench import WHOLE, Bench, until
 from pydantic import ValidationError
 
 from supervisor.loads.http import HttpLoad
@@ -20,7 +20,7 @@ from supervisor.loads.http import HttpLoad
 QUIET = ("failed", "indeterminate", "duplicates")
 
 
-def load(url: str, *, timeout: str = "5s", attempt: str | None = None, **entry: Any) -> HttpLoad:
+def load(url: str, *, timeout: str = "20s", attempt: str | None = None, **entry: Any) -> HttpLoad:
     pace = {key: entry.pop(key) for key in ("rate", "burst", "workers") if key in entry} or {"workers": 5}
     own = {"timeout": timeout, "attempt": attempt, **pace}
     return HttpLoad.model_validate({"http": {"url": url, **entry}, **own})
@@ -141,7 +141,7 @@ async def test_what_is_not_answered_in_time_may_have_happened(
 
     async with (
         service(hang) as url,
-        bench.under(load(url, timeout="200ms", method=method, rate="50/s")) as context,
+        bench.under(load(url, timeout="500ms", method=method, rate="50/s")) as context,
     ):
         await bench.until_counted(context, "timeout", 5)
         gate.set()
@@ -163,10 +163,11 @@ async def test_a_connection_that_is_cut_may_have_done_it(bench: Bench, method: s
 
 
 async def test_where_nobody_listens_nothing_can_have_happened(bench: Bench) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
-    async with bench.under(load(f"http://127.0.0.1:{port}", method="POST", rate="50/s")) as context:
-        await bench.until_counted(context, "connect", 5)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # nobody else gets the port either
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        async with bench.under(load(url, method="POST", rate="50/s")) as context:
+            await bench.until_counted(context, "connect", 5)
     assert bench.counts["connect"] == bench.counts["failed"]
 
 
@@ -184,16 +185,17 @@ async def test_attempts_are_not_operations_and_carry_one_key(bench: Bench) -> No
 
 
 async def test_one_that_went_unanswered_once_stays_indeterminate(bench: Bench) -> None:
-    numbers = itertools.count(1)
+    numbers, gate = itertools.count(1), anyio.Event()
 
     async def hangs_then_fails(request: web.BaseRequest) -> web.Response:
         if next(numbers) == 1:
-            await anyio.sleep(0.5)
+            await gate.wait()
         return web.Response(status=500)
 
-    entry = {**ORDER, "retries": 1, "attempt": "200ms", "workers": 1}
+    entry = {**ORDER, "retries": 1, "attempt": "500ms", "workers": 1}
     async with service(hangs_then_fails) as url, bench.under(load(url, **entry)) as context:
         await bench.until_counted(context, "status 500", 1)
+        gate.set()
     assert bench.counts["indeterminate"] == bench.counts["timeout"] == 1
 
 
@@ -244,7 +246,7 @@ async def test_processes_have_keys_and_draws_of_their_own(bench: Bench) -> None:
     contexts = [replace(bench.context("load"), process=process, processes=2) for process in range(2)]
     async with service(orders) as url:
         load_ = load(url, **entry)
-        with anyio.fail_after(20):
+        with anyio.fail_after(WHOLE):
             async with anyio.create_task_group() as group:
                 for context in contexts:
                     group.start_soon(load_.run, context)

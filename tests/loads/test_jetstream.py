@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import nats
 import pytest
 from load_bench import until
@@ -17,6 +18,7 @@ from supervisor.loads.jetstream import JetStreamLoad
 
 PATIENCE = 10.0
 PLACES = 8
+PATIENT = {"timeout": "20s", "attempt": "20s"}
 QUIET = {"failed", "indeterminate", "lost", "duplicates", "unexpected", "lost_to_retention", "undecided"}
 
 
@@ -40,7 +42,7 @@ async def streams(js: JetStreamContext) -> set[str]:
 async def test_a_good_stream_passes_and_is_removed(
     nats_bench: NatsBench, js: JetStreamContext, client: str
 ) -> None:
-    async with nats_bench.running(load(client=client, workers=20, rate=None)) as context:
+    async with nats_bench.running(load(client=client, workers=20, rate=None, **PATIENT)) as context:
         await nats_bench.until_ok(context, 500)
         assert await streams(js) == {"SOAK"}
     counts = nats_bench.counts
@@ -53,7 +55,7 @@ async def test_a_good_stream_passes_and_is_removed(
 async def relayed(bench: NatsBench, js: JetStreamContext, relay: Answer) -> dict[str, float]:
     """Return what a load saw of a system that stores what comes to `in` on a stream of its own."""
     await js.add_stream(name="REAL", subjects=["real"])
-    asked = load(jetstream="REAL", subject="in")
+    asked = load(jetstream="REAL", subject="in", **PATIENT)
     async with bench.responder("in", relay), bench.running(asked) as context:
         await bench.until_ok(context, 200)
     assert await streams(js) == {"REAL"}, "a stream that was there stays"
@@ -109,7 +111,8 @@ async def test_stored_twice_is_a_duplicate_and_nothing_else(
     async def twice(client: Client, msg: Msg) -> None:
         nonlocal doubled
         await store(client, msg)
-        if not next(numbers) % 40:
+        n = next(numbers)
+        if n < 200 and not n % 40:  # the second one of the last of all may come too late to be read
             doubled += 1
             await client.request("real", msg.data, timeout=PATIENCE)
 
@@ -118,16 +121,17 @@ async def test_stored_twice_is_a_duplicate_and_nothing_else(
 
 async def test_what_a_stream_may_drop_is_no_loss(nats_bench: NatsBench, js: JetStreamContext) -> None:
     numbers = itertools.count(1)
-    await js.add_stream(name="OTHER", subjects=["other"])
 
     async def forget(client: Client, msg: Msg) -> None:
         if next(numbers) == 20:
+            # What is purged before it was delivered is gone, too.
+            while (await js.consumers_info("REAL"))[0].num_pending:  # noqa: ASYNC110  # nobody tells
+                await anyio.sleep(0.01)
             await js.purge_stream("REAL")
             await msg.respond(json.dumps({"stream": "REAL", "seq": 1}).encode())
         else:
             await store(client, msg)
 
-    await js.delete_stream("OTHER")
     assert await relayed(nats_bench, js, forget) == {"lost_to_retention": 1}
     assert not nats_bench.violations
 
@@ -145,7 +149,7 @@ async def test_an_answer_that_comes_after_a_retry_is_one_message(
             await client.publish("real", msg.data, headers=msg.headers)  # stored, and not acknowledged
 
     await js.add_stream(name="REAL", subjects=["real"])
-    asked = load(jetstream="REAL", subject="in", attempt="200ms", workers=20, rate=None)
+    asked = load(jetstream="REAL", subject="in", attempt="200ms", timeout="20s", workers=20, rate=None)
     async with nats_bench.responder("in", slow), nats_bench.running(asked) as context:
         await nats_bench.until_ok(context, 40)
     counts = nats_bench.counts
@@ -154,7 +158,7 @@ async def test_an_answer_that_comes_after_a_retry_is_one_message(
 
 
 async def test_a_broker_that_restarts_loses_nothing(nats_bench: NatsBench) -> None:
-    async with nats_bench.running(load(timeout="8s", attempt="500ms")) as context:
+    async with nats_bench.running(load(timeout="30s", attempt="500ms")) as context:
         await nats_bench.until_ok(context, 100)
         nats_bench.server.stop()
         before = nats_bench.counts["ok"]

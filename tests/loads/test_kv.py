@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from false_jetstream import FalseJetStream, playing
-from load_bench import Bench
+from load_bench import WHOLE, Bench
 from nats_bench import NatsBench
 from pydantic import ValidationError
 
@@ -31,7 +31,9 @@ WRONG = (
 
 
 def load(**entry: Any) -> KvLoad:
-    return KvLoad.model_validate({"kv": "REGISTERS", "workers": 10, "registers": 3, "timeout": "3s", **entry})
+    return KvLoad.model_validate(
+        {"kv": "REGISTERS", "workers": 10, "registers": 3, "timeout": "20s", **entry}
+    )
 
 
 def wrong(bench: Bench) -> set[str]:
@@ -161,7 +163,7 @@ async def test_what_was_there_before_is_left_as_it_was(nats_bench: NatsBench) ->
     theirs = {"name": "KV_REGISTERS", "subjects": ["$KV.REGISTERS.>"], "allow_direct": True}
     await api.call(handle, "STREAM.CREATE.KV_REGISTERS", theirs)
     await handle.request("$KV.REGISTERS.theirs", b"value")
-    with anyio.fail_after(20), pytest.raises(BrokerError, match="existing: true"):
+    with anyio.fail_after(WHOLE), pytest.raises(BrokerError, match="existing: true"):
         await load().run(nats_bench.bench.context("load"))
     async with nats_bench.running(load(existing=True)) as context:
         await nats_bench.until_ok(context, 100)
@@ -247,8 +249,8 @@ class Scrambles(FalseJetStream):
 async def test_a_bucket_that_is_wrong_is_caught(
     bare_bench: NatsBench, kind: type[FalseJetStream], caught: set[str], also: set[str]
 ) -> None:
-    workers = 1 if kind is Refuses else 10
-    asked = load(settle="1s", workers=workers)
+    workers, settle = 1 if kind is Refuses else 10, "1s" if kind is TellsNotAll else "10s"
+    asked = load(settle=settle, workers=workers)
     async with playing(bare_bench.server, kind) as false, bare_bench.running(asked) as context:
         await bare_bench.until_ok(context, 200)
         for name in caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import sys
 import textwrap
@@ -124,11 +125,12 @@ def example_in(language: str) -> str:
 
 
 async def test_the_pages_program_in_python_works(bench: Bench) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # nobody else gets the port either
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
-    text = example_in("python").replace("127.0.0.1:9000", address).replace("sleep(0.1)", "sleep(0)")
-    (bench.base / "client.py").write_text(text)
-    await bench.run(command=[sys.executable, "client.py"], operations="stdout", times=1)
+        text = example_in("python").replace("127.0.0.1:9000", address).replace("sleep(0.1)", "sleep(0)")
+        (bench.base / "client.py").write_text(text)
+        await bench.run(command=[sys.executable, "client.py"], operations="stdout", times=1)
     assert bench.counts["get.failed"] == bench.counts["URLError"] == 20 == bench.counts["scheduled"]
 
 
@@ -237,16 +239,19 @@ async def test_an_id_that_comes_again_is_a_duplicate(bench: Bench) -> None:
 
 
 async def test_what_was_announced_and_never_ends_is_lost(bench: Bench) -> None:
-    script = told(
+    at_once = [
         line("event", "started", id="a"),
         line("event", "started", id="b"),
         line("event", "started", id="a"),
         line("event", "ok", id="b"),
-    )
-    late = "sleep 0.5\n" + told(line("event", "ok", id="a"))
+    ]
+    script = f"printf '%s\\n' {shlex.join(at_once)}\nwhile ! test -e given_up; do sleep 0.02; done\n"
+    late = told(line("event", "ok", id="a"))
     entry = {"command": script + late + RUN_ON, "shell": True, "operations": "stdout", "timeout": "200ms"}
     async with bench.running(**entry) as context:
-        await until(lambda: context.recorder.flush() or bench.counts.get("late_outcomes"))
+        await bench.until_counted(context, "lost")
+        (bench.base / "given_up").touch()
+        await bench.until_counted(context, "late_outcomes")
     assert bench.counts["ok"] == bench.counts["event.ok"] == 1
     assert bench.counts["lost"] == bench.counts["no outcome"] == 1
     assert bench.counts["malformed_lines"] == 1, "one cannot be under way twice"

@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from load_bench import Bench
+from load_bench import PATIENCE, WHOLE, Bench
 
 from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle, open_connections
@@ -41,10 +41,10 @@ class Trio:
 
     async def ask(self, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask until there is an answer: leaders come and go."""
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE):
             while True:
                 try:
-                    return await api.call(self.handle, subject, body, deadline=2)
+                    return await api.call(self.handle, subject, body, deadline=5)
                 except BrokerError:
                     await anyio.sleep(0.1)
 
@@ -58,6 +58,10 @@ class Trio:
         pause = f"CONSUMER.PAUSE.{stream}.{names[0]}"
         until = (datetime.now(UTC) + timedelta(minutes=5)).isoformat().replace("+00:00", "Z")
         await self.ask(pause, {"pause_until": until})
+        info = f"CONSUMER.INFO.{stream}.{names[0]}"
+        with anyio.fail_after(PATIENCE):
+            while not (await self.ask(info)).get("paused"):  # noqa: ASYNC110  # so far the meta leader has promised it
+                await anyio.sleep(0.01)
         yield names[0]
         await self.ask(pause, {})
 
@@ -82,7 +86,7 @@ class Trio:
     async def running(self, load: JetStreamLoad) -> AsyncIterator[LoadContext]:
         logs = UnitLogs(self.fleet, NODES, self.bench.journal)
         context = replace(self.bench.context("load"), server_logs=logs)
-        with anyio.fail_after(60):
+        with anyio.fail_after(WHOLE):
             async with anyio.create_task_group() as group:
                 group.start_soon(load.run, context)
                 await self.bench.until_counted(context, "ok", 20)
@@ -108,7 +112,7 @@ async def trio(bench: Bench, journal: JournalWriter) -> AsyncIterator[Trio]:
         async with open_connections(broker, journal) as connections:
             bench.connections = connections
             handle = await connections.handle()
-            await handle.wait_connected(20)
+            await handle.wait_connected(PATIENCE)
             yield Trio(bench, fleet, handle)
             bench.connections = None
 
@@ -118,8 +122,10 @@ def load(stream: str, **entry: Any) -> JetStreamLoad:
     return JetStreamLoad.model_validate(given | entry)
 
 
-async def test_what_is_told_of_a_message_that_was_lost(trio: Trio) -> None:
+async def test_what_is_told_of_a_message_that_was_lost(trio: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the stream, with one of its replicas away; and in delivery, by a consumer that forgot where it was."""
+    monkeypatch.setattr("supervisor.loads.losses.EVIDENCE", PATIENCE)
+    monkeypatch.setattr("supervisor.loads.server_logs.READING", PATIENCE)
     async with trio.running(load("SOAK", replicas=3)) as context:
         leader = await trio.leader("SOAK")
         away = next(node for node in NODES if node != leader)
@@ -130,7 +136,6 @@ async def test_what_is_told_of_a_message_that_was_lost(trio: Trio) -> None:
             await trio.published("SOAK")
             await trio.ask("STREAM.MSG.DELETE.SOAK", {"seq": gone})
             await trio.bench.until_counted(context, "lost_in_stream", 1)
-        await trio.bench.until_counted(context, "ok", 10)
         async with trio.held_back("SOAK"):
             await trio.published("SOAK", 5)
             await trio.begin_anew("SOAK", consumer)

@@ -10,7 +10,7 @@ import anyio
 import nats
 import nats.errors
 import pytest
-from load_bench import until
+from load_bench import PATIENCE, until
 from nats.aio.client import Client
 from nats.js.api import ConsumerConfig
 from nats_bench import NatsBench
@@ -38,7 +38,7 @@ class Stream:
         """Publish, on a server that may be just coming back, and wait until our pull has taken it all."""
         for _ in range(count):
             payload = b"%d" % next(self._numbers)
-            with anyio.fail_after(15):
+            with anyio.fail_after(PATIENCE):
                 while True:
                     try:
                         await self.client.jetstream().publish("s", payload, timeout=0.5)
@@ -47,7 +47,7 @@ class Stream:
                         await anyio.sleep(0.1)
         sent = next(self._numbers)
         self._numbers = itertools.count(sent)
-        await until(lambda: len(self.taken) == sent, 10)
+        await until(lambda: len(self.taken) == sent)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ async def test_a_pull_that_nobody_answers_or_listens_to_stops_nothing(
     server, connections = nats_bench.server, nats_bench.bench.connections
     assert connections is not None
     async with await connections.new("default", "reader") as handle, anyio.create_task_group() as group:
-        await handle.wait_connected(5)
+        await handle.wait_connected(PATIENCE)
         pull = Pull(LoadClient(handle), NEXT, stream.take)
         await pull.open()
         group.start_soon(pull.run)
