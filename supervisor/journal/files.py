@@ -23,7 +23,7 @@ _OVERHEAD: Final = 64
 def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> Path:
     """Write a whole file: afterwards it is there completely, or as it was before. OSError if that is not possible.
 
-    Without `sync` the death of the machine may still take it, until `make_durable` has returned.
+    Without `sync` the death of the machine may still take it, until `make_durable` has returned for it and for its directory.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -39,17 +39,12 @@ def write_atomically(path: Path, data: bytes, *, sync: bool = True) -> Path:
             temporary.unlink()
         raise
     if sync:
-        _sync(path.parent)
+        make_durable(path.parent)
     return path
 
 
 def make_durable(path: Path) -> None:
-    """Wait until a file and its name are on the disk; OSError if that failed."""
-    _sync(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or a directory's names, are on the disk; OSError if that failed."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -258,6 +258,20 @@ async def test_a_file_that_cannot_be_written_is_an_error(journal: JournalWriter)
         await journal.sync_file("nowhere")
 
 
+async def test_a_file_and_its_name_are_made_durable(
+    journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await journal.write_file("a.log", b"words", sync=False)
+    synced = list[str]()
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115  # no file of a disk
+
+    monkeypatch.setattr(os, "fsync", sync)
+    await journal.sync_file("a.log")
+    assert sorted(synced) == [str(journal.run_dir), str(path)]
+
+
 async def test_a_thread_that_dies_is_told_and_refuses_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

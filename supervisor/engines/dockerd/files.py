@@ -21,8 +21,7 @@ ANSWER: Final = 4_000_000
 WHOLE: Final = 16_384
 """Bytes at which an engine splits a line. A shorter record without an end of line is the last word of a life."""
 _LINE: Final = 256
-"""Bytes that a line of some words takes there, with its time: so much is read at first for each that is wanted. Whoever reads more
-has more to take apart, and a unit is down meanwhile."""
+"""Bytes that a line of some words takes there, with its time: so much is read at first for each that is wanted."""
 _GROWTH: Final = 4
 _NANO: Final = 1_000_000_000
 _SECONDS: Final = len("2026-11-20T19:52:01")
@@ -37,26 +36,30 @@ def read_end(path: str, lines: int, until: float | None, stamped: bool, tty: boo
     bound = "~" if until is None else _written(int(until * _NANO))
     try:
         with Path(path).open("rb") as file:
-            size, block = os.fstat(file.fileno()).st_size, _LINE * (lines + 1)
+            size, wanted = (
+                os.fstat(file.fileno()).st_size,
+                lines + 1,
+            )  # one more shows where the first line begins
             while True:
-                begin = max(size - block, 0)
-                entries = os.pread(file.fileno(), size - begin, begin).split(b"\n")[1 if begin else 0 :]
-                text = _text(entries, bound, stamped=stamped)
+                begin = max(size - _LINE * wanted, 0)
+                block = os.pread(file.fileno(), size - begin, begin).removesuffix(b"\n")
+                entries = block.split(b"\n")[1 if begin else 0 :]
+                # No more than that is taken apart at first, however short the lines are: a unit is down meanwhile.
+                text = _text(entries[-wanted:], bound, stamped=stamped)
                 if tty:
                     text = text.replace(b"\r\n", b"\n")
                 if text.count(b"\n") > lines or len(text) >= ANSWER:
                     return last_lines(text[-ANSWER:], lines)
-                if begin == 0:
+                if begin == 0 and len(entries) <= wanted:
                     return None if _is_rotated(path) else text
-                block *= _GROWTH
+                wanted *= _GROWTH
     except (OSError, ValueError, LookupError):  # not ours to read, or not as we know it
         return None
 
 
 def _text(entries: Iterable[bytes], until: str, *, stamped: bool) -> bytes:
     parts, fresh = list[bytes](), True
-    for entry in filter(None, entries):
-        found = json.loads(entry)
+    for found in json.loads(b"[" + b",".join(entries) + b"]"):  # read one by one they take five times as long
         if (at := _padded(found["time"])) > until:
             break
         words = found["log"].encode(errors="replace")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import calendar
+import json
 import os
 import signal
 import socket
@@ -188,3 +190,18 @@ def test_records_are_taken_apart_however_they_arrive(texts: list[bytes], step: i
     assert taken == whole
     assert records.count == len(texts)
     assert records.text() == (whole[-limit:] if limit else b"")
+
+
+@given(st.integers(0, 60), st.integers(1, 9), st.integers(0, 60), st.sampled_from(["", "x" * 999]))
+def test_the_last_lines_of_a_file_up_to_a_time(
+    tmp_path_factory: pytest.TempPathFactory, written: int, last: int, until: int, words: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "json.log"
+    entries = [
+        {"log": f"{words}{n}\n", "stream": "stdout", "time": f"2026-11-20T19:00:{n:02}.5Z"}
+        for n in range(written)
+    ]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    expected = [f"{words}{n}\n".encode() for n in range(min(written, until))][-last:]
+    at = calendar.timegm((2026, 11, 20, 19, 0, until))
+    assert read_end(str(path), last, at, stamped=False, tty=False) == b"".join(expected)
