@@ -210,11 +210,18 @@ async def test_refused_credentials_are_told_as_such(tmp_path: Path) -> None:
                 "password": "soak",
             }
             broker = Broker.model_validate(section | wrong)
+            code, said = ("refused", "") if "password" in wrong else ("system-account", "`system`")
             async with open_connections(broker, Unheard()) as connections:
-                facts = await examine(connections, cluster.http)
-            found = {finding.code: finding for finding in diagnose(facts).findings}
+                with anyio.fail_after(LONG):
+                    while (
+                        True
+                    ):  # who hangs up may do so before its reason was read; then the next attempt tells
+                        found = {
+                            f.code: f for f in diagnose(await examine(connections, cluster.http)).findings
+                        }
+                        if code in found and said in found[code].do:
+                            break
             assert ("refused" in found) == ("password" in wrong)
-            assert "system" not in wrong or "`system`" in found["system-account"].do
 
 
 async def test_consumers_in_use_are_not_stale(tmp_path: Path) -> None:

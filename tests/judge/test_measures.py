@@ -1,64 +1,25 @@
-"""Thresholds on parts of a run, on sliding windows, against the baseline, and what keeps them from being relied upon."""
+"""Thresholds on parts of a run, on sliding windows and on what loads count, and runs that end early by them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from judge_story import BOOT, START, Story, patient, piece
+from judge_story import Story, patient, piece
+from judged_stories import of, only, seen
 
-from supervisor.journal.events import (
-    EndReason,
-    EpisodeClosed,
-    FaultInjected,
-    FaultUndone,
-    LoadBroken,
-    LoadWindow,
-    LoopLag,
-    Phase,
-    PhaseEntered,
-    Record,
-    RunStarted,
-    SteadyChanged,
-)
+from supervisor.journal.events import EndReason, LoadBroken, LoadWindow, Record, RunStarted
 from supervisor.journal.fold import fold
 from supervisor.journal.lines import encode, line_of, parse
 from supervisor.journal.replay import decode
-from supervisor.judge import summary
 from supervisor.judge.abort import Abort
 from supervisor.judge.curve import STEPS, Curve
-from supervisor.judge.evaluation import Checked, Verdict
+from supervisor.judge.evaluation import Verdict
 from supervisor.judge.thresholds import Threshold
 from supervisor.judge.verdict import judge
-from supervisor.values import Histogram
-
-
-def of(*texts: str, **facts: Any) -> Story:
-    """Begin a soak with thresholds; its windows end at multiples of 10 s."""
-    given: dict[str, Any] = {"loads": ("rpc",), "units": ("worker",), "thresholds": texts}
-    return Story().begin(**(given | facts)).wait(9)
-
-
-def only(story: Story) -> Checked:
-    (checked,) = judge(story.records).thresholds
-    return checked
-
-
-def seen(story: Story) -> tuple[str, str]:
-    checked = only(story)
-    return checked.verdict, checked.shown
-
-
-def lagged(seconds: float, count: int = 100) -> tuple[int | float, ...]:
-    histogram = Histogram()
-    for _ in range(count):
-        histogram.record(seconds)
-    return tuple(histogram.pack())
-
 
 # --- parts -----------------------------------------------------------------------------------------------------------
 
@@ -214,183 +175,6 @@ def test_folding_changes_no_verdict_unnoticed(bad: int) -> None:
         assert coarse[text] == fine[text]
 
 
-# --- the baseline ----------------------------------------------------------------------------------------------------
-
-
-def baseline(*texts: str, ok: tuple[int, ...] = (100,) * 6, took: float = 0.01, **facts: Any) -> Story:
-    """Tell of a minute of baseline, and begin the soak."""
-    given: dict[str, Any] = {"loads": ("rpc",), "units": ("worker",), "thresholds": texts, "baseline": 60.0}
-    story = Story().begin(**(given | facts))
-    story.records = story.records[:1]
-    story.wait(9).tell(PhaseEntered(phase=Phase.BASELINE))
-    for n in ok:
-        story.wait(10).window("rpc", piece(ok=n, failed=100 - n, took=took))
-    return story.tell(PhaseEntered(phase=Phase.SOAKING))
-
-
-def soaked(story: Story, ok: int = 100, took: float = 0.01) -> Story:
-    for _ in range(6):
-        story.wait(10).window("rpc", piece(ok=ok, failed=100 - ok, took=took))
-    return story.end()
-
-
-@pytest.mark.parametrize(
-    ("text", "verdict"),
-    [
-        ("p99 < 2x baseline", "fail"),
-        ("p99 < 4x baseline", "pass"),
-        ("p99 < baseline + 30ms", "pass"),
-        ("ok >= baseline - 11%", "pass"),
-        ("ok >= baseline - 9%", "fail"),
-        ("failures <= baseline + 11%", "pass"),
-        ("ok rate >= 0.8x baseline", "pass"),
-        ("ok rate >= 0.95x baseline", "fail"),
-        ("p99 < 2x baseline in every 30s", "fail"),
-        ("ok >= baseline - 11% in every 30s", "pass"),
-    ],
-)
-def test_the_soak_is_held_against_its_baseline(text: str, verdict: str) -> None:
-    checked = only(soaked(baseline(text), ok=90, took=0.03))
-
-    assert checked.verdict == verdict, checked.why
-    assert "the baseline has " in checked.why
-
-
-def _crash(story: Story) -> None:
-    at = next(n for n, one in enumerate(story.records) if isinstance(one.event, LoadWindow))
-    crash = Story()
-    crash.now = 12.0
-    story.records[at:at] = crash.crash().records
-
-
-def _steady(story: Story) -> None:
-    story.records.insert(3, Record(4, START + 20, BOOT + 20, SteadyChanged(holds=False, failing=("x",))))
-
-
-@pytest.mark.parametrize(
-    ("ok", "spoil", "why"),
-    [
-        ((100,) * 6, _crash, "worker crashed in it"),
-        ((100,) * 6, _steady, "the steady state was lost in it"),
-        (
-            (100, 100, 100, 80, 80, 80),
-            None,
-            "the ok share of load rpc was 100.0% in its first half and 80.0% in its second",
-        ),
-        ((), None, "nothing was to be seen of it in the baseline"),
-    ],
-)
-def test_an_unsteady_baseline_is_no_measure(
-    ok: tuple[int, ...], spoil: Callable[[Story], None] | None, why: str
-) -> None:
-    story = baseline("p99 < 2x baseline", ok=ok)
-    if spoil:
-        spoil(story)
-
-    checked = only(soaked(story))
-
-    assert checked.verdict is Verdict.INCONCLUSIVE
-    assert why in checked.why
-
-
-def test_a_run_without_a_baseline_has_nothing_to_compare_with() -> None:
-    story = of("p99 < 2x baseline").wait(10).operate().end()
-
-    assert only(story).why.startswith("there was no baseline")
-
-
-def test_the_baseline_counts_for_thresholds_that_do_not_compare() -> None:
-    assert seen(soaked(baseline("failures == 0", ok=(100, 99, 100, 100, 100, 100)))) == ("fail", "1")
-
-
-# --- our own lag -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "lag", "verdict"),
-    [
-        ("p99 < 1s", 0.15, "pass"),
-        ("p99 < 1s", 0.25, "inconclusive"),
-        ("p99 < 5ms", 0.25, "fail"),  # it takes longer than that even from when we began
-        ("service p99 < 1s", 0.25, "pass"),
-        ("ok == 100%", 0.25, "pass"),
-    ],
-)
-def test_operations_that_we_began_late_say_nothing_of_short_times(
-    text: str, lag: float, verdict: str
-) -> None:
-    story = of(text).wait(10).operate(ok=100, late=100, lag=lagged(lag)).end()
-
-    assert seen(story)[0] == verdict
-
-
-@pytest.mark.parametrize(
-    ("text", "verdict"),
-    [("p99 < 1s", "inconclusive"), ("service p99 < 1s", "inconclusive"), ("p99 < 5s", "pass")],
-)
-def test_a_slow_event_loop_says_nothing_of_short_times(text: str, verdict: str) -> None:
-    story = of(text).wait(10).operate(ok=100).tell(LoopLag(times=lagged(0.5))).end()
-
-    checked = only(story)
-
-    assert checked.verdict == verdict
-    assert (verdict == "pass") or "its event loop was p99 500ms late" in checked.why
-
-
-def test_a_window_in_which_we_were_late_is_left_out() -> None:
-    story = of("p99 < 1s in every 30s", duration=None)
-    for n in range(9):
-        late = n == 4
-        waited = piece(ok=100, took=2.0 if late else 0.01).model_copy(
-            update={"service": piece(ok=100).response}
-        )
-        story.wait(10).window("rpc", waited, lag=lagged(2.0 if late else 0.0001))
-
-    checked = only(story.end(EndReason.SIGNAL))
-
-    assert checked.verdict is Verdict.INCONCLUSIVE
-    assert "soakd itself was so slow" in checked.why
-
-
-@pytest.mark.parametrize(
-    ("text", "lagging", "verdict"),
-    [
-        ("p99 < 1s in every 30s", (), "pass"),
-        ("p99 < 1s in every 30s", (4,), "inconclusive"),
-        ("p99 outside episodes < 1s", (4,), "inconclusive"),
-        ("p99 during restart-nats < 1s", (4,), "pass"),
-        ("p99 during restart-nats < 1s", (7,), "inconclusive"),
-        ("p99 < 5s in every 30s", (4,), "pass"),
-    ],
-)
-def test_a_slow_event_loop_is_held_against_the_time_it_was_slow_in(
-    text: str, lagging: tuple[int, ...], verdict: str
-) -> None:
-    story = of(text, faults=("restart-nats",), duration=None).wait(10)
-    for n in range(9):
-        if n == 7:
-            story.intend().tell(FaultInjected(episode="restart-nats#1", took=0.0))
-        marks = ("restart-nats#1:during",) if n == 7 else ()
-        story.wait(10).window("rpc", piece(*marks, ok=100, took=0.01))
-        story.tell(LoopLag(times=lagged(0.5 if n in lagging else 0.0001)))
-        if n == 7:
-            story.tell(FaultUndone(episode="restart-nats#1"))
-            story.tell(EpisodeClosed(episode="restart-nats#1", recovered=True, recovery=0.0))
-
-    checked = only(story.wait(1).end(EndReason.SIGNAL))
-
-    assert checked.verdict == verdict, checked.why
-
-
-@pytest.mark.parametrize(("load", "verdict"), [("", "pass"), ("rpc", "inconclusive"), ("other", "pass")])
-def test_processes_of_a_load_are_as_late_as_they_are_themselves(load: str, verdict: str) -> None:
-    """Of a load whose processes have event loops of their own it does not matter how late the daemon's was."""
-    story = of("load rpc: p99 < 1s", loads=("rpc", "other")).wait(10).operate(ok=100).operate("other")
-    story.tell(LoopLag(times=lagged(0.0001), load="rpc"), LoopLag(times=lagged(0.5), load=load))
-
-    assert seen(story.end())[0] == verdict
-
-
 # --- what loads count ------------------------------------------------------------------------------------------------
 
 
@@ -486,14 +270,6 @@ def test_the_story_begins_as_it_should() -> None:
 
 
 # --- in the reports ---------------------------------------------------------------------------------------------------
-
-
-def test_the_summary_shows_the_soak_beside_its_baseline() -> None:
-    text = summary.render(judge(soaked(baseline("p99 < 2x baseline"), ok=90, took=0.03).records))
-
-    assert "Of 1m without faults." in text
-    assert "| rpc | baseline | 100% | 10/s | 10ms | 10ms | 10ms |" in text
-    assert "|  | whole run | 95% |" in text
 
 
 def test_an_operation_counts_once_for_a_kind_of_fault() -> None:
