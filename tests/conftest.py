@@ -43,9 +43,13 @@ _OURS = str(Path(supervisor.__file__).parent) + os.sep
 _ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
-# How long an example takes is the machine's business, and no test of ours asserts times.
+# How long an example takes is the machine's business, and no test of ours asserts times. The examples are the same in every run: what
+# is found by chance belongs to those who look for it, with `--hypothesis-profile=explore`, and not to somebody else's change.
 hypothesis.settings.register_profile(
-    "soakd", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "explore", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile(
+    "soakd", hypothesis.settings.get_profile("explore"), derandomize=True, database=None
 )
 hypothesis.settings.load_profile("soakd")
 
