@@ -34,7 +34,9 @@ WRONG = (
 
 
 def load(claim: dict[str, Any], **entry: Any) -> ClaimLoad:
-    return ClaimLoad.model_validate({"claim": claim, "workers": 10, "patience": "15s", **entry})
+    return ClaimLoad.model_validate(
+        {"claim": claim, "workers": 10, "patience": "15s", "timeout": "20s", **entry}
+    )
 
 
 def wrong(bench: Bench) -> set[str]:
