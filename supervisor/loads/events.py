@@ -38,14 +38,14 @@ class EventsLoad(NatsLoad):
     It is ok if it arrives within `timeout`, on a connection of its own; otherwise failed. Counters: `lost` (it had not arrived after
     `settle` though later ones had, or at the end; also as `lost_prefix`, `lost_middle`, `lost_postfix`), `duplicates`, `reordered`,
     `late_arrivals` (after it counted as lost), `unexpected` (never published). Where the client is replaced both receive for a while:
-    what comes twice then is `received_twice`. The old one may still send what it had kept: what is overtaken then is `sent_late`.
+    what comes twice then is `received_twice`. The old one may still send, or hand over, what it had kept: what later events arrive before then is `overtaken`.
     """
 
     key: ClassVar[str] = "events"
     counters: ClassVar[tuple[str, ...]] = (
         *COUNTERS,
         "received_twice",
-        "sent_late",
+        "overtaken",
         "foreign",
         *SEEN.values(),
     )
@@ -94,8 +94,8 @@ class _Flow:
     def _count(self, name: str, amount: float) -> None:
         if name == "duplicates" and not self._receiver.settled:
             name = "received_twice"
-        elif name == "reordered" and not self._sender.settled:
-            name = "sent_late"
+        elif name == "reordered" and not (self._sender.settled and self._receiver.settled):
+            name = "overtaken"
         self._recorder.count(name, amount)
 
     async def publish(self) -> Failure | None:

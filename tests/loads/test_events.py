@@ -14,7 +14,7 @@ from supervisor.loads.events import EventsLoad
 
 COUNTERS = {
     *("lost", "duplicates", "reordered", "unexpected", "late_arrivals"),
-    *("received_twice", "sent_late", "foreign"),
+    *("received_twice", "overtaken", "foreign"),
 }
 
 
@@ -77,7 +77,7 @@ async def test_doubled_events_are_duplicates_and_nothing_else(nats_bench: NatsBe
     assert not nats_bench.counts.get("failed")
 
 
-@pytest.mark.parametrize(("settled", "called"), [(True, "reordered"), (False, "sent_late")])
+@pytest.mark.parametrize(("settled", "called"), [(True, "reordered"), (False, "overtaken")])
 async def test_events_in_the_wrong_order_are_reordered_and_nothing_else(
     nats_bench: NatsBench, monkeypatch: pytest.MonkeyPatch, settled: bool, called: str
 ) -> None:
