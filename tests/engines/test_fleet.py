@@ -76,11 +76,16 @@ def rng() -> random.Random:
 
 
 async def test_units_start_in_order_and_stop_the_other_way_round(journal: JournalWriter) -> None:
-    slow = [sys.executable, "-uc", "import time; time.sleep(0.1); print('ready'); time.sleep(1000)"]
+    slow = (
+        "import pathlib, sys, time; time.sleep(0.1); me, other = map(pathlib.Path, sys.argv[1:]); me.touch()\n"
+        "while not other.exists(): time.sleep(0.005)\n"  # these start together
+        "print('ready', flush=True); time.sleep(1000)"
+    )
+    db, cache = (str(journal.run_dir / name) for name in ("db", "cache"))
     units = {
         "app": {**IDLE, "after": ["db", "cache"]},
-        "db": {"command": slow, "ready": {"log": "ready"}},
-        "cache": {"command": slow, "ready": {"log": "ready"}},
+        "db": {"command": [sys.executable, "-c", slow, db, cache], "ready": {"log": "ready"}},
+        "cache": {"command": [sys.executable, "-c", slow, cache, db], "ready": {"log": "ready"}},
         "free": IDLE,
     }
     async with staged(journal, **units) as stage:
@@ -91,7 +96,7 @@ async def test_units_start_in_order_and_stop_the_other_way_round(journal: Journa
         told = [(type(e), e.unit) for e in stage.events if isinstance(e, UnitStarted | UnitReady)]
         app = told.index((UnitStarted, "app"))
         assert {told.index((UnitReady, unit)) < app for unit in ("db", "cache")} == {True}
-        assert told.index((UnitStarted, "db")) < told.index((UnitReady, "cache")), "these start together"
+        assert told.index((UnitStarted, "db")) < told.index((UnitReady, "cache"))
         assert (await stage.heard(UnitReady, "db")).took > 0.1
         await stage.fleet.wait_ready("db")
         await stage.fleet.start("free", by="run")

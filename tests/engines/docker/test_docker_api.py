@@ -27,7 +27,7 @@ from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
 from supervisor.engines.dockerd.powers import Powers
 from supervisor.journal.writer import JournalWriter
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 COMPOSE = Path(__file__).parents[3] / "deploy" / "compose.yaml"
 SOAK = """
 soak: gated
@@ -50,6 +50,7 @@ def until(holds: Callable[[], object], log: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.timeout(180)
 def test_a_whole_run_and_its_recovery_make_these_calls_only(docker: Client, tmp_path: Path) -> None:
     project = new_name("project")
     for service in ("api", "worker"):
