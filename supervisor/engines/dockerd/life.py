@@ -139,6 +139,12 @@ class Unit:
             here = await to_thread.run_sync(runs_here, life.pid, life.container)
             life.oom_kills = before if here else None
 
+    async def outlived(self, when: float, kills: int | None) -> None:
+        """Take note that the present life is still there so long after `when`, monotonic seconds, that no kill counted then was its end."""
+        life, limited = self.life, self.last is not None and self.last.memory > 0
+        if life and limited and life.started < when and life.oom_kills != kills:
+            await self.count_kills(kills)
+
     async def may_have_starved(self, code: int) -> bool:
         """Say whether an exit may be for want of memory though that has not been told yet."""
         life, limited = self.life, self.last is not None and self.last.memory > 0

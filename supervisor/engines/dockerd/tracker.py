@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 import anyio
@@ -50,6 +51,8 @@ class Tracker:
         self._went_along: set[Unit] = set()
         self._missed: set[Unit] = set()
         """Whose events could not be taken, and who is therefore to be looked at."""
+        self._counted: tuple[float, int | None] = 0.0, None
+        """When the kernel's count of kills for want of memory was last read, and what it was (`Unit.outlived`)."""
         self.follower = Follower(api, which, self)
 
     async def follow(self) -> None:
@@ -137,14 +140,17 @@ class Tracker:
 
     async def recheck(self) -> None:
         """Look whether the engine has skipped us: at who is up or down against what is known, and at whether they are still the same lives."""
+        counted = self._counted
+        self._counted = time.monotonic(), await to_thread.run_sync(oom_kills)
         up = await self._list()
         differ = [one for one in self.units.values() if one.life or up.get(one.name, False)]
-        await at_once(self._recheck, differ)
+        await at_once(partial(self._recheck, counted), differ)
 
-    async def _recheck(self, unit: Unit) -> None:
+    async def _recheck(self, counted: tuple[float, int | None], unit: Unit) -> None:
         life = unit.life
         seen = await inspect(self._api, life.container) if life else None
         if life and seen and seen.running and seen.begun == life.begun:
+            await unit.outlived(*counted)
             return
         await anyio.sleep(LATE)
         if unit.life is life:

@@ -138,6 +138,30 @@ async def test_a_unit_that_is_killed_after_another_was_out_of_memory_was_not(
         assert "out of memory: yes" not in soak.crash_file(crash)
 
 
+async def test_who_outlives_the_end_of_another_is_not_kept_waiting_for_it(
+    private: PrivateEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what had been counted one look ago it has not died."""
+    counted, unit = 7, new_name()
+    for module in (life, tracker):
+        monkeypatch.setattr(module, "oom_kills", lambda: counted)
+    running(private, unit, host={"Memory": 20_000_000, "MemorySwap": 20_000_000})
+
+    async def recreated(*_: object) -> None:
+        raise AssertionError
+
+    async with engine_of(private, unit).docker.connect(tmp_path) as api, anyio.create_task_group() as group:
+        all_units = Tracker(api, Which(names=(unit,)), Manner(True, False), group, recreated)
+        await all_units.enlist((unit,))
+        assert not await all_units.units[unit].may_have_starved(137)
+        counted += 1
+        for may_be in (True, False):
+            assert await all_units.units[unit].may_have_starved(137)
+            await all_units.recheck()
+            assert await all_units.units[unit].may_have_starved(137) is may_be
+        all_units.close()
+
+
 @pytest.mark.parametrize("gone", ["its command", "its mount"])
 async def test_a_unit_that_cannot_be_started_again(
     docker: Client, journal: JournalWriter, tmp_path: Path, gone: str
