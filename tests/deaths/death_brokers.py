@@ -18,7 +18,7 @@ import nats.errors
 import nats.js.errors
 from death_cases import Case
 from death_units import POLICY, SLEEP, Processes
-from deaths import CALM, soak_file
+from deaths import CALM, GONE, soak_file
 from docker_engine import LABEL, Client
 from nats_servers import BINARY, make_cluster
 
@@ -125,7 +125,7 @@ class Brokers:
                 "streams": sorted(info.config.name or "" for info in await js.streams_info()),
                 "consumers": sorted(consumers - {f"worker-{n}" for n in range(3)}),
                 "entries": {key: await self._entry(js, key) for key in ("colour", "size", "extra")},
-                "connections": sorted(await self._connections()),
+                "connections": sorted(await self._left()),
             }
         finally:
             await nc.close()
@@ -143,6 +143,13 @@ class Brokers:
             return None, None
         headers = last.headers or {}
         return None if "KV-Operation" in headers else last.data, headers.get("Soakd-Episode")
+
+    async def _left(self) -> set[str]:
+        """Return the names of clients that stay: a server takes a moment to see that the process of one has ended."""
+        deadline = time.monotonic() + GONE
+        while (names := await self._connections()) and time.monotonic() < deadline:  # noqa: ASYNC110  # nobody tells
+            await anyio.sleep(0.1)
+        return names
 
     async def _connections(self) -> set[str]:
         """Return the names of all clients but those that come and go with the inspection."""

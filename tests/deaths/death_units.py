@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from death_cases import Case
-from deaths import CALM, soak_file, units_of
+from deaths import CALM, GONE, soak_file, units_of
 from docker_engine import LABEL, Client
 
 from supervisor.engines.cgroups import left_by
 
 SLEEP = ["sleep", "1000"]
+WHOLE = 2
+"""Processes of a container: the init, and what it was made for."""
 POLICY = {"intensity": None, "delay": "0s", "backoff": {"first": "10ms", "factor": 1.1}}
 
 
@@ -178,8 +181,16 @@ def _groups(pid: int) -> dict[str, Any]:
                 found[name] = (group / name).read_text().strip()
         if controller in {"pids", ""}:
             with suppress(OSError):
-                found["processes"] = len((group / "cgroup.procs").read_text().split())
+                found["processes"] = _processes(group / "cgroup.procs")
     return found
+
+
+def _processes(members: Path) -> int:
+    """Return how many processes a container has. One that has just been started is alone with its init for a moment."""
+    deadline = time.monotonic() + GONE
+    while (count := len(members.read_text().split())) < WHOLE and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return count
 
 
 def _limit(value: int | None) -> int | str:

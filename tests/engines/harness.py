@@ -17,7 +17,7 @@ from supervisor.engines.base import Engine, EngineContext, Exit, Outside, Units,
 from supervisor.engines.process import ProcessEngine
 from supervisor.journal.base import Journal
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 class Program(StrEnum):

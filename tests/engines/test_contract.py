@@ -142,7 +142,7 @@ async def test_ready_once_its_output_says_so(harness: Harness, journal: JournalW
     async with opened(harness, journal, journal.run_dir, [Program.SOON_READY]) as bench:
         for _ in range(2):
             await bench.units.start("soon-ready")
-            with anyio.fail_after(10):
+            with anyio.fail_after(PATIENCE):
                 await bench.units.ready("soon-ready")
             assert (await bench.units.logs("soon-ready", last=1)) == b"ready now\n"
             await bench.units.stop("soon-ready")
@@ -161,7 +161,7 @@ async def test_who_exits_before_it_is_ready_is_told_at_once(harness: Harness, jo
     async with opened(harness, journal, journal.run_dir, [Program.DIES_UNREADY]) as bench:
         await bench.units.start("dies-unready")
         with (
-            anyio.fail_after(10),
+            anyio.fail_after(PATIENCE),
             pytest.raises(EngineError, match=r"(?s)dies-unready.*code 4.*cannot go on"),
         ):
             await bench.units.ready("dies-unready")

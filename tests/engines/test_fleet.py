@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+from harness import PATIENCE
 
 from supervisor.engines import lives
 from supervisor.engines.base import EngineContext, EngineError, UnitState
@@ -42,7 +43,7 @@ class Stage:
 
     async def heard(self, kind: type[Event], unit: str, count: int = 1) -> Any:
         """Wait for the n-th event of a kind about a unit."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             while len(found := [e for e in self.events if isinstance(e, kind) and e.unit == unit]) < count:  # type: ignore[attr-defined]  # noqa: ASYNC110  # all of these have it; records come from a thread
                 await anyio.sleep(0.005)
             return found[count - 1]
@@ -225,7 +226,7 @@ async def test_wait_free(journal: JournalWriter) -> None:
             await anyio.wait_all_tasks_blocked()
             assert not freed.is_set()
             await stage.fleet.release("a", by=EPISODE)
-            with anyio.fail_after(10):
+            with anyio.fail_after(PATIENCE):
                 await freed.wait()
 
 
@@ -276,7 +277,7 @@ async def test_nobody_ended_it_so_it_crashed(journal: JournalWriter) -> None:
         departures = stage.fleet.departures("a")
         up = await stage.fleet.start("a", by="run")
         os.kill(pid_of(stage.fleet, "a"), signal.SIGSEGV)
-        with departures, anyio.fail_after(10):
+        with departures, anyio.fail_after(PATIENCE):
             gone = await departures.receive()
         assert gone == Departure(
             "a", up.incarnation or "", None, "SIGSEGV", False, Cause.CRASH, None, gone.mono, gone.uptime
@@ -342,7 +343,7 @@ async def test_a_unit_goes_by_its_full_name_too(journal: JournalWriter) -> None:
         departures = stage.fleet.departures("local/a")
         await stage.fleet.start_all()
         await stage.fleet.kill("local/a", by=EPISODE, signal=signal.SIGKILL)
-        with departures, anyio.fail_after(10):
+        with departures, anyio.fail_after(PATIENCE):
             assert (await departures.receive()).unit == "a"
         await stage.fleet.start("local/a", by=EPISODE)
         await stage.heard(UnitStarted, "a", 2)
@@ -358,7 +359,7 @@ async def test_a_watchdog_that_was_away_gets_what_it_missed(journal: JournalWrit
         for count in range(1, 4):
             await stage.fleet.start("a", by="run")
             await stage.heard(UnitExited, "a", count)
-        with stage.fleet.departures("a") as departures, anyio.fail_after(10):
+        with stage.fleet.departures("a") as departures, anyio.fail_after(PATIENCE):
             told = [(await departures.receive()).incarnation for _ in range(3)]
         assert told == [e.incarnation for e in stage.events if isinstance(e, UnitExited)]
 

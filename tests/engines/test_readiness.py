@@ -40,7 +40,7 @@ async def test_ready_by_port_and_http(journal: JournalWriter, ready: str) -> Non
         await bench.units.start("server")
         with anyio.fail_after(PATIENCE):
             await bench.units.ready("server")
-        with socket.create_connection(("127.0.0.1", port), timeout=5):
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE):
             pass
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
-from watched import FAILING, IDLE, QUICK, STAMP, Watch, python
+from watched import FAILING, IDLE, PATIENCE, QUICK, STAMP, Watch, python
 
 from supervisor.journal.base import JournalError, Listener, Log
 from supervisor.journal.events import (
@@ -195,7 +195,7 @@ async def test_the_first_and_the_last_crash_files_stay(watch: Watch, monkeypatch
         crashes = watched.all(UnitCrashed)
         assert len(crashes) == 9  # every one is counted
         wanted = [crash.file for crash in (*crashes[:2], *crashes[-3:])]
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE):
             while [path.name for path in watched.crash_files("a")] != wanted:  # noqa: ASYNC110  # files tell nobody
                 await anyio.sleep(0.01)
 

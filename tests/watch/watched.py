@@ -20,7 +20,7 @@ from supervisor.journal.base import Journal
 from supervisor.journal.events import Event, Record
 from supervisor.watch.watchdog import WatchContext, Watchdog
 
-PATIENCE = 15.0
+PATIENCE = 30.0
 E = TypeVar("E", bound=Event)
 
 IDLE = {"command": ["sh", "-c", "echo up; exec sleep 1000"], "ready": {"log": "^up"}}

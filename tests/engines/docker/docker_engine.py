@@ -31,7 +31,7 @@ LABEL = os.environ.get("SOAKD_TEST_LABEL") or f"soakd.test-{uuid.uuid4().hex[:8]
 NAME = LABEL.replace(".", "-")
 """What the names of its images begin with."""
 SHELL = f"{NAME}-shell"
-PATIENCE = 30.0
+PATIENCE = 60.0
 LISTENS = re.compile(r"API listen on (127\.0\.0\.1:\d+)")
 APPLETS = (
     "sh",

@@ -24,7 +24,7 @@ from supervisor.journal.timeline import Timeline
 from supervisor.journal.writer import JournalWriter
 from supervisor.watch.watchdog import WatchContext, Watchdog
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 IDLE = "echo up; exec sleep 1000"
 STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ", re.MULTILINE)
 E = TypeVar("E", bound=Event)

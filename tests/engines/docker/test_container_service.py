@@ -158,7 +158,7 @@ def has_no_privilege(soakd: Service) -> None:
 
 def metrics(soakd: Service) -> str:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{soakd.url}/metrics", timeout=5) as answer:
+    with opener.open(f"{soakd.url}/metrics", timeout=PATIENCE) as answer:
         return str(answer.read().decode())
 
 

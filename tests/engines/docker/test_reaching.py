@@ -11,7 +11,7 @@ import anyio
 import pytest
 from docker_engine import SHELL, Client, PrivateEngine, make_certificates
 from docker_proxy import proxied
-from docker_soak import end, engine_of, new_name, running, said, soaking
+from docker_soak import PATIENCE, end, engine_of, new_name, running, said, soaking
 
 from supervisor.engines.base import EngineError, Exit
 from supervisor.engines.dockerd import api, life, units
@@ -148,7 +148,7 @@ async def test_one_call_hangs(
     async with proxied(docker.path, tmp_path) as proxy:
         async with soaking(journal, engine_of(docker, unit, other, host=proxy.url)) as soak:
             proxy.hold(f"{docker.inspect(unit)['Id']}{call}")
-            with soak.hurried(unit, 1.0), anyio.fail_after(10):
+            with soak.hurried(unit, 1.0), anyio.fail_after(PATIENCE):
                 end(docker, unit)
                 await proxy.holds.wait()
             end(docker, other)
@@ -241,7 +241,7 @@ async def test_a_life_that_came_and_went_while_the_engine_failed(docker: Client,
         await tracker.follow()
         proxy.fail(f"{docker.inspect(unit)['Id']}/json")
         docker.start(unit)
-        with anyio.fail_after(20), tracker.news as news:
+        with anyio.fail_after(PATIENCE), tracker.news as news:
             while proxy.failures < 3 or docker.state(unit) != "exited":  # noqa: ASYNC110  # after either event, and once more
                 await anyio.sleep(0.01)
             proxy.go_on()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from docker_engine import LABEL, SHELL, Client, PrivateEngine
 from docker_proxy import proxied
-from docker_soak import IDLE, end, engine_of, new_name, running, said, soaking, wait_said
+from docker_soak import IDLE, PATIENCE, end, engine_of, new_name, running, said, soaking, wait_said
 from provisioning import compose_command
 
 from supervisor.broker.embedded import free_ports
@@ -433,7 +433,7 @@ async def test_a_restart_whose_events_never_came_is_seen_all_the_same(docker: Cl
         await tracker.enlist((restarted, kept))
         before = {name: unit.life for name, unit in tracker.units.items()}
         docker.call("POST", f"containers/{restarted}/restart", t=0)
-        with anyio.fail_after(20), tracker.news as news:
+        with anyio.fail_after(PATIENCE), tracker.news as news:
             await tracker.recheck()
             told = news.receive_nowait()
         tracker.close()
