@@ -57,7 +57,7 @@ _VARIES: Final = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern 
 def signature(tail: bytes) -> str:
     """Return the root cause that the end of a log tells of, in one stable line; empty if it says nothing at all."""
     text = _ANSI.sub("", tail[-TAIL:].decode(errors="replace"))
-    lines = re.split(r"\r\n|\r|\n", text)[-LINES:]
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")[-LINES:]
     found = find([_PREFIX.sub("", line.rstrip(), count=1) for line in lines])
     if found is None:
         return ""
