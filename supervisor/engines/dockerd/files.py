@@ -36,21 +36,20 @@ def read_end(path: str, lines: int, until: float | None, stamped: bool, tty: boo
     bound = "~" if until is None else _written(int(until * _NANO))
     try:
         with Path(path).open("rb") as file:
-            size, wanted = (
-                os.fstat(file.fileno()).st_size,
-                lines + 1,
-            )  # one more shows where the first line begins
+            size = os.fstat(file.fileno()).st_size
+            wanted = lines + 1  # one more shows where the first line begins
             while True:
                 begin = max(size - _LINE * wanted, 0)
                 block = os.pread(file.fileno(), size - begin, begin).removesuffix(b"\n")
-                entries = block.split(b"\n")[1 if begin else 0 :]
                 # No more than that is taken apart at first, however short the lines are: a unit is down meanwhile.
-                text = _text(entries[-wanted:], bound, stamped=stamped)
+                entries = block.rsplit(b"\n", wanted)
+                whole = begin == 0 and len(entries) <= wanted
+                text = _text(entries if whole else entries[1:], bound, stamped=stamped)
                 if tty:
                     text = text.replace(b"\r\n", b"\n")
                 if text.count(b"\n") > lines or len(text) >= ANSWER:
                     return last_lines(text[-ANSWER:], lines)
-                if begin == 0 and len(entries) <= wanted:
+                if whole:
                     return None if _is_rotated(path) else text
                 wanted *= _GROWTH
     except (OSError, ValueError, LookupError):  # not ours to read, or not as we know it
