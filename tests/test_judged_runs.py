@@ -11,12 +11,15 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from test_run import Soakd, soakd  # noqa: F401  # a fixture
+from test_run import Soakd, soakd, wait  # noqa: F401  # a fixture
 
 from supervisor.journal import events as ev
 from supervisor.journal.replay import replay
 from supervisor.judge.report import FILES as REPORTS
 from supervisor.telemetry.status import Status, as_json
+
+OFTEN = "crashes == 0 in every 5s"
+"""Has loads tell every second what they did."""
 
 
 def soak(**changes: Any) -> dict[str, Any]:
@@ -168,7 +171,11 @@ def test_every_kind_of_load_is_reported_as_it_was_shown_and_leaves_nothing(soakd
             "program": {"command": f"echo '{line}'; exec sleep 60", "shell": True, "operations": "stdout"},
             "tests": {"command": "true", "pause": "200ms"},
         }
-        soakd.start(soak(duration="2s", baseline="1s", faults={}, loads=loads, thresholds=["ok >= 1%"]))
+        soakd.start(
+            soak(duration="1h", baseline="1s", faults={}, loads=loads, thresholds=["ok >= 1%", OFTEN])
+        )
+        wait("a use of each", lambda: soakd.used(*loads))
+        soakd.run_out()
         code = soakd.end(60)
     assert code in (0, 3), soakd.output
     first = {name: (soakd.run_dir / name).read_text() for name in REPORTS}

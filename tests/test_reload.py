@@ -96,8 +96,7 @@ def test_a_soak_file_is_changed_while_it_soaks(soakd: Soakd) -> None:  # noqa: F
     assert "soak.yaml:1:" in refused[0].refused
     assert "did you mean every" in refused[0].refused
     soakd.write(third)
-    assert soakd.process is not None
-    soakd.process.send_signal(signal.SIGHUP)  # the guardian passes it on
+    soakd.stop(signal.SIGHUP)  # the guardian passes it on
     again = wait(
         "a fault that comes back is numbered on",
         lambda: [e for e in soakd.events(ev.FaultIntent) if e.episode == "outage#2"],
@@ -136,8 +135,7 @@ def test_a_service_manager_stops_kills_and_heals(soakd: Soakd) -> None:  # noqa:
     unit.update(command=["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.1; done"], stop_timeout="1h")
     soakd.start(stubborn)
     wait("an intent", lambda: soakd.events(ev.FaultIntent))
-    assert soakd.process is not None
-    soakd.process.send_signal(signal.SIGTERM)  # KillMode=mixed: the main process alone
+    soakd.stop()  # KillMode=mixed: the main process alone
     wait("the end", lambda: soakd.events(ev.RunEnded))
     # TimeoutStopSec is over: everything of the control group, which for a test is the session and what bears the run's mark.
     os.kill(soakd.process.pid, signal.SIGSTOP)
@@ -146,7 +144,7 @@ def test_a_service_manager_stops_kills_and_heals(soakd: Soakd) -> None:  # noqa:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    soakd.process.wait(10)
+    soakd.process.wait(40)
     stop_post = next(line for line in DEPLOY.read_text().splitlines() if line.startswith("ExecStopPost="))
     assert stop_post == "ExecStopPost=/usr/local/bin/soakd recover /etc/soakd/%i.yaml"
     healed = soakd.command("recover", "soak.yaml")

@@ -108,9 +108,32 @@ class Soakd:
         run = self.events(ev.RunStarted)
         return processes_of(run[0].run) if run else []  # type: ignore[attr-defined]
 
+    def used(self, *loads: str) -> bool:
+        """Whether these loads, or the one of `soak_file`, have told of an operation that was ok."""
+        told = [window for window in self.events(ev.LoadWindow) if any(part.ok for part in window.slices)]  # type: ignore[attr-defined]
+        return {window.load for window in told} >= set(loads or ["ping"])  # type: ignore[attr-defined]
+
+    def run_out(self) -> None:
+        """Have the duration of the soak be over: however long it took until all had happened that it is for."""
+        wait("the endpoint", (self.run_dir / "control.sock").exists)
+        soak = json.loads((self.folder / "soak.yaml").read_text())
+        self.write({**soak, "duration": "100ms"})
+        done = self.command("reload")
+        assert done.returncode == 0, (done.stdout, done.stderr, self.output)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask the run to end."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
     def end(self, seconds: float = PATIENCE) -> int:
         assert self.process is not None
         return self.process.wait(seconds)
+
+    def passes(self) -> bool:
+        """Wait for the end; say whether the run passed, but for a machine so busy that soakd does not trust itself and says so."""
+        code, reasons = self.end(), [reason["rule"] for reason in self.verdict()["reasons"]]
+        return (code, set(reasons)) in ((0, set()), (3, {"own-lag"}))
 
     def verdict(self) -> dict[str, Any]:
         return json.loads((self.run_dir / "verdict.json").read_text())  # type: ignore[no-any-return]
@@ -132,16 +155,20 @@ def soakd(tmp_path: Path) -> Iterator[Soakd]:
     one = Soakd(tmp_path)
     yield one
     if one.process is not None and one.process.poll() is None:
-        one.process.send_signal(signal.SIGTERM)
+        one.stop()
         try:
             one.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             one.process.kill()
+            one.process.wait()
 
 
 def test_a_soak_passes_and_leaves_its_run_directory(soakd: Soakd) -> None:
-    soakd.start(soak_file(duration="3s", on={"end": {"command": ["sh", "-c", "echo $SOAKD_VERDICT > told"]}}))
-    assert soakd.end() == 0, soakd.output
+    soakd.start(soak_file(duration="1h", on={"end": {"command": ["sh", "-c", "echo $SOAKD_VERDICT > told"]}}))
+    wait("a closed episode", lambda: soakd.events(ev.EpisodeClosed))
+    wait("a use of the system", soakd.used)
+    soakd.run_out()
+    assert soakd.passes(), soakd.output
     here = {path.name for path in soakd.run_dir.iterdir()}
     assert {
         "soak.yaml",
@@ -153,8 +180,8 @@ def test_a_soak_passes_and_leaves_its_run_directory(soakd: Soakd) -> None:
         "summary.md",
         "evidence.csv",
     } <= here
-    assert soakd.verdict()["verdict"] == "pass"
-    assert (soakd.folder / "told").read_text() == "pass\n"
+    assert (soakd.folder / "told").read_text() == soakd.verdict()["verdict"] + "\n"
+    assert [event.reason for event in soakd.events(ev.RunEnded)] == [ev.EndReason.DURATION]  # type: ignore[attr-defined]
     closed = soakd.events(ev.EpisodeClosed)
     assert [(event.episode, event.recovered) for event in closed] == [("bounce#1", True)]  # type: ignore[attr-defined]
     for line in soakd.output.splitlines():
@@ -163,7 +190,9 @@ def test_a_soak_passes_and_leaves_its_run_directory(soakd: Soakd) -> None:
 
 
 def test_report_judges_again_and_reaches_the_same_verdict(soakd: Soakd) -> None:
-    soakd.start(soak_file(duration="2s", thresholds=["load ping: failed > 100"]))
+    soakd.start(soak_file(thresholds=["load ping: failed > 100"]))
+    wait("a use of the system", soakd.used)
+    soakd.stop()
     assert soakd.end() == 1, soakd.output
     first = soakd.verdict()
     (soakd.run_dir / "verdict.json").unlink()
@@ -176,8 +205,7 @@ def test_report_judges_again_and_reaches_the_same_verdict(soakd: Soakd) -> None:
 def test_sigterm_ends_in_order_and_a_cut_soak_is_inconclusive(soakd: Soakd) -> None:
     soakd.start(soak_file(duration="1h"))
     wait("soaking", soakd.soaking)
-    assert soakd.process is not None
-    soakd.process.send_signal(signal.SIGTERM)
+    soakd.stop()
     assert soakd.end() == 3, soakd.output
     ended = soakd.events(ev.RunEnded)
     assert [(event.reason, event.detail) for event in ended] == [(ev.EndReason.SIGNAL, "SIGTERM")]  # type: ignore[attr-defined]
@@ -188,19 +216,17 @@ def test_sigterm_ends_in_order_and_a_cut_soak_is_inconclusive(soakd: Soakd) -> N
 def test_a_soak_without_duration_that_is_stopped_can_pass(soakd: Soakd) -> None:
     soakd.start(soak_file())
     wait("a closed episode", lambda: soakd.events(ev.EpisodeClosed))
-    wait("a window", lambda: soakd.events(ev.LoadWindow))
-    assert soakd.process is not None
-    soakd.process.send_signal(signal.SIGINT)
-    assert soakd.end() == 0, soakd.output
+    wait("a use of the system", soakd.used)
+    soakd.stop(signal.SIGINT)
+    assert soakd.passes(), soakd.output
 
 
 def test_a_second_signal_leaves_at_once_and_the_guardian_heals(soakd: Soakd) -> None:
     soakd.start(slow_to_stop(grace="60s"))
     wait("an intent", lambda: soakd.events(ev.FaultIntent))
-    assert soakd.process is not None
-    soakd.process.send_signal(signal.SIGTERM)
+    soakd.stop()
     wait("the end", lambda: soakd.events(ev.RunEnded))
-    soakd.process.send_signal(signal.SIGTERM)
+    soakd.stop()
     assert soakd.end() == 3, soakd.output
     assert soakd.units() == []
 
@@ -239,7 +265,7 @@ def test_sigkill_of_the_guardian_makes_the_daemon_stop_in_order(soakd: Soakd) ->
     assert soakd.process is not None
     soakd.process.kill()
     soakd.process.wait()
-    wait("the daemon's end", lambda: not Path(f"/proc/{daemon}").exists())
+    wait("the daemon's end", lambda: not Path(f"/proc/{daemon}/exe").exists())
     assert soakd.units() == []
     assert [event.reason for event in soakd.events(ev.RunEnded)] == [ev.EndReason.GUARDIAN_GONE]  # type: ignore[attr-defined]
     assert soakd.verdict()["verdict"] == "inconclusive"
@@ -256,6 +282,7 @@ def kill_both(soakd: Soakd) -> None:
     wait("the daemon's end", lambda: not Path(f"/proc/{daemon}/exe").exists())
 
 
+@pytest.mark.timeout(240)  # four commands, one after the other
 @pytest.mark.parametrize("by", ["directory", "file"])
 def test_recover_heals_after_the_death_of_both(soakd: Soakd, by: str) -> None:
     soakd.start(slow_to_stop())
@@ -277,8 +304,12 @@ def test_the_next_start_heals_after_the_death_of_both(soakd: Soakd) -> None:
     kill_both(soakd)
     assert soakd.units()
     first, run = soakd.run_dir.resolve(), soakd.events(ev.RunStarted)[0].run  # type: ignore[attr-defined]
-    soakd.start(soak_file(duration="1s", faults={}, thresholds=[]))
-    assert soakd.end() == 0, soakd.output
+    soakd.start(soak_file(thresholds=[]))
+    wait("the next run", lambda: soakd.run_dir.resolve() != first)
+    wait("a closed episode", lambda: soakd.events(ev.EpisodeClosed))
+    wait("a use of the system", soakd.used)
+    soakd.stop()
+    assert soakd.passes(), soakd.output
     assert processes_of(run) == []
     undone = [record.event for record in replay(first) if isinstance(record.event, ev.FaultUndone)]
     assert [event.by for event in undone] == ["recover"]
@@ -295,7 +326,7 @@ def test_two_runs_of_one_soak_do_not_get_at_the_same_units(soakd: Soakd) -> None
 
 
 def test_a_lost_terminal_does_not_end_a_run(soakd: Soakd) -> None:
-    path = soakd.write(soak_file(duration="4s"))
+    path = soakd.write(soak_file(duration="1h"))
     master, slave = pty.openpty()
     soakd.process = subprocess.Popen(
         [sys.executable, "-m", "supervisor", "run", str(path)],
@@ -310,8 +341,10 @@ def test_a_lost_terminal_does_not_end_a_run(soakd: Soakd) -> None:
     while b"soaking" not in seen:
         seen += os.read(master, 65536)
     os.close(master)
-    assert soakd.end() == 0
-    assert soakd.verdict()["verdict"] == "pass"
+    wait("a closed episode", lambda: soakd.events(ev.EpisodeClosed))
+    wait("a use of the system", soakd.used)
+    soakd.run_out()
+    assert soakd.passes()
 
 
 # --- bad input: one clear line, exit 2, everything started is stopped --------------------------------------------------
@@ -410,12 +443,13 @@ def test_the_soak_file_is_known_by_its_full_path_for_recovery_may_be_elsewhere(s
 
 
 def test_a_run_directory_that_is_removed_meanwhile_makes_the_verdict_inconclusive(soakd: Soakd) -> None:
-    soakd.start(soak_file(duration="3s"))
+    soakd.start(soak_file())
     wait("soaking", soakd.soaking)
     gone = soakd.run_dir.resolve().rename(
         soakd.folder / "gone"
     )  # at once: a file may be added while others are removed
     shutil.rmtree(gone)
+    soakd.stop()
     assert soakd.end() == 3
     assert "Traceback" not in soakd.output
     assert "the journal is in trouble" in soakd.output

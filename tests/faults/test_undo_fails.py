@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_run import Soakd, soak_file, soakd  # noqa: F401  # a fixture
+from test_run import Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
 
 from supervisor.journal import events as ev
 
@@ -17,7 +17,9 @@ def test_the_others_are_undone_and_the_report_says_what_is_broken(soakd: Soakd) 
         "at": ["100ms"],
     }
     other = {"stop": ["a"], "hold": "1h", "at": ["100ms"]}
-    soakd.start(soak_file(faults={"broken": broken, "other": other}, duration="2s", grace="30s"))
+    soakd.start(soak_file(faults={"broken": broken, "other": other}, grace="30s"))
+    wait("both injects", lambda: len(soakd.events(ev.FaultInjected)) == 2)
+    soakd.stop()
     assert soakd.end(100) == 1, soakd.output
     assert [event.episode for event in soakd.events(ev.FaultUndone)] == ["other#1"]  # type: ignore[attr-defined]
     assert {event.episode for event in soakd.events(ev.UndoFailed)} == {"broken#1"}  # type: ignore[attr-defined]
