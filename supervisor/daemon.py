@@ -150,7 +150,7 @@ async def claimed(index: RunIndex, options: Options, loaded: Loaded) -> AsyncGen
             directory = create_run_dir(options.root, soak.soak, time.time())
             write_atomically(directory / "soak.yaml", loaded.resolved.encode())
         with in_state():
-            return held, directory, index.enter(run_id, directory, soak.soak)
+            return held, directory, index.enter(run_id, directory, soak.soak, loaded.path)
 
     _check_path(loaded.path.absolute())
     _check_path(options.root.absolute())

@@ -232,9 +232,7 @@ async def recover_all(what: Path) -> list[str]:
     directory = await anyio.to_thread.run_sync(lambda: what.resolve() if what.is_dir() else None)
     dead, living = await anyio.to_thread.run_sync(index.abandoned), list[str]()
     if directory is None:
-        soak = (await anyio.to_thread.run_sync(lambda: load(what))).soak.soak
-        living = await anyio.to_thread.run_sync(_left_alone, index, soak)
-        dead = [entry for entry in dead if entry.soak == soak]
+        dead, living = await anyio.to_thread.run_sync(_of_file, what, index, dead)
     else:
         dead = [entry for entry in dead if entry.run_dir == directory]
         if not dead:
@@ -252,9 +250,27 @@ async def recover_all(what: Path) -> list[str]:
     return [*(done or [f"{what}: nothing was left to heal"]), *living]
 
 
-def _left_alone(index: RunIndex, soak: str) -> list[str]:
-    """Say which runs of a soak live: nobody shall take "nothing was left" for "nothing is there"."""
-    pids = {directory: index.alive(directory) for directory in index.living(soak)}
+def _of_file(file: Path, index: RunIndex, dead: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """Return the dead runs that were started with a soak file or are of the same soak, and what is to be said of the living ones.
+
+    A file that is wrong by now leads to its own runs all the same: these are healed by their copy of it. SoakFileError if it has none.
+    """
+    found = [entry for entry in dead if entry.source == str(file.resolve())]
+    living = index.living(source=file)
+    try:
+        soak = load(file).soak.soak
+    except SoakFileError:
+        if not (found or living):
+            raise
+    else:
+        found = [entry for entry in dead if entry in found or entry.soak == soak]
+        living = [*dict.fromkeys([*living, *index.living(soak)])]
+    return found, _left_alone(index, living)
+
+
+def _left_alone(index: RunIndex, living: Sequence[Path]) -> list[str]:
+    """Say which runs live: nobody shall take "nothing was left" for "nothing is there"."""
+    pids = {directory: index.alive(directory) for directory in living}
     return [
         f"{one}: left alone: the run goes on; end it with `kill {pid}`" for one, pid in pids.items() if pid
     ]

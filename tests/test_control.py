@@ -34,7 +34,11 @@ def test_an_operator_works_on_a_run(soakd: Soakd) -> None:  # noqa: F811  # the 
     assert "none of a is up and free: a is held down by outage#1" in said(
         soakd, "fault", "inject", "bounce", "soak.yaml", code=1
     )
-    assert "outage#1 is undone" in said(soakd, "fault", "pause", "--for", "30m")
+    file = soakd.folder / "soak.yaml"
+    written = file.read_text()
+    file.write_text("soak: [half a li")  # somebody edits it
+    assert "outage#1 is undone" in said(soakd, "fault", "pause", "soak.yaml", "--for", "30m")
+    file.write_text(written)
     listed = said(soakd, "fault", "list", "runs/small/latest")
     assert "paused for 29m" in listed or "paused for 30m" in listed
     wait("the close", lambda: soakd.events(ev.EpisodeClosed))
@@ -50,8 +54,7 @@ def test_an_operator_works_on_a_run(soakd: Soakd) -> None:  # noqa: F811  # the 
         "soakd: --for: expected a duration"
     )
     assert "nowhere.yaml" in said(soakd, "fault", "list", "nowhere.yaml", code=2)
-    assert soakd.process is not None
-    soakd.process.send_signal(signal.SIGTERM)
+    soakd.stop()
     soakd.end()
     assert "no run goes on here" in said(soakd, "fault", "list", code=1)
     summary = (soakd.run_dir / "summary.md").read_text()

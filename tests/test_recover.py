@@ -32,6 +32,7 @@ from supervisor.journal.timeline import Timeline
 from supervisor.journal.writer import open_journal
 from supervisor.judge.verdict import judge
 from supervisor.recover import CannotRecover, heal_abandoned, recover_all
+from supervisor.soakfile.errors import SoakFileError
 
 
 class Graveyard:
@@ -52,7 +53,7 @@ class Graveyard:
             async with open_journal(directory) as journal:
                 for event in events:
                     await journal.commit(event)
-        self.index.enter(run, directory, "small").lock.release()
+        self.index.enter(run, directory, "small", self.folder / "soak.yaml").lock.release()
         self.left[name] = subprocess.Popen(  # noqa: ASYNC220  # a test may wait for a millisecond
             [sys.executable, "-c", "import time; time.sleep(3600)"],
             env={**os.environ, "SOAKD_RUN": run},
@@ -127,6 +128,23 @@ async def test_a_run_of_the_soak_file_that_lives_is_left_alone_and_named(graveya
     assert left_alone == healed[-1]
     alive.leave()
     assert len(await recover_all(file)) == 1
+
+
+async def test_a_soak_file_that_is_wrong_by_now_leads_to_the_runs_that_were_started_with_it(
+    graveyard: Graveyard,
+) -> None:
+    await graveyard.bury("dead", graveyard.started("dead"))
+    file, other = graveyard.folder / "soak.yaml", graveyard.folder / "other.yaml"
+    for one in (file, other):
+        one.write_text("soak: small\nduration: [half a li")
+    with pytest.raises(SoakFileError):
+        await recover_all(other)
+    assert graveyard.known() == {"dead"}
+    await recover_all(file)
+    assert graveyard.ended("dead")
+    assert graveyard.known() == set()
+    with pytest.raises(SoakFileError):
+        await recover_all(file)
 
 
 async def test_of_a_run_without_a_beginning_the_processes_are_ended_and_it_is_forgotten(

@@ -105,6 +105,8 @@ class Entry:
     started: float
     """Wall seconds."""
     file: Path = field(repr=False)
+    source: str = ""
+    """The soak file that it was started with, in full: it leads to its run whatever is in it by now."""
     lock: Lock = field(default_factory=Lock, compare=False, repr=False)
     """What says that the run lives, in the process that entered it."""
 
@@ -121,11 +123,11 @@ class RunIndex:
     def __init__(self, state: Path) -> None:
         self._runs, self._locks = state / "runs", state / "locks"
 
-    def enter(self, run_id: str, run_dir: Path, soak: str) -> Entry:
-        """Put a run on record, durably, for as long as this process lives; OSError if that cannot be."""
+    def enter(self, run_id: str, run_dir: Path, soak: str, source: Path | None = None) -> Entry:
+        """Put a run on record, durably, for as long as this process lives; OSError if that cannot be. `source`: its soak file."""
         self._runs.mkdir(parents=True, exist_ok=True)
-        file = self._runs / f"{_safe(run_id)}.json"
-        entry = Entry(run_id, run_dir.resolve(), soak, os.getpid(), boot_id(), time.time(), file)
+        file, written = self._runs / f"{_safe(run_id)}.json", str(source.resolve()) if source else ""
+        entry = Entry(run_id, run_dir.resolve(), soak, os.getpid(), boot_id(), time.time(), file, written)
         # Locked before it has its name, so that nobody ever sees a living run without its lock.
         nameless = file.with_name(f".{file.name}.{os.getpid()}")
         entry.lock.take(descriptor := os.open(nameless, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644))
@@ -166,13 +168,14 @@ class RunIndex:
                 continue  # it has just left, or is no entry: `abandoned` complains about those
         return None
 
-    def living(self, soak: str | None = None) -> list[Path]:
-        """Return the directories of the runs that go on, of one soak or of all, the latest first."""
-        found = []
+    def living(self, soak: str | None = None, source: Path | None = None) -> list[Path]:
+        """Return the directories of the runs that go on, of one soak, of one soak file or of all, the latest first."""
+        found, written = [], str(source.resolve()) if source else None
         for file in self._runs.glob("*.json"):
             try:
                 data = json.loads(file.read_bytes())
-                if soak in {None, data["soak"]} and _read_abandoned(file) is None:
+                meant = soak in {None, data["soak"]} and written in {None, data.get("source")}
+                if meant and _read_abandoned(file) is None:
                     found.append((float(data["started"]), Path(data["run_dir"])))
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # as above
@@ -198,7 +201,7 @@ class RunIndex:
 
 
 def _json(entry: Entry) -> bytes:
-    names = ("run_id", "soak", "pid", "boot", "started")
+    names = ("run_id", "soak", "pid", "boot", "started", "source")
     data: dict[str, Any] = {name: getattr(entry, name) for name in names} | {"run_dir": str(entry.run_dir)}
     return json.dumps(data).encode() + b"\n"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -16,6 +16,9 @@ import anyio.to_thread
 
 from supervisor.journal.runs import RunIndex
 from supervisor.web.place import ADDRESS, ANSWER, SOCKET, TOKEN
+
+if TYPE_CHECKING:
+    from supervisor.soak import Soak
 
 PATIENCE: Final = ANSWER + 5.0
 """Seconds for one request; the endpoint itself answers before."""
@@ -43,22 +46,38 @@ class Way:
 def way_to(what: str | None, index: RunIndex, env: Mapping[str, str]) -> Way:
     """Return the way to the run that is meant: of a soak file, in a run directory, at an address, or the only one of this host.
 
-    SoakFileError for a soak file that is wrong, CannotControl if no run goes on there.
+    A soak file leads to the run that was started with it even while it is wrong, since it may be in the midst of being edited. It is
+    read only where that is not enough: to find a run of the same soak, or the token of its port. SoakFileError if it is wrong then,
+    CannotControl if no run goes on there.
     """
     token = env.get(TOKEN)
     if what and "://" in what:
         return Way(what, None, _url(what), token)
     if what and not Path(what).is_dir():
-        # All kinds there are come along with it, which takes longer than everything else here.
-        from supervisor.soakfile.load import load  # noqa: PLC0415
-
-        soak = load(Path(what)).soak
-        runs, none = index.living(soak.soak), f"start one with `soakd run {what}`"
-        written = soak.control.token.get_secret_value() if soak.control else None
-        return _of_run(_only(runs, f" of {soak.soak}", none), token or written)
+        return _of_file(Path(what), index, token)
     if what:
         return _of_run(Path(what), token)
     return _of_run(_only(index.living(), "", "say which one is meant, by FILE, RUN_DIR or URL"), token)
+
+
+def _of_file(file: Path, index: RunIndex, token: str | None) -> Way:
+    if runs := index.living(source=file):
+        way = _of_run(_only(runs, f" of {file}", ""), token)
+        return way if way.directory or way.token else replace(way, token=_token(_read(file)))
+    soak = _read(file)
+    run = _only(index.living(soak.soak), f" of {soak.soak}", f"start one with `soakd run {file}`")
+    return _of_run(run, token or _token(soak))
+
+
+def _read(file: Path) -> Soak:
+    # All kinds there are come along with it, which takes longer than everything else here.
+    from supervisor.soakfile.load import load  # noqa: PLC0415
+
+    return load(file).soak
+
+
+def _token(soak: Soak) -> str | None:
+    return soak.control.token.get_secret_value() if soak.control else None
 
 
 def _only(runs: Sequence[Path], of: str, none: str) -> Path:

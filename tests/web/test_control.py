@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,9 +17,10 @@ from supervisor.journal.events import TaskCrashed
 from supervisor.journal.runs import RunIndex
 from supervisor.journal.writer import JournalWriter
 from supervisor.live.control import CannotControl, Way, WrongWords, ask, way_to
+from supervisor.soakfile.errors import SoakFileError
 from supervisor.supervision import Supervisor
 from supervisor.web.control import Place, control
-from supervisor.web.place import ADDRESS, SOCKET
+from supervisor.web.place import ADDRESS, SOCKET, TOKEN
 
 
 class Person:
@@ -112,6 +114,30 @@ def test_which_run_is_meant_is_never_guessed(tmp_path: Path) -> None:
     finally:
         for entry in entries:
             entry.leave()
+
+
+def test_a_soak_file_that_is_being_edited_leads_to_the_run_that_was_started_with_it(tmp_path: Path) -> None:
+    index, file, other = RunIndex(tmp_path / "index"), tmp_path / "soak.yaml", tmp_path / "other.yaml"
+    for one in (file, other):
+        one.write_text("soak: shop\nduration: [half a li")
+    run = tmp_path / "run"
+    run.mkdir()
+    entry = index.enter("run", run, "shop", file)
+    try:
+        os.mknod(run / SOCKET, stat.S_IFSOCK)
+        assert way_to(str(file), index, {}) == way_to(str(run), index, {}) == Way(str(run), run)
+        (run / SOCKET).unlink()
+        (run / ADDRESS).write_text("http://127.0.0.1:1")
+        assert way_to(str(file), index, {TOKEN: "sesame"}).token == "sesame"
+        for path in (file, other):  # the token, or the name of the soak, has to be read
+            with pytest.raises(SoakFileError):
+                way_to(str(path), index, {})
+        file.write_text("soak: cart\ncontrol: {port: 1, token: open-sesame}\n")
+        assert way_to(str(file), index, {}).token == "open-sesame"
+        other.write_text("soak: shop\n")
+        assert way_to(str(other), index, {}).url == "http://127.0.0.1:1"
+    finally:
+        entry.leave()
 
 
 async def test_a_port_needs_the_token(journal: JournalWriter, tmp_path: Path) -> None:
