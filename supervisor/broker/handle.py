@@ -14,8 +14,9 @@ from nats.js import JetStreamContext
 
 from supervisor.broker.client import BrokerError, Client
 from supervisor.broker.healing import Healing
+from supervisor.broker.mended import Callback
 from supervisor.broker.options import Options
-from supervisor.broker.subscribed import Callback, Subscribed
+from supervisor.broker.subscribed import Subscribed
 from supervisor.journal.base import Emitter
 
 log = structlog.get_logger("soakd.broker")

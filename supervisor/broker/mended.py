@@ -7,15 +7,21 @@ whatever the cause.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import anyio
 from nats.aio.client import Client, Srv
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from supervisor.broker.wire import Wire
+
+Callback = Callable[[Msg], Awaitable[None] | None]
+"""Takes a message: see `MendedClient.hear`."""
 
 FEW: Final = 16
 """Discovered servers that are kept although no server names them any more."""
@@ -32,6 +38,16 @@ async def _done(tasks: set[asyncio.Task[Any]]) -> None:
     """Wait until tasks that were cancelled, or close something, are done."""
     if rest := tasks - {asyncio.current_task()}:
         await asyncio.wait(rest, timeout=1)
+
+
+class _Straight:
+    """What nats-py takes for the future of an answer: it gives it every message of a subscription inside its read loop."""
+
+    def __init__(self, take: Callable[[Msg], object]) -> None:
+        self.set_result = take
+
+    def cancelled(self) -> bool:
+        return False
 
 
 class MendedClient(Client):
@@ -59,6 +75,16 @@ class MendedClient(Client):
 
     def on_failure(self, error: Exception) -> None:
         """Take note of `failure`; called in a task of nats-py."""
+
+    async def hear(self, subject: str, callback: Callback, queue: str = "") -> Subscription:
+        """Subscribe with a coroutine function, called in a task of its own, or with a plain one, called inside the read loop.
+
+        Both take one message after the other. The plain one must neither block nor raise; it saves the queue and the two turns of the
+        event loop that nats-py spends on each message of the other.
+        """
+        if inspect.iscoroutinefunction(callback):
+            return await self.subscribe(subject, queue=queue, cb=callback)
+        return await self.subscribe(subject, queue=queue, future=_Straight(callback))  # type: ignore[arg-type]  # see there
 
     async def again(self) -> None:
         """Drop the connection and make a new one, whatever state the client's tasks are in."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -11,8 +12,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from supervisor.broker.client import Client
-
-Callback = Callable[[Msg], Awaitable[None]]
+from supervisor.broker.mended import Callback
 
 PATIENCE: Final = 1.0
 """Seconds a subscription may wait for room in the outbound buffer."""
@@ -30,7 +30,8 @@ class Subscribed:
         broken: Callable[[Exception], None],
     ) -> None:
         self.subject, self.queue = subject, queue
-        self._callback, self._forget, self._broken = callback, forget, broken
+        self._forget, self._broken = forget, broken
+        self._callback = self._guarded(callback)
         self._made: dict[Client, Subscription] = {}
         self._ended = False
 
@@ -42,7 +43,7 @@ class Subscribed:
         """Make it on a client; nats.errors.Error if that is closed, has no room for it in time, or the subject is none."""
         self._made = {known: sub for known, sub in self._made.items() if not known.is_closed}
         with anyio.move_on_after(PATIENCE):
-            sub = await client.subscribe(self.subject, queue=self.queue, cb=self._deliver)
+            sub = await client.hear(self.subject, self._callback, self.queue)
             self._made[client] = sub
         if self._ended:  # meanwhile, by its owner, who does not know of this client
             await self._end()
@@ -64,8 +65,19 @@ class Subscribed:
                 except nats.errors.Error:
                     continue  # its client is closing, and the subscription with it
 
-    async def _deliver(self, msg: Msg) -> None:
-        try:
-            await self._callback(msg)
-        except Exception as error:  # noqa: BLE001  # raised again in the handle's task; nats-py would only count it
-            self._broken(error)
+    def _guarded(self, callback: Callback) -> Callback:
+        """Return the callback, of its kind, with what it raises told: nats-py would only count it, or end its read loop."""
+
+        async def wait(msg: Msg) -> None:
+            try:
+                await callback(msg)  # type: ignore[misc]  # see below
+            except Exception as error:  # noqa: BLE001  # raised again in the handle's task
+                self._broken(error)
+
+        def take(msg: Msg) -> None:
+            try:
+                callback(msg)
+            except Exception as error:  # noqa: BLE001  # as above
+                self._broken(error)
+
+        return wait if inspect.iscoroutinefunction(callback) else take

@@ -107,7 +107,8 @@ class Checker:
             arrival = Arrival.LATE
         else:
             return Arrival.DUPLICATE
-        self._lowest = n if self._lowest is None else min(self._lowest, n)
+        if self._lowest is None or n < self._lowest:
+            self._lowest = n
         return arrival
 
     def settle(self, upto: int) -> list[Loss]:

@@ -15,9 +15,8 @@ from nats.aio.client import Client
 
 from supervisor.broker.connection import BrokerError
 from supervisor.broker.credentials import CredentialsError, arguments
-from supervisor.broker.mended import MendedClient
+from supervisor.broker.mended import Callback, MendedClient
 from supervisor.broker.options import Options
-from supervisor.broker.subscribed import Callback
 from supervisor.loads.base import LoadContext
 
 Mode = Literal["default", "reconnect", "make_before_break"]
@@ -77,7 +76,7 @@ class Plain:
 
     async def subscribe(self, subject: str, callback: Callback, queue: str = "") -> object:
         """Subscribe; nats-py does so again after each reconnect."""
-        return await self.nc.subscribe(subject, queue=queue, cb=callback)
+        return await self.nc.hear(subject, callback, queue)
 
 
 async def _unheard(_: Exception) -> None:

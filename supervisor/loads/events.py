@@ -113,7 +113,7 @@ class _Flow:
         finally:
             self._open.pop(n, None)
 
-    async def received(self, msg: Msg) -> None:
+    def received(self, msg: Msg) -> None:
         """Take what arrives on the receiver's subject."""
         n = self._writer.read(msg.data)
         if n is None:

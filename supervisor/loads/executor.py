@@ -6,11 +6,12 @@ slots are taken an operation is dropped, and counted as that. What is started la
 `late` counts it, the recorder notes by how much, and a latency verdict that may rest on it is inconclusive. A closed loop (`workers`) knows no intended start but
 its own.
 
-Memory does not depend on how long it runs: at most `in_flight` operations.
+Memory does not depend on how long it runs: at most `in_flight` operations, and `IDLE` tasks that wait for the next one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -34,7 +35,12 @@ LAST: Final = 4.0
 AFTER_FAILURE: Final = 0.05
 """Seconds that a worker pauses after an operation that did not end ok: else it would count how fast we can fail."""
 BREATH: Final = 64
-"""Operations after which a closed loop lets others have the event loop, however quickly its own return."""
+"""Operations that one worker may do in a row, none of another in between, before it lets others have the event loop.
+
+Not so often if they take turns anyhow: who steps back for a moment is no more sent in one batch with the others, nor answered in one.
+"""
+IDLE: Final = 256
+"""Tasks of an open loop that are kept for its next operations, at most: a task for each would cost as much as the operation."""
 TICK: Final = 0.001
 """Seconds for which operations that come densely are gathered: timers know milliseconds, and each wake-up costs as much as an operation."""
 DENSE: Final = 0.002
@@ -82,8 +88,14 @@ class Executor:
         self._share = context.process, context.processes
         self._crew, self._room = pace.crew(*self._share), pace.room(*self._share)
         self._open = 0
+        self._idle: list[asyncio.Future[float | None]] = []
+        """Where tasks that have nothing to do are handed when their next operation was intended; None: there is no more."""
+        self._spare = IDLE
+        """How many of them there may be."""
         self._working: set[int] = set()
         self._wanted = 0
+        self._latest = 0
+        """The worker whose operation ended last."""
         self._last: anyio.CancelScope | None = None
         """What cuts off operations at the end of the run; None as long as that has not come, and if the load crashed."""
 
@@ -111,6 +123,9 @@ class Executor:
         last, intended = 0.0, start + at
         while await self._wait_until(intended, TICK if intended - last < DENSE else 0.0):
             last, intended = intended, self._start_all_due(group, start, due, intended)
+        self._spare = 0
+        while handed := self._next_idle():
+            handed.set_result(None)
 
     def _schedule(self, begin: float, now: float) -> tuple[float, Iterator[float]]:
         """Return since when operations are begun, and all that are due, those before that included: they are owed.
@@ -139,7 +154,10 @@ class Executor:
             scheduled += 1
             if begun < free:
                 begun += 1
-                group.start_soon(self._once, intended)
+                if handed := self._next_idle():
+                    handed.set_result(intended)
+                else:
+                    group.start_soon(self._serve, intended)
             intended = start + next(due)
         self._open += begun
         self._recorder.scheduled(scheduled)
@@ -147,6 +165,24 @@ class Executor:
         self._recorder.started(begun)
         self._recorder.dropped(scheduled - begun)
         return intended
+
+    def _next_idle(self) -> asyncio.Future[float | None] | None:
+        """Return where the task that became idle last is handed an operation; None if there is none, or only cancelled ones."""
+        while self._idle:
+            handed = self._idle.pop()
+            if not handed.done():
+                return handed
+        return None
+
+    async def _serve(self, intended: float | None) -> None:
+        """Do an operation, and each that is handed over after it."""
+        while intended is not None:
+            await self._once(intended)
+            if len(self._idle) >= self._spare:
+                return
+            handed: asyncio.Future[float | None] = asyncio.get_running_loop().create_future()
+            self._idle.append(handed)
+            intended = await handed
 
     async def _once(self, intended: float) -> None:
         start = time.monotonic()
@@ -191,7 +227,7 @@ class Executor:
     async def _work(self, worker: int) -> None:
         """Do one operation after the other, as long as this worker is wanted."""
         recorder, operate, now, stopping = self._recorder, self._operate, time.monotonic, self._stop.is_set
-        n = worker  # so that not all breathe at once
+        in_a_row = 0
         while worker < self._wanted and not stopping():
             recorder.scheduled()
             recorder.started()
@@ -204,12 +240,14 @@ class Executor:
                 raise
             self._count(start, start, failure)
             self._open -= 1
-            n += 1
+            in_a_row = in_a_row + 1 if self._latest == worker else 0
+            self._latest = worker
             if self._rest is not None:
                 await self._rest()
             if failure is not None:
                 await anyio.sleep(AFTER_FAILURE)
-            elif not n % BREATH:
+            elif in_a_row >= BREATH:
+                in_a_row = 0
                 await anyio.lowlevel.checkpoint()
         self._working.discard(worker)
 

@@ -72,7 +72,7 @@ class Fetches:
             del self._open[consumer]
         return fetch.messages
 
-    async def _came(self, msg: Msg) -> None:
+    def _came(self, msg: Msg) -> None:
         delivered = msg.reply.startswith("$JS.ACK.")
         fetch = self._open.get(place(msg).consumer if delivered else msg.subject.rpartition(".")[2])
         if fetch is None:

@@ -72,7 +72,7 @@ class Questions:
             while len(self._expired) > EXPIRED:
                 self._expired.popitem(last=False)
 
-    async def _answered(self, msg: Msg) -> None:
+    def _answered(self, msg: Msg) -> None:
         text = msg.subject.rpartition(".")[2]
         n = int(text) if text.isdecimal() else -1
         if entry := self._open.pop(n, None):
