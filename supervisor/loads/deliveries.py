@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from supervisor.loads.checker import Arrival, Checker, Loss
+from supervisor.loads.checker import FIRST, Arrival, Checker, Loss
 
 COUNTERS: Final = ("duplicates", "reordered", "unexpected", "late_arrivals")
 SETTLED: Final = ("lost", "lost_prefix", "lost_middle", "lost_postfix")
@@ -32,7 +32,7 @@ class Deliveries:
     def arrived(self, n: int, written: int) -> Arrival:
         """Take a message of which `written` have been written so far."""
         arrival = self._checker.arrived(n, written)
-        if arrival is not Arrival.FIRST:
+        if arrival is not FIRST:
             self._count(_COUNTED[arrival], 1)
         return arrival
 

@@ -31,6 +31,9 @@ PATIENCE: Final = 3.0
 """Seconds at the end for what is still on its way."""
 _SWEEPS: Final = 50
 
+_Waiting = tuple[int, float, asyncio.Future[bool]]
+"""An event on its way: its number, the monotonic seconds when its time is up, and whether it arrived."""
+
 
 class EventsLoad(NatsLoad):
     """Events on core NATS, each an operation.
@@ -86,10 +89,11 @@ class _Flow:
         self, load: EventsLoad, context: LoadContext, writer: Writer, sender: LoadClient, receiver: LoadClient
     ) -> None:
         self._load, self._writer, self._sender, self._receiver = load, writer, sender, receiver
-        self._recorder = context.recorder
+        self._recorder, self._loop = context.recorder, asyncio.get_running_loop()
         self._deliveries = Deliveries(load.settle, self._count)
         self._heard = anyio.Event()
-        self._open: OrderedDict[int, tuple[float, asyncio.Future[bool]]] = OrderedDict()
+        self._open: OrderedDict[bytes, _Waiting] = OrderedDict()
+        """Oldest first; by the whole message, as nearly all come back: those need no reading."""
 
     def _count(self, name: str, amount: float) -> None:
         if name == "duplicates" and not self._receiver.settled:
@@ -102,8 +106,8 @@ class _Flow:
         """Publish the next event and wait until it arrives."""
         payload = self._writer.next()
         n = self._writer.n
-        arrived: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._open[n] = time.monotonic() + self._load.timeout, arrived
+        arrived: asyncio.Future[bool] = self._loop.create_future()
+        self._open[payload] = n, time.monotonic() + self._load.timeout, arrived
         try:
             await self._sender.publish(self._load.events, payload)
             return None if await arrived else NOT_DELIVERED
@@ -111,10 +115,13 @@ class _Flow:
             self._writer.take_back(n)
             return Failure(f"not sent: {error}")
         finally:
-            self._open.pop(n, None)
+            self._open.pop(payload, None)
 
     def received(self, msg: Msg) -> None:
         """Take what arrives on the receiver's subject."""
+        if waiting := self._open.pop(msg.data, None):
+            self._arrived(waiting[0], waiting)
+            return
         n = self._writer.read(msg.data)
         if n is None:
             if not self._writer.ours(msg.data):
@@ -122,13 +129,11 @@ class _Flow:
         elif n == 0:
             self._heard.set()
         else:
-            self._arrived(n)
+            self._arrived(n, self._open.pop(self._writer.message(n), None))
 
-    def _arrived(self, n: int) -> None:
-        if n in self._open:
-            arrived = self._open.pop(n)[1]
-            if not arrived.done():
-                arrived.set_result(True)
+    def _arrived(self, n: int, waiting: _Waiting | None) -> None:
+        if waiting and not waiting[2].done():
+            waiting[2].set_result(True)
         self._deliveries.arrived(n, self._writer.n)
 
     async def wait_heard(self) -> None:
@@ -136,7 +141,7 @@ class _Flow:
         with anyio.move_on_after(HEARD):
             while not self._heard.is_set():
                 with contextlib.suppress(NotSentError):
-                    await self._sender.publish(self._load.events, self._writer.greeting)
+                    await self._sender.publish(self._load.events, self._writer.message(0))
                 with anyio.move_on_after(0.05):
                     await self._heard.wait()
 
@@ -154,8 +159,8 @@ class _Flow:
         while True:
             await anyio.sleep(step)
             now = time.monotonic()
-            while self._open and next(iter(self._open.values()))[0] <= now:
-                _, (_, arrived) = self._open.popitem(last=False)
+            while self._open and next(iter(self._open.values()))[1] <= now:
+                _, (_, _, arrived) = self._open.popitem(last=False)
                 if not arrived.done():
                     arrived.set_result(False)
             if now >= second:

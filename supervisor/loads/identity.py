@@ -38,12 +38,11 @@ class Writer:
     def next(self, more: bytes = b"") -> bytes:
         """Return the next message; `more` follows its number."""
         self.n += 1
-        return (self._prefix + b"%d " % self.n + more).ljust(self._size, b".")
+        return self.message(self.n, more)
 
-    @property
-    def greeting(self) -> bytes:
-        """A message with the number 0, which stands for itself and is never missed."""
-        return (self._prefix + b"0 ").ljust(self._size, b".")
+    def message(self, n: int, more: bytes = b"") -> bytes:
+        """Return the message with a number. The one with 0 is a greeting, which is never missed."""
+        return (self._prefix + b"%d " % n + more).ljust(self._size, b".")
 
     def take_back(self, n: int) -> None:
         """Give a number out again: its message was never sent, and none was written after it."""
