@@ -16,6 +16,7 @@ from nats_servers import NatsServer, Start, until
 
 from supervisor.broker.connection import BrokerError, Handle, open_connections
 from supervisor.broker.healing import PATIENCE
+from supervisor.broker.mended import Callback
 from supervisor.broker.options import Broker
 from supervisor.journal.events import BrokerChanged
 from supervisor.journal.writer import JournalWriter
@@ -391,10 +392,18 @@ async def test_subscriptions_survive_both_ways_of_healing(handle: Handle, server
     assert len(heard) == 3
 
 
-async def test_a_subscription_that_raises_is_not_swallowed(broker: Broker, journal: JournalWriter) -> None:
-    async def fail(_: Msg) -> None:
-        raise ValueError("a bug of ours")
+async def fails_in_a_task(_: Msg) -> None:
+    raise ValueError("a bug of ours")
 
+
+def fails_in_the_read_loop(_: Msg) -> None:
+    raise ValueError("a bug of ours")
+
+
+@pytest.mark.parametrize("fail", [fails_in_a_task, fails_in_the_read_loop])
+async def test_a_subscription_that_raises_is_not_swallowed(
+    broker: Broker, journal: JournalWriter, fail: Callback
+) -> None:
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # it is raised where the context ends
         async with open_connections(broker, journal) as connections:
             handle = await connections.handle("default")

@@ -42,6 +42,14 @@ async def test_an_honest_system_passes(nats_bench: NatsBench) -> None:
     assert nats_bench.windows[-1].counters["lost"] == 0
 
 
+async def test_a_system_may_add_to_what_it_passes_on(nats_bench: NatsBench) -> None:
+    async def add(client: Client, msg: Msg) -> None:
+        await client.publish("out", msg.data + b" and more")
+
+    assert await seen(nats_bench, add, 30) == {}
+    assert nats_bench.counts["ok"] == nats_bench.counts["scheduled"]
+
+
 async def test_dropped_events_are_lost_and_nothing_else(nats_bench: NatsBench) -> None:
     numbers = itertools.count(1)
     dropped = 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -148,6 +149,25 @@ async def test_a_burst_begins_together(bench: Bench) -> None:
 
     await execute(bench, meet, barrier.is_set, burst={"size": 50, "every": "100ms"})
     assert most >= 50
+
+
+async def test_tasks_of_an_open_loop_are_kept_for_its_next_operations(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.loads.executor.IDLE", 2)
+    tasks: list[asyncio.Task[Any] | None] = []
+
+    async def operate() -> None:
+        tasks.append(asyncio.current_task())
+        await anyio.sleep(0.001)
+
+    def kept() -> int:
+        return len(tasks) - len(set(tasks))
+
+    with anyio.fail_after(10):
+        await execute(bench, operate, lambda: kept() >= 6, burst={"size": 6, "every": "10ms"})
+    assert kept() <= 2 * (len(tasks) // 6 - 1), "two for each burst but the first"
+    assert bench.counts["ok"] == len(tasks)
 
 
 async def test_workers_come_and_go_by_stage(bench: Bench) -> None:
