@@ -14,11 +14,13 @@ from supervisor.broker.embedded import expand, free_ports
 
 E2E = Path(supervisor.demo.__file__).parent / "e2e"
 SERVICES = ("dispatcher", "prefill", "transformer", "listener")
+PATIENCE = 90.0
+"""Seconds for one step on a busy machine: a cluster without a leader and four services that have to come up take some."""
 
 
-def wait_for(condition: Callable[[], object], seconds: float, what: Callable[[], str]) -> None:
+def wait_for(condition: Callable[[], object], what: Callable[[], str]) -> None:
     """Wait for a condition; AssertionError with `what` when the time is up."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, what()
         time.sleep(0.05)
@@ -54,7 +56,7 @@ class DemoSystem:
 
     def wait_until_healthy(self) -> None:
         """Be the watchdog until the system says that it is able to do its work."""
-        deadline, last = time.monotonic() + 45, ""
+        deadline, last = time.monotonic() + PATIENCE, ""
         while time.monotonic() < deadline:
             for name in SERVICES:
                 if self.processes[name].poll() is not None:
@@ -71,7 +73,7 @@ class DemoSystem:
         for name in names:
             self.processes[name].terminate()
         for name in names:
-            self.processes[name].wait(10)
+            self.processes[name].wait(PATIENCE)
 
     def close(self) -> None:
         for process in self.processes.values():
@@ -89,7 +91,7 @@ class DemoSystem:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 

@@ -221,7 +221,7 @@ async def test_a_stream_that_gives_a_job_twice_is_caught(bare_bench: NatsBench) 
 
 async def test_a_stream_that_loses_jobs_is_caught(bare_bench: NatsBench) -> None:
     async with playing(bare_bench.server, LosesJobs) as false:
-        asked = load({"stream": "JOBS"}, lease="300ms", patience="1s", jobs=10)
+        asked = load({"stream": "JOBS"}, lease="300ms", patience="2s", jobs=10)
         async with bare_bench.running(asked) as context:
             await bare_bench.bench.until_counted(context, "stuck", 3)
         assert wrong(bare_bench.bench) == {"stuck"}

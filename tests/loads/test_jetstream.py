@@ -55,7 +55,7 @@ async def test_a_good_stream_passes_and_is_removed(
 async def relayed(bench: NatsBench, js: JetStreamContext, relay: Answer) -> dict[str, float]:
     """Return what a load saw of a system that stores what comes to `in` on a stream of its own."""
     await js.add_stream(name="REAL", subjects=["real"])
-    asked = load(jetstream="REAL", subject="in", **PATIENT)
+    asked = load(jetstream="REAL", subject="in", rate=None, workers=10, **PATIENT)
     async with bench.responder("in", relay), bench.running(asked) as context:
         await bench.until_ok(context, 200)
     assert await streams(js) == {"REAL"}, "a stream that was there stays"

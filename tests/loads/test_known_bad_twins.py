@@ -6,7 +6,7 @@ import os
 from collections.abc import Awaitable, Callable
 
 import pytest
-from known_bad import flagged, soaked
+from known_bad import soaked
 from nats_bench import NatsBench, honest
 from test_claim import Dispatcher
 from test_claim import load as claim
@@ -22,9 +22,9 @@ from supervisor.judge.verdict import Judgement
 TWINS = int(os.environ.get("SOAKD_TWINS", "3"))
 Twin = Callable[[NatsBench], Awaitable[Judgement]]
 CLEAN: dict[str, Twin] = {
-    "responder": lambda bench: asked(bench, honest, 150),
-    "relay": lambda bench: relayed(bench, on, 150),
-    "stream": lambda bench: stored(bench, store, 100),
+    "responder": lambda bench: asked(bench, honest, count=150),
+    "relay": lambda bench: relayed(bench, on, count=150),
+    "stream": lambda bench: stored(bench, store, count=100),
     "program": lambda bench: told(bench.bench, 'tell(outcome="ok", ms=1, id=str(n))'),
     "service": lambda bench: ordered(bench.bench, Orders()),
     "queue": lambda bench: claimed(bench.bench, Dispatcher(), claims=100),
@@ -39,6 +39,4 @@ CLEAN: dict[str, Twin] = {
 async def test_the_clean_twin_passes_every_time(nats_bench: NatsBench, twin: str) -> None:
     for _ in range(TWINS):
         judgement = await CLEAN[twin](nats_bench)
-        assert not flagged(judgement)
-        doubtful = any(one.verdict != "pass" for one in judgement.thresholds)
-        assert judgement.verdict == ("inconclusive" if doubtful else "pass"), judgement.reasons
+        assert judgement.verdict == "pass", judgement.reasons

@@ -37,7 +37,8 @@ async def test_the_example_of_a_load_of_ones_own(bench: Bench, honest: bool) -> 
         async with anyio.create_task_group() as group:
             group.start_soon(listener.serve, answer)
             soak = load(CONFIG, {"ECHO_PORT": str(port)}).soak
-            async with bench.under(soak.loads["lines"]) as context:
+            patient = soak.loads["lines"].model_copy(update={"timeout": 20.0})
+            async with bench.under(patient) as context:
                 await bench.until_counted(context, "ok" if honest else "mixed_up", 5)
             group.cancel_scope.cancel()
     found = {
