@@ -131,7 +131,10 @@ class MendedClient(Client):
         """nats-py keeps each address it ever discovered, and tries them all on a reconnect; here the vanished ones are forgotten.
 
         Not as long as there are few: a server that lost its cluster names no others, and they may be back before it is.
+        That its server leaves nats-py only calls back, and forgets; here it stands in the server's description from then on.
         """
+        if info.get("ldm"):
+            self._server_info["ldm"] = True
         urls = info.get("connect_urls")
         if urls and len(self.discovered) > FEW:
             self._server_pool = [

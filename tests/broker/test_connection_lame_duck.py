@@ -152,6 +152,7 @@ async def test_nowhere_to_go(start: Start, journal: JournalWriter, changes: list
         handle.listen(heard.append)
         server.send(signal.SIGUSR2)
         await until(lambda: "lame-duck" in heard)
+        assert handle.nc._server_info["ldm"], "a look at the cluster's health reads it there"
         await handle.canary()  # it has a second for that; what the journal is told may come later
         await until(lambda: "lame-duck" in [change.state for change in changes])
         await server.ended(LEAVES)
