@@ -117,7 +117,10 @@ async def test_without_its_daemon_it_is_a_plain_relay_until_it_is_ended(journal:
         assert name(pid) == "soakd-plain"
         await threaded(ask, client, end)
         await threaded(ask, *await bench.connect("cache"))
-        assert await threaded(remains.end, bench.run) == 1
+        assert (
+            await threaded(remains.end, bench.run) >= 1
+        )  # on a busy machine its daemon has begun another one
+        assert pid not in remains.processes(bench.run)
 
 
 async def test_what_is_left_and_does_not_become_plain_is_ended(
