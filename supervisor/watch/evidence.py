@@ -34,7 +34,8 @@ LOOKED: Final = 1_000
 LAST_LIFE: Final = 30.0
 """Seconds before the exit in which the cause is looked for: an error that was survived longer is none."""
 BORN: Final = 0.1
-"""Seconds by which a life's first words may be older than its beginning: engines note that once a start has returned."""
+"""Seconds by which a life's first words may be older than its beginning where the engine tells the time of both: it notes that once a
+start has returned. What we stamp ourselves is never older than that, and the last words of the life before may be as young."""
 FIRST_KEPT: Final = 20
 LAST_KEPT: Final = 20
 """Crash files of each unit that stay: these first and these last ones."""
@@ -130,16 +131,21 @@ class Evidence:
             try:
                 lines = self.lines if crash.signal == "SIGKILL" else max(self.lines, LOOKED)
                 text = await self._fleet.logs(self._unit, last=lines, until=until, stamped=True)
-                return last_lines(text, self.lines), since(text, self._last_life(wall, crash.uptime)), ""
+                return (
+                    last_lines(text, self.lines),
+                    since(text, self._last_life(wall, crash.uptime, until)),
+                    "",
+                )
             except (EngineError, JournalError, OSError) as error:
                 note = f"cannot read the log: {error}"
         if reading.cancelled_caught:
             note = f"cannot read the log within {READING:g} s"
         return b"", b"", note
 
-    def _last_life(self, wall: float, uptime: float | None) -> float:
+    def _last_life(self, wall: float, uptime: float | None, until: float | None) -> float:
         """Return the wall time from which on the log is this life's, and recent: an earlier life's last words are none of it."""
-        begun = wall - min(LAST_LIFE, LAST_LIFE if uptime is None else uptime + BORN)
+        born = 0.0 if until is None else BORN
+        begun = wall - min(LAST_LIFE, LAST_LIFE if uptime is None else uptime + born)
         return max(begun, self._crashed)
 
     async def forget_middle(self, files: CrashFiles) -> None:

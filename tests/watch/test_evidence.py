@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import anyio
 import pytest
 from watched import FAILING, IDLE, PATIENCE, QUICK, STAMP, Watch, python
 
+from supervisor.engines.output import stamp
 from supervisor.journal.base import JournalError, Listener, Log
 from supervisor.journal.events import (
     Event,
@@ -162,6 +164,26 @@ async def test_a_log_that_cannot_be_read_leaves_the_rest_of_the_evidence(
         assert read
         assert read[0]["note"] == "cannot read the log: [Errno 5] Input/output error"
         assert read[0]["lines"] == "0"
+
+
+async def test_last_words_that_are_read_after_the_end_was_seen_are_not_blamed_on_the_next_life(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine sees the end of a process first, and stamps its last output later."""
+    words = list[bytes]()
+
+    async def logs(unit: str, **_: Any) -> bytes:
+        if not words:
+            words.append(stamp(time.time()) + b"ValueError: no\n")
+            await anyio.sleep(0.002)  # times are told to the millisecond
+        return words[0]
+
+    silent = {"a": ["sh", "-c", "exit 7"]}
+    async with watch(silent, keep=False, backoff=QUICK, intensity="1 / 10m") as watched:
+        monkeypatch.setattr(watched.fleet, "logs", logs)
+        watched.group.start_soon(watched.watchdog.watch, "a", watched.context)
+        await watched.see(UnitGivenUp)
+        assert [crash.signature for crash in watched.all(UnitCrashed)] == ["ValueError: no", "exit code 7"]
 
 
 async def test_a_crash_is_on_record_although_the_run_is_being_stopped(
