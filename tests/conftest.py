@@ -22,7 +22,7 @@ import pytest
 import structlog
 from blockbuster.blockbuster import BlockBuster, BlockBusterFunction, BlockingError
 from docker_engine import LABEL, can_be_private
-from docker_fixtures import docker, docker_session, images  # noqa: F401  # fixtures
+from docker_fixtures import docker, docker_session, images, private  # noqa: F401  # fixtures
 from keeper import kept
 
 import supervisor

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from docker_engine import NAME, Client, any_engine, can_be_private
+from docker_engine import NAME, Client, PrivateEngine, any_engine, can_be_private
 from provisioning import build_images
 
 
@@ -32,6 +32,14 @@ def docker(docker_session: Client) -> Iterator[Client]:
     yield docker_session
     left = docker_session.clean()
     assert not left, f"locks were left on the engine: {left}"
+
+
+@pytest.fixture
+def private(docker: Client) -> PrivateEngine:
+    """An engine that may be ended."""
+    if not isinstance(docker, PrivateEngine):
+        pytest.skip("the engine here is somebody's: it is not restarted for a test")
+    return docker
 
 
 @pytest.fixture(scope="session")
