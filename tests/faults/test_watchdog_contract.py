@@ -14,7 +14,7 @@ import selectors
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,17 @@ from imagined_engine import ACTOR, UNITS, Imagined
 
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Desired, Fleet
-from supervisor.faults.base import Fault, World
-from supervisor.faults.limits import Bounds, Limits
-from supervisor.faults.nemesis import Nemesis
+from supervisor.faults.base import World
+from supervisor.faults.limits import Bounds
 from supervisor.faults.operator import Operator, Refused
-from supervisor.faults.registry import FAULTS
 from supervisor.faults.scheduler import Scheduler
 from supervisor.journal import events as ev
 from supervisor.journal.timeline import Timeline
+from supervisor.reload import Reload
+from supervisor.soak import Soak
 from supervisor.supervision import Supervisor
 from supervisor.watch.kept import Kept
-from supervisor.watch.watchdog import WatchContext, Watchdog
+from supervisor.watch.watchdog import WatchContext
 
 EXAMPLES = "SOAKD_TEST_EXAMPLES"
 HOUR = 3600.0
@@ -199,13 +199,13 @@ acts = st.one_of(
 class Play:
     """A run in memory."""
 
+    plan: dict[str, Any]
     engine: Imagined
     book: Book
     fleet: Fleet
     kept: Kept
     scheduler: Scheduler
     operator: Operator
-    faults: dict[str, Fault] = field(default_factory=dict)
 
     async def operate(self, script: list[tuple[float, str, Any, Any]]) -> None:
         """Do what an operator does, and be refused where he is."""
@@ -223,13 +223,22 @@ class Play:
                 await does[act](*words)
 
     async def reload(self, plans: list[tuple[float, dict[str, Any]]]) -> None:
-        """Take other soak files, in the order in which `supervisor.reload` does."""
+        """Take other soak files, or be refused."""
+        file = Read(self.plan)
+        reload = Reload(
+            file,  # type: ignore[arg-type]  # the part of it that counts
+            lambda: file,  # type: ignore[arg-type, return-value]
+            Path("/nowhere"),
+            self.book,  # type: ignore[arg-type]
+            self.scheduler,
+            lambda soak: self.kept.adopt(soak.watched()),
+            lambda _: (),
+        )
         for wait, plan in plans:
             await anyio.sleep(wait)
-            faults, nemesis, bounds, watched = read(plan)
-            if not await self.scheduler.retire(faults):
-                self.kept.adopt(watched)
-                self.scheduler.adopt(faults, nemesis, bounds)
+            file = Read(plan)
+            with suppress(Refused):
+                await reload.reload()
 
     def calm(self) -> bool:
         """Whether all is told, each crash is evidence, and all is up again."""
@@ -249,22 +258,42 @@ class Play:
             self.engine.failing_starts += 1
 
 
-def read(plan: dict[str, Any]) -> tuple[dict[str, Fault], Nemesis | None, Bounds, list[tuple[Watchdog, str]]]:
-    """Read a plan as a soak file would be."""
-    faults = {
-        name: FAULTS.find(keys, Path())[0].model_validate(keys) for name, keys in plan["faults"].items()
-    }
-    nemesis = Nemesis.model_validate(plan["nemesis"]) if plan["nemesis"] else None
-    watchdog = Watchdog.model_validate({"units": list(UNITS), "intensity": None, **plan["watchdog"]})
-    bounds = Bounds(Limits.model_validate(plan["limits"]), frozenset())
-    return faults, nemesis, bounds, [(watchdog, unit) for unit in UNITS]
+class Read:
+    """A plan, read as a soak file is."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        units = {unit: {"command": "true"} for unit in UNITS}
+        watchdog = {"units": list(UNITS), "intensity": None, **plan["watchdog"]}
+        self.data: dict[str, Any] = {
+            "soak": "play",
+            "engines": {"e": {"process": {"units": units}}},
+            "watchdogs": [watchdog],
+            **{key: plan[key] for key in ("faults", "limits", "nemesis") if plan[key]},
+        }
+        self.soak, self.resolved = Soak.model_validate(self.data), ""
+
+
+async def at_once(function: Callable[..., Any], *args: Any) -> Any:
+    """Stand for a thread, which nobody in memory waits for."""
+    await anyio.lowlevel.checkpoint()
+    return function(*args)
+
+
+async def same(loaded: Read) -> Read:
+    """Find no more units than there are."""
+    await anyio.lowlevel.checkpoint()
+    return loaded
 
 
 @contextmanager
 def leaping() -> Iterator[Callable[[], asyncio.AbstractEventLoop]]:
-    """Put the clock in memory in the place of the machine's."""
+    """Put the clock in memory in the place of the machine's, and nothing in the place of its disk and its engines."""
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("supervisor.reload.anyio.to_thread.run_sync", at_once)
+        patch.setattr("supervisor.reload.write_atomically", lambda *_: None)
+        patch.setattr("supervisor.reload.missing", lambda *_: [])
+        patch.setattr("supervisor.reload.discovered", same)
         patch.setattr(time, "monotonic", lambda: clock.now)
         yield lambda: asyncio.SelectorEventLoop(clock)
 
@@ -317,7 +346,8 @@ async def _open(plan: dict[str, Any], turns: list[int], group: TaskGroup) -> Pla
     book.subscribe(timeline.apply)
     fleet = Told(book, {"e": engine}, {unit: ("e", unit) for unit in UNITS})  # type: ignore[dict-item]
     engine.fleet = book.fleet = fleet
-    faults, nemesis, bounds, watched = read(plan)
+    soak = Read(plan).soak
+    watched = list(soak.watched())
     for watchdog, unit in watched:
         watchdog.enlist(unit, fleet)
     supervisor = Supervisor(group, book, pytest.fail)
@@ -325,18 +355,18 @@ async def _open(plan: dict[str, Any], turns: list[int], group: TaskGroup) -> Pla
     await fleet.start_all()
     kept = Kept(watched, WatchContext(fleet, book, timeline), supervisor)
     scheduler = Scheduler(
-        faults,
+        soak.faults,
         World(fleet),
         book,
         AllUp(fleet),
         7,
         time.monotonic(),
         lambda: True,
-        nemesis=nemesis,
-        bounds=bounds,
+        nemesis=soak.nemesis,
+        bounds=Bounds(soak.limits, soak.nodes()),
     )
     supervisor.keep("faults", scheduler.run)
-    return Play(engine, book, fleet, kept, scheduler, Operator(scheduler))
+    return Play(plan, engine, book, fleet, kept, scheduler, Operator(scheduler))
 
 
 class Slow(Imagined):
@@ -369,3 +399,4 @@ def _judge(play: Play) -> None:
         assert status.observed.incarnation == engine.alive[unit]
     event(f"{min(len(intents), 5)} episodes")
     event(f"{min(len(crashes), 3)} crashes")
+    event(f"{sum(not one.refused for one in book.all(ev.SoakFileRead))} reloads")
