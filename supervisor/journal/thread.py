@@ -261,9 +261,14 @@ class WriterThread(threading.Thread):
         self._owner.post([], [(waiter, JournalError(refusal)) for waiter in waiters])
 
     def _keep(self, items: list[Item]) -> None:
-        room = BACKLOG - len(self._backlog)
-        self._backlog += items[:room]
-        self._lost += len(items[room:])
+        """Keep the oldest for which there is room, and what was said of the outage itself: one trouble of each sort."""
+        room = max(BACKLOG - len(self._backlog), 0)
+        said = [item for item in items[room:] if self._is_of_the_outage(item.event)]
+        self._backlog += items[:room] + said
+        self._lost += len(items[room:]) - len(said)
+
+    def _is_of_the_outage(self, event: Event) -> bool:
+        return isinstance(event, JournalTrouble) and event.what in self._outage
 
     def _count_dropped(self) -> Item:
         dropped = self.dropped

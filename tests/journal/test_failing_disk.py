@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from faulty import FaultyDisk, SmallDisk, always, once
 
@@ -74,6 +76,7 @@ async def test_one_error_costs_nothing_but_the_verdict(
         await journal.call(lambda: None)
         disk.trouble = once(call, answer)
         await journal.commit(intent(1))
+        await wait_for_trouble(journal, 1)
         assert [trouble.what for trouble in journal.trouble] == [what]
         journal.emit(ready(6))
     found = list(replay(tmp_path))
@@ -123,20 +126,28 @@ async def test_when_the_disk_works_again_what_waited_is_written_and_what_was_los
         heard = follow(journal)
         await journal.commit(intent(1))
         disk.trouble = always("write", -errno.ENOSPC)
-        for n in range(20):
-            journal.emit(ready(n))
-        with pytest.raises(JournalError, match="No space left on device; free some space"):
-            await journal.commit(intent(2))
+        together = threading.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(journal.call, together.wait, 30)
+            await anyio.lowlevel.checkpoint()
+            for n in range(20):
+                journal.emit(ready(n))
+            together.set()
+        for n in (2, 22):  # the second one with the backlog full
+            with pytest.raises(JournalError, match="No space left on device; free some space"):
+                await journal.commit(intent(n))
         await wait_for_trouble(journal, 1)
         assert troubles(heard) == ["disk-full"]
-        disk.trouble = lambda _call, _path: None
+        await journal.call(
+            setattr, disk, "trouble", lambda _call, _path: None
+        )  # not in the middle of a write
         await wait_for_trouble(journal, 2)
         await journal.commit(intent(3))
     found = list(replay(tmp_path))
     kept = [record.event for record in others(found)]
     assert kept == [intent(1), *(ready(n) for n in range(10)), intent(3)]
     told = [record.event for record in found if isinstance(record.event, JournalTrouble)]
-    assert [(trouble.what, trouble.lost) for trouble in told] == [("disk-full", 0), ("disk-full", 11)]
+    assert [(trouble.what, trouble.lost) for trouble in told] == [("disk-full", 0), ("disk-full", 12)]
     assert others(found) == others(heard)
     assert [record.sequence for record in found] == list(range(1, len(found) + 1))
     assert len(segments(tmp_path)) == 2  # the attempts in between left no empty segments
