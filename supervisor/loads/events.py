@@ -119,22 +119,18 @@ class _Flow:
 
     def received(self, msg: Msg) -> None:
         """Take what arrives on the receiver's subject."""
-        if waiting := self._open.pop(msg.data, None):
-            self._arrived(waiting[0], waiting)
-            return
-        n = self._writer.read(msg.data)
+        waiting = self._open.pop(msg.data, None)
+        n = waiting[0] if waiting else self._writer.read(msg.data)
         if n is None:
             if not self._writer.ours(msg.data):
                 self._count("foreign", 1)
         elif n == 0:
             self._heard.set()
         else:
-            self._arrived(n, self._open.pop(self._writer.message(n), None))
-
-    def _arrived(self, n: int, waiting: _Waiting | None) -> None:
-        if waiting and not waiting[2].done():
-            waiting[2].set_result(True)
-        self._deliveries.arrived(n, self._writer.n)
+            waiting = waiting or self._open.pop(self._writer.message(n), None)
+            if waiting and not waiting[2].done():
+                waiting[2].set_result(True)
+            self._deliveries.arrived(n, self._writer.n)
 
     async def wait_heard(self) -> None:
         """Wait until the servers, and the system in between, know of our subscription: in a cluster that takes a moment."""
