@@ -22,7 +22,7 @@ def test_every_soak_file_of_config_passes_check(path: Path) -> None:
     soak = load(path).soak
     command = [sys.executable, "-m", "supervisor", "check", str(path)]
     environment = os.environ | {"DOCKER_HOST": "unix:///nobody/answers/here.sock"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
     if any(isinstance(engine, DockerEngine) for engine in soak.engines.values()):
         assert done.returncode == 2
         assert all("cannot reach the Docker engine" in line for line in done.stderr.splitlines()), done.stderr

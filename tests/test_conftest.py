@@ -148,7 +148,7 @@ def session(tmp_path: Path, tests: str, **environ: str) -> subprocess.CompletedP
         check=False,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=110,
         cwd=tmp_path,
         env=os.environ | environ,
     )

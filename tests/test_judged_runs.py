@@ -44,10 +44,10 @@ def soak(**changes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 def test_report_gives_the_numbers_that_the_live_run_printed(soakd: Soakd) -> None:  # noqa: F811  # the fixture
     soakd.start(soak())
-    code = soakd.end(60)
+    code = soakd.end(100)
     verdict = soakd.verdict()
     late = all(  # a machine that is too busy, for soakd itself or for a baseline
         "event loop once lagged" in reason["text"] or "the baseline is no measure" in reason["text"]
@@ -114,11 +114,12 @@ def as_shown_live(soakd: Soakd) -> dict[str, Any]:  # noqa: F811  # the fixture
     return as_json(status)
 
 
+@pytest.mark.timeout(240)
 def test_a_lost_threshold_ends_the_run_at_once(soakd: Soakd, tmp_path: Path) -> None:  # noqa: F811  # the fixture
     lost = {"that": "failures == 0 in every 5s", "abort": True}
     loads = {**soak()["loads"], "stream": {"jetstream": "KEPT", "rate": "20/s"}}
     soakd.start(soak(duration="10m", baseline="1s", thresholds=[lost, "ok >= 1%"], loads=loads))
-    assert soakd.end(60) == 1, soakd.output
+    assert soakd.end(100) == 1, soakd.output
     (ended,) = soakd.events(ev.RunEnded)
     assert isinstance(ended, ev.RunEnded)
     assert ended.reason is ev.EndReason.ABORT
@@ -157,6 +158,7 @@ def pages() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.timeout(240)
 def test_every_kind_of_load_is_reported_as_it_was_shown_and_leaves_nothing(soakd: Soakd) -> None:  # noqa: F811
     line = json.dumps({"op": "put", "outcome": "ok", "ms": 3})
     with pages() as url:
@@ -176,7 +178,7 @@ def test_every_kind_of_load_is_reported_as_it_was_shown_and_leaves_nothing(soakd
         )
         wait("a use of each", lambda: soakd.used(*loads))
         soakd.run_out()
-        code = soakd.end(60)
+        code = soakd.end(100)
     assert code in (0, 3), soakd.output
     first = {name: (soakd.run_dir / name).read_text() for name in REPORTS}
     verdict = soakd.verdict()

@@ -24,7 +24,7 @@ from supervisor.journal.events import Event, FaultIntent, Record, Target
 
 E = TypeVar("E", bound=Event)
 Open = Callable[..., AbstractAsyncContextManager[Fleet]]
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds after which a test that waits for something fails."""
 
 
