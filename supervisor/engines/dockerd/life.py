@@ -18,7 +18,7 @@ from anyio import to_thread
 
 from supervisor.engines.base import Exit, Observed, UnitState
 from supervisor.engines.dockerd.container import Container, ended, incarnation
-from supervisor.engines.dockerd.kernel import oom_kills, runs_here
+from supervisor.engines.dockerd.kernel import oom_kills, oom_record, runs_here
 
 ANSWERING: Final = 600 * 1_000_000_000
 """Nanoseconds in which a signal from outside may still explain an exit: a lame duck takes two minutes by default."""
@@ -72,6 +72,8 @@ class Unit:
         """Its container as it was last looked at."""
         self.labels: Mapping[str, str] = {}
         self.life: Life | None = None
+        self._starved = 0
+        """The last record of the kernel's log that told of a life which ended for want of memory."""
         self.told = 0
         """The end of the last life that was told, nanoseconds since the epoch."""
         self.ended: Exit | None = None
@@ -151,6 +153,16 @@ class Unit:
         if life is None or not limited or life.ours or life.signalled or ended(code)[1] != "SIGKILL":
             return False
         return life.oom_kills is None or life.oom_kills != await to_thread.run_sync(oom_kills)
+
+    async def ask_kernel(self) -> bool:
+        """Say whether this machine's kernel tells that the present life ended for want of memory: a busy engine may never do."""
+        if life := self.life:
+            record = await to_thread.run_sync(oom_record, life.container, life.started)
+            if record > self._starved:
+                self._starved = record
+                life.starved.set()
+            return life.starved.is_set()
+        return False
 
     def end(self, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = "") -> Exit:
         """Take note of the end of the present life, with its exit code if that is known; return what is to be told.

@@ -105,7 +105,12 @@ class Taker:
             unit.begin(seen, seen.begun)
         text = event.attributes.get("exitCode", "")
         code = int(text) if text.isdigit() else None
-        if code is not None and await unit.may_have_starved(code) and unit.life:
+        if (
+            code is not None
+            and await unit.may_have_starved(code)
+            and not await unit.ask_kernel()
+            and unit.life
+        ):
             with anyio.move_on_after(STARVED):
                 await unit.life.starved.wait()
         self._herald.ended(unit, code, event.at, seen, live=True)

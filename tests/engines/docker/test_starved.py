@@ -9,7 +9,7 @@ import pytest
 from docker_engine import Client, PrivateEngine
 from docker_soak import IDLE, end, engine_of, new_name, running, soaking
 
-from supervisor.engines.dockerd import life, taker, tracker, units
+from supervisor.engines.dockerd import kernel, life, taker, tracker, units
 from supervisor.engines.dockerd.names import Which
 from supervisor.engines.dockerd.news import Manner
 from supervisor.engines.dockerd.tracker import Tracker
@@ -25,6 +25,17 @@ async def test_out_of_memory(docker: Client, journal: JournalWriter) -> None:
         crash = await soak.crashed(unit)
         assert crash.oom
         assert "out of memory: yes" in soak.crash_file(crash)
+
+
+def test_the_kernels_log_tells_of_one_container_and_one_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, others, times = "c" * 64, "d" * 64, {1: 10, 2: 100, 3: 101}
+    text = "6,{},{},-;oom-kill:constraint=CONSTRAINT_MEMCG,oom_memcg=/docker,task_memcg=/docker/{},task=dd,pid=7\n"
+    records = [text.format(n, at * 1_000_000, ours if n < 3 else others).encode() for n, at in times.items()]
+    records.append(f"6,4,102000000,-;program[7]: oom-kill:task_memcg={ours}\n".encode())
+    monkeypatch.setattr(kernel, "_records", lambda: iter(records))
+    assert kernel.oom_record(ours, 90.0) == 2
+    assert kernel.oom_record(ours, 100.0 + kernel.SKEW + 1) == 0
+    assert kernel.oom_record("e" * 64, 0.0) == 0
 
 
 async def test_a_unit_with_a_limit_is_not_kept_waiting_if_nobody_was_out_of_memory(
