@@ -44,7 +44,7 @@ from supervisor.loads.messages import (
 )
 from supervisor.loads.shares import CountedRecorder, Ledger
 from supervisor.supervision import nursery, what
-from supervisor.telemetry.lag import Lag
+from supervisor.telemetry.lag import Lag, keep_what_is_there
 from supervisor.telemetry.logging import plain
 
 REPORT: Final = 1.0
@@ -105,6 +105,7 @@ class _Worker:
                     take_in(*self._begin.file)
                 load: Load = pickle.loads(self._begin.load)  # noqa: S301  # from our own run
                 left = Leftovers()
+                keep_what_is_there()
                 await load.run(
                     replace(context, together=self._together, outlast=self._outlast, leftovers=left)
                 )

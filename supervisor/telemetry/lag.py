@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -43,6 +44,15 @@ class Lag:
         worst, times = self._worst, self._times
         self._worst, self._times = 0.0, Histogram()
         return worst, times
+
+
+def keep_what_is_there() -> None:
+    """Have Python's garbage collector look no more at what is in memory now, which stays until we end.
+
+    Each look at all of it, some 60,000 objects of modules and models, takes 40 ms, in which nothing of ours can react.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def sample(journal: Journal, lag: Lag, *gauges: Callable[[], Mapping[str, float]]) -> None:
