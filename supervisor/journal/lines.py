@@ -19,7 +19,7 @@ from supervisor.journal.events import Event, OpenEvent, Record
 
 _TAIL: Final = len(',"crc":"00000000"}\n')
 _HEAD: Final = re.compile(
-    rb'\{"v":(\d+),"seq":(\d+),(?:"n":(\d+),)?"t":(-?[\d.e+-]+),"m":(-?[\d.e+-]+),"kind":("(?:[^"\\]|\\.)*"),"data":'
+    rb'\{"v":(\d+),"seq":(\d+),(?:"n":(\d+),)?"t":(-?[\d.e+-]+),"m":(-?[\d.e+-]+),"kind":("[^"\\]*(?:\\.[^"\\]*)*"),"data":'
 )
 CLOCK_DIGITS: Final = 6
 """Clocks are kept to the microsecond, on disk and in memory, so that a replayed record equals the one that was delivered."""

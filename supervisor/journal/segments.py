@@ -9,8 +9,9 @@ import errno
 import lzma
 import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -69,8 +70,11 @@ def segment_path(run_dir: Path, number: int) -> Path:
     return run_dir / f"journal-{number:04}{PLAIN}"
 
 
-def lines_of(path: Path) -> Iterator[bytes]:
-    """Read a segment line by line, newlines included; the last one may lack it."""
+def lines_of(path: Path, *, ahead: bool = False) -> Iterator[bytes]:
+    """Read a segment line by line, newlines included; the last one may lack it.
+
+    With `ahead` a thread decompresses the next lines while the last ones are looked at: for whoever reads all of it and is waited for.
+    """
     if path.name.endswith(PLAIN):
         try:
             with path.open("rb") as file:
@@ -79,15 +83,17 @@ def lines_of(path: Path) -> Iterator[bytes]:
         except FileNotFoundError:  # it was compressed since the directory was listed
             path = path.with_name(path.name.removesuffix(PLAIN) + PACKED)
     rest = b""
-    for chunk in _unpacked(path):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line + b"\n"
+    chunks = _unpacked(path)
+    with closing(_ahead(chunks) if ahead else chunks) as source:
+        for chunk in source:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line + b"\n"
     if rest:
         yield rest
 
 
-def _unpacked(path: Path) -> Iterator[bytes]:
+def _unpacked(path: Path) -> Generator[bytes, None, None]:
     """Decompress a segment; if it is damaged, as much as there is, and then a line that says so by being none."""
     decompressor = lzma.LZMADecompressor()
     with path.open("rb") as file, suppress(lzma.LZMAError, EOFError):
@@ -95,6 +101,15 @@ def _unpacked(path: Path) -> Iterator[bytes]:
             yield decompressor.decompress(packed)
     if not decompressor.eof:
         yield b"damaged"
+
+
+def _ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
+    """Yield chunks of which a thread has the next one ready. Decompressing leaves the interpreter to others meanwhile."""
+    with ThreadPoolExecutor(1, "soakd-unpack") as thread:
+        coming = thread.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = thread.submit(next, chunks, None)
+            yield chunk
 
 
 def sync_directory(path: Path, disk: Disk) -> None:

@@ -51,10 +51,12 @@ class Curve:
     def at(self, mono: float) -> Step:
         """Return the step of a moment, to add to."""
         index = int(mono // self.seconds)
-        if index not in self.steps and len(self.steps) >= STEPS:
-            self._coarsen()
-            return self.at(mono)
-        return self.steps.setdefault(index, Step())
+        if index not in self.steps:
+            if len(self.steps) >= STEPS:
+                self._coarsen()
+                return self.at(mono)
+            self.steps[index] = Step()
+        return self.steps[index]
 
     def spans(self) -> Iterator[Span]:
         """Yield the steps in order."""

@@ -31,8 +31,10 @@ class Stage:
         self.ok += piece.ok
         self.failures += piece.failed + piece.indeterminate
         self.dropped += piece.dropped
-        add(self.errors, piece.errors)
-        self.worst = max(self.worst, piece.response[1] if piece.response else 0.0)
+        if piece.errors:
+            add(self.errors, piece.errors)
+        if piece.response and piece.response[1] > self.worst:
+            self.worst = piece.response[1]
 
 
 @dataclass(slots=True)
@@ -43,12 +45,17 @@ class Damage:
 
     def overlap(self, stage: str, piece: Slice) -> None:
         """Count the operations of a slice that overlapped in this stage."""
-        self.by_stage.setdefault(stage, Stage()).overlap(piece)
+        self._at(stage).overlap(piece)
 
     def crashed(self, stage: str, unit: str) -> None:
         """Count a crash."""
-        crashes = self.by_stage.setdefault(stage, Stage()).crashes
+        crashes = self._at(stage).crashes
         crashes[unit] = crashes.get(unit, 0) + 1
+
+    def _at(self, stage: str) -> Stage:
+        if stage not in self.by_stage:
+            self.by_stage[stage] = Stage()
+        return self.by_stage[stage]
 
     @property
     def stages(self) -> dict[str, int]:

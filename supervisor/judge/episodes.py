@@ -7,10 +7,10 @@ that closed without recovery marks nothing after that, so nothing later is expla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from supervisor.journal.events import (
     DrawSkipped,
@@ -154,6 +154,15 @@ class FaultTotals:
     damage: Damage = field(default_factory=Damage)
 
 
+class _Touched(NamedTuple):
+    """What marks stand for."""
+
+    marks: tuple[str, ...]
+    damages: Sequence[tuple[Damage, str]] = ()
+    """What counts something with these marks, each once and with its earliest stage."""
+    episodes: Sequence[tuple[Episode, str]] = ()
+
+
 @dataclass(slots=True)
 class Episodes:
     """The fold of all records that concern episodes."""
@@ -166,6 +175,8 @@ class Episodes:
     """Ids of the episodes that are not closed, in the order of their beginning."""
     _before: dict[str, list[tuple[str, Reading]]] = field(default_factory=dict)
     """What was seen before episodes whose intent is still to come, the latest few."""
+    _touched: _Touched = field(default_factory=lambda: _Touched(()))
+    """What the last marks stand for: several windows in a row have the same."""
 
     def apply(self, event: Event, moment: Moment) -> None:
         """Take one event that is no window; what does not concern episodes is ignored."""
@@ -194,7 +205,7 @@ class Episodes:
 
     def crashed(self, unit: str, marks: Iterable[str]) -> None:
         """Count a crash for the episodes that were open when it happened."""
-        for damage, stage in self._damages(marks):
+        for damage, stage in self._stand_for(tuple(marks)).damages:
             damage.crashed(stage, unit)
 
     def fault(self, name: str) -> FaultTotals:
@@ -222,6 +233,7 @@ class Episodes:
         episode.evidence += self._before.pop(intent.episode, [])
         self._kept[intent.episode] = episode
         self._open[intent.episode] = None
+        self._touched = _Touched(())
         fault = self.fault(intent.fault)
         fault.type = intent.type
         fault.episodes += 1
@@ -256,6 +268,7 @@ class Episodes:
 
     def _close(self, episode: Episode, fault: FaultTotals, event: EpisodeClosed, moment: Moment) -> None:
         self._open.pop(episode.id, None)
+        self._touched = _Touched(())
         episode.closed, episode.recovered, episode.recovery = moment, event.recovered, event.recovery
         episode.truncated, episode.failing, episode.unmet = event.truncated, event.failing, event.unmet
         if event.unmet:
@@ -273,14 +286,23 @@ class Episodes:
             del self._kept[next((e.id for e in self._kept.values() if e.good), episode.id)]
 
     def _overlap(self, piece: Slice) -> None:
-        for damage, stage in self._damages(piece.episodes):
+        touched = self._stand_for(piece.episodes)
+        for damage, stage in touched.damages:
             damage.overlap(stage, piece)
-        for mark in piece.episodes:
-            name, stage = split_mark(mark)
-            if episode := self._kept.get(name):
-                episode.first_failure = _earlier(episode.first_failure, piece.first_failure)
-                if stage == "recovering":
-                    episode.first_ok = _earlier(episode.first_ok, piece.first_ok)
+        for episode, stage in touched.episodes:
+            episode.first_failure = _earlier(episode.first_failure, piece.first_failure)
+            if stage == "recovering":
+                episode.first_ok = _earlier(episode.first_ok, piece.first_ok)
+
+    def _stand_for(self, marks: tuple[str, ...]) -> _Touched:
+        if marks != self._touched.marks:
+            episodes = [
+                (episode, stage)
+                for name, stage in map(split_mark, marks)
+                if (episode := self._kept.get(name))
+            ]
+            self._touched = _Touched(marks, [*self._damages(marks)], episodes)
+        return self._touched
 
     def _damages(self, marks: Iterable[str]) -> Iterator[tuple[Damage, str]]:
         """Yield what counts something with these marks, each once and in its earliest stage."""
@@ -309,4 +331,6 @@ def _first(stage: str, other: str | None) -> str:
 
 
 def _earlier(one: float | None, other: float | None) -> float | None:
-    return min((time for time in (one, other) if time is not None), default=None)
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

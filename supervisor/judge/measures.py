@@ -121,14 +121,15 @@ class Part:
 
 def take(threshold: Threshold, window: LoadWindow, amounts: Amounts) -> None:
     """Add what a window has of what a threshold is about."""
+    timed = threshold.metric.quantile is not None
     if threshold.scope is None and threshold.span is None:
-        amounts.whole(window)
+        amounts.whole(window, timed=timed)
     elif threshold.scope is None:
-        amounts.ended(window)
+        amounts.ended(window, timed=timed)
     else:
         for piece in window.slices:
             if threshold.scope.takes(piece.episodes):
-                amounts.piece(piece)
+                amounts.piece(piece, timed=timed)
                 amounts.dropped += piece.dropped
 
 

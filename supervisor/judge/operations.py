@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from supervisor.journal.events import LoadBroken, LoadStopped, LoadWindow, Sample, Slice
@@ -55,34 +55,37 @@ class Amounts:
         """Failed and indeterminate operations: a timeout is no success."""
         return self.failed + self.indeterminate
 
-    def whole(self, window: LoadWindow) -> None:
-        """Add all that a load did between two instants."""
+    def whole(self, window: LoadWindow, *, timed: bool = True) -> None:
+        """Add all that a load did between two instants; its latencies only if they are looked at, since they take most of the time."""
         self.scheduled += window.scheduled
         self.started += window.started
         self.late += window.late
         self.dropped += window.dropped
         for name, amount in window.counters.items():
             self.counters[name] = self.counters.get(name, 0.0) + amount
-        try:
-            self.lag.add(window.lag)
-        except ValueError:
-            self.unreadable += 1
+        if timed and window.lag:
+            try:
+                self.lag.add(window.lag)
+            except ValueError:
+                self.unreadable += 1
         for piece in window.slices:
-            self.piece(piece)
+            self.piece(piece, timed=timed)
 
-    def ended(self, window: LoadWindow) -> None:
+    def ended(self, window: LoadWindow, *, timed: bool = True) -> None:
         """Add what ended between two instants; what was merely scheduled then ends elsewhere."""
         scheduled = self.scheduled
-        self.whole(window)
+        self.whole(window, timed=timed)
         self.scheduled = scheduled
 
-    def piece(self, piece: Slice) -> None:
+    def piece(self, piece: Slice, *, timed: bool = True) -> None:
         """Add operations that overlapped the same episodes."""
         self.ok += piece.ok
         self.failed += piece.failed
         self.indeterminate += piece.indeterminate
         if not piece.episodes:
             self.unexplained += piece.failed + piece.indeterminate
+        if not timed:
+            return
         try:
             self.latencies.add(piece.response, piece.service)
         except ValueError:
@@ -168,7 +171,8 @@ class LoadTotals(Amounts):
         self.indeterminate += cut
 
 
-def earliest(marks: Iterable[str]) -> str:
+@lru_cache(256)  # of the same episodes several windows tell, one after the other
+def earliest(marks: tuple[str, ...]) -> str:
     """Return the earliest stage that any of the marks is in."""
     stages = {split_mark(mark)[1] for mark in marks}
     return next((stage for stage in STAGES if stage in stages), STAGES[0])

@@ -58,6 +58,7 @@ NAMES: Final = 1000
 UNEXPLAINED: Final = "unexplained"
 SAMPLED: Final = 10.0
 """Seconds of which the first word on our own lag tells."""
+_UNEXPLAINED_FAILURE: Final = f"failed operation, {UNEXPLAINED}"
 LAG: Final = "soakd_event_loop_lag_seconds"
 _AFTERWARDS: Final = frozenset({RunEnded, FaultUndone, UndoFailed, EpisodeClosed, VerdictReached, HookRan})
 """What recovery and judging write when the soak is over."""
@@ -145,7 +146,7 @@ class Tally:
 
     def apply(self, record: Record) -> None:
         """Take the next record."""
-        moment, event = Moment.of(record), record.event
+        moment, event = Moment(record.wall, record.mono), record.event
         if type(event) not in _AFTERWARDS:
             self.alive = moment
             for meter in self.meters.values():
@@ -359,14 +360,18 @@ class Tally:
         for piece in window.slices:
             if piece.first_failure is not None:
                 when = moment.at(piece.first_failure)
-                what = f"{window.load}: {', '.join(list(piece.errors)[:3])}"
-                self._first("failed operation", First(when, what, piece.episodes))
+                if self._earliest("failed operation" if piece.episodes else _UNEXPLAINED_FAILURE, when):
+                    what = f"{window.load}: {', '.join(list(piece.errors)[:3])}"
+                    self._first("failed operation", First(when, what, piece.episodes))
 
     def _first(self, kind: str, first: First) -> None:
         """Keep the earliest of its kind, and the earliest that no episode explains."""
         for name in (kind,) if first.episodes else (kind, f"{kind}, {UNEXPLAINED}"):
-            if name not in self.firsts or first.moment.mono < self.firsts[name].moment.mono:
+            if self._earliest(name, first.moment):
                 self.firsts[name] = first
+
+    def _earliest(self, name: str, moment: Moment) -> bool:
+        return name not in self.firsts or moment.mono < self.firsts[name].moment.mono
 
     def unit(self, name: str) -> UnitTotals:
         """Return the totals of a unit, also of one that the run did not announce."""
@@ -376,10 +381,9 @@ class Tally:
         return self.units[key]
 
     def _load(self, name: str) -> LoadTotals:
-        key = slot(self.loads, name, NAMES)
-        if key not in self.loads:
-            self.loads[key] = LoadTotals(name=key)
-        return self.loads[key]
+        if name in self.loads:
+            return self.loads[name]
+        return self.loads.setdefault(key := slot(self.loads, name, NAMES), LoadTotals(name=key))
 
     def _probe(self, reading: Reading) -> ProbeTotals:
         key = slot(self.probes, reading.probe, NAMES)
