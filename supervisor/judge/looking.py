@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from supervisor.judge.counting import plural
 from supervisor.judge.latencies import PackedSum
-from supervisor.judge.measures import OWN_SHARE, Part, Sliding, loops_of, measure, tolerated
+from supervisor.judge.measures import OWN_SHARE, Part, loops_of, measure, tolerated
 from supervisor.judge.metrics import OK_RATE, Subject, Unit, plain
 from supervisor.judge.operations import Amounts
 from supervisor.judge.scopes import Where
+from supervisor.judge.sliding import Sliding
 from supervisor.judge.tally import Tally
 from supervisor.judge.thresholds import Threshold
 from supervisor.values import format_duration

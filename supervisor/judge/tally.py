@@ -47,8 +47,8 @@ from supervisor.judge.counting import CASES, Moment, Some, slot
 from supervisor.judge.curve import Curve
 from supervisor.judge.episodes import Episodes
 from supervisor.judge.latencies import PackedSum
-from supervisor.judge.measures import Meter, meter_of
 from supervisor.judge.operations import LoadTotals
+from supervisor.judge.sliding import Meter, meter_of
 from supervisor.judge.thresholds import Threshold, ThresholdError
 from supervisor.judge.units import UnitTotals, how_it_ended
 from supervisor.values import format_duration
