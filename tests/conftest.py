@@ -26,8 +26,7 @@ from docker_fixtures import docker, docker_session, images, private  # noqa: F40
 from keeper import kept
 
 import supervisor
-from supervisor.broker import embedded
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.ports import free_ports
 from supervisor.journal.writer import JournalWriter, open_journal
 
 PATIENCE = 20.0
@@ -121,16 +120,6 @@ def state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "state"
     monkeypatch.setenv("SOAKD_STATE_DIR", str(path))
     return path
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _ports_of_its_own() -> Iterator[None]:
-    """Part the ports among the workers: one that is free may be another's for a server that it is about to start, or start again."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    workers, is_free = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), embedded._is_free
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "_is_free", lambda port: port % workers == worker and is_free(port))
-        yield
 
 
 @pytest.fixture

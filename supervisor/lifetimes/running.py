@@ -10,9 +10,9 @@ import anyio
 import structlog
 
 from supervisor.broker.connection import BrokerError, Connections, open_connections
-from supervisor.broker.embedded import free_ports
 from supervisor.broker.monitor.monitor import Monitor
 from supervisor.broker.options import DEFAULT, SYSTEM
+from supervisor.broker.ports import free_ports
 from supervisor.engines.base import EngineContext, EngineError, Units
 from supervisor.engines.fleet import Fleet
 from supervisor.journal.base import JournalError

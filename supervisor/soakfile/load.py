@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path as FilePath
 from typing import Any, Final
 
-from supervisor.broker.embedded import ENGINE, free_ports
+from supervisor.broker.embedded import ENGINE
+from supervisor.broker.ports import free_ports
 from supervisor.soak import Soak
 from supervisor.soakfile.document import TOP, Document, Flaw, Mark, describe
 from supervisor.soakfile.environment import plain_data

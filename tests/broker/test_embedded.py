@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import socket
 import stat
@@ -24,8 +23,9 @@ from nats.aio.client import Client
 from nats.js.api import StreamConfig
 from nats.js.errors import NoStreamResponseError, ServiceUnavailableError
 
-from supervisor.broker.embedded import Embedded, expand, free_ports
+from supervisor.broker.embedded import Embedded, expand
 from supervisor.broker.options import Broker
+from supervisor.broker.ports import free_ports
 from supervisor.engines.base import EngineContext
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.process import ProcessEngine
@@ -122,23 +122,6 @@ def test_the_schema_is_that_of_a_model() -> None:
         "lame_duck_duration",
         "lame_duck_grace_period",
     }
-
-
-def test_free_ports_are_free_and_each_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    ports = free_ports()
-    found = [next(ports) for _ in range(50)]
-    assert len(set(found)) == 50
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    assert max(found) < low, "no outgoing connection can take it"
-    taken = found[0]
-    with socket.create_server(("127.0.0.1", taken)):
-        monkeypatch.setattr(
-            random, "shuffle", lambda ports: ports.__setitem__(slice(None), [taken, found[1]])
-        )
-        ports = free_ports()
-        assert next(ports) == found[1]
-        with pytest.raises(ValueError, match="cannot find another free port"):
-            next(ports)
 
 
 # --- that it is one --------------------------------------------------------------------------------------------------

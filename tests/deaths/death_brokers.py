@@ -22,7 +22,7 @@ from deaths import CALM, GONE, soak_file
 from docker_engine import LABEL, Client
 from nats_servers import BINARY, make_cluster
 
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.ports import free_ports
 
 NODES = ("nats1", "nats2", "nats3")
 NATS = "soakd-test-nats"

@@ -19,7 +19,7 @@ from deaths import World
 from docker_engine import Client
 from link_harness import Echo
 
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.ports import free_ports
 
 TALKER = """
 import socket, sys, time

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import supervisor.demo
-from supervisor.broker.embedded import expand, free_ports
+from supervisor.broker.embedded import expand
+from supervisor.broker.ports import free_ports
 
 E2E = Path(supervisor.demo.__file__).parent / "e2e"
 SERVICES = ("dispatcher", "prefill", "transformer", "listener")

@@ -9,7 +9,7 @@ import pytest
 from harness import PATIENCE
 from processes import opened, python, shell
 
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.ports import free_ports
 from supervisor.engines.base import EngineError
 from supervisor.journal.writer import JournalWriter
 

@@ -25,8 +25,9 @@ from scripted_fault import PATIENCE, Open, Stage, free_and_up, incarnations, unt
 from supervisor.broker.api import call
 from supervisor.broker.connection import Handle, open_connections
 from supervisor.broker.control import Leaders, leader, meta_leader, system
-from supervisor.broker.embedded import expand, free_ports
+from supervisor.broker.embedded import expand
 from supervisor.broker.options import Broker
+from supervisor.broker.ports import free_ports
 from supervisor.engines.base import EngineContext
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.process import ProcessEngine

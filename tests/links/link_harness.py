@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.ports import free_ports
 from supervisor.journal.writer import JournalWriter
 from supervisor.links.base import Link
 from supervisor.links.control import Links

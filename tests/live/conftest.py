@@ -13,7 +13,7 @@ import anyio
 import pytest
 from watch_terminal import PATIENCE, Terminal, Watch
 
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.ports import free_ports
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import nats
 import pytest
 from watch_terminal import PATIENCE, WHO, Watch
 
-from supervisor.broker.embedded import free_ports
 from supervisor.broker.ordered import INACTIVE
+from supervisor.broker.ports import free_ports
 from supervisor.live.sources import BUCKETS
 
 pytestmark = pytest.mark.timeout(300)  # on a busy machine a Python takes long to start

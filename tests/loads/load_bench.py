@@ -16,7 +16,8 @@ from uuid import uuid4
 import anyio
 
 from supervisor.broker.connection import Connections
-from supervisor.broker.embedded import expand, free_ports
+from supervisor.broker.embedded import expand
+from supervisor.broker.ports import free_ports
 from supervisor.journal.events import CleanedUp, Event, LoadStopped, LoadWindow, Sample
 from supervisor.journal.timeline import Timeline
 from supervisor.journal.writer import JournalWriter

@@ -16,8 +16,9 @@ from load_bench import PATIENCE, WHOLE, Bench
 
 from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle, open_connections
-from supervisor.broker.embedded import expand, free_ports
+from supervisor.broker.embedded import expand
 from supervisor.broker.options import Broker
+from supervisor.broker.ports import free_ports
 from supervisor.engines.base import EngineContext
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.process import ProcessEngine

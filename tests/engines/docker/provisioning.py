@@ -20,7 +20,7 @@ from typing import IO, Any
 from docker_engine import LABEL, Client, want
 from ruamel.yaml import YAML
 
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.ports import free_ports
 from supervisor.engines.dockerd.names import PROJECT
 from supervisor.journal.events import (
     CleanedUp,

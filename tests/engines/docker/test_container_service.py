@@ -22,7 +22,7 @@ from docker_gate import Gate, gated
 from docker_soak import IDLE
 from provisioning import ROOT, UP, compose_command, labelled, passed
 
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.ports import free_ports
 
 PATIENCE = 60.0
 GROUP = 23_456

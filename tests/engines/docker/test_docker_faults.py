@@ -17,8 +17,9 @@ from docker_soak import IDLE, engine_of, new_name, said, soaking, wait_said
 from scripted_fault import Stage, Watch, free_and_up, until
 
 from supervisor.broker.connection import open_connections
-from supervisor.broker.embedded import expand, free_ports
+from supervisor.broker.embedded import expand
 from supervisor.broker.options import Broker
+from supervisor.broker.ports import free_ports
 from supervisor.engines.base import UnitState
 from supervisor.engines.dockerd.names import PROJECT, SERVICE
 from supervisor.faults.base import Fault

@@ -19,7 +19,7 @@ from docker_proxy import proxied
 from docker_soak import IDLE, PATIENCE, end, engine_of, new_name, running, said, soaking, wait_said
 from provisioning import compose_command
 
-from supervisor.broker.embedded import free_ports
+from supervisor.broker.ports import free_ports
 from supervisor.engines.base import EngineError, Exit, UnitState
 from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE, Which
 from supervisor.engines.dockerd.news import Manner
