@@ -14,6 +14,7 @@ import pytest
 from link_harness import Echo
 from test_run import SLEEPER, Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
 
+from supervisor.engines.spawn import stopped
 from supervisor.journal import events as ev
 from supervisor.links import remains
 
@@ -145,6 +146,7 @@ def test_links_only_relay_once_the_daemon_is_dead(
         assert soakd.process is not None
         if guardian_too:
             os.kill(daemon, signal.SIGSTOP)  # it must not see the guardian's end and stop in order
+            wait("all of its threads to stand still", lambda: stopped(daemon))
             soakd.process.kill()
             soakd.process.wait(20)
         else:
