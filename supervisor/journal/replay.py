@@ -30,7 +30,7 @@ def replay(run_dir: Path) -> Iterator[Record]:
     last = Record(0, 0.0, 0.0, JournalTrouble(what="torn", detail=""))
     for number, path in paths.items():
         before, accounted = last.sequence, 0
-        for line in lines_of(path, ahead=True):
+        for line in lines_of(path):
             try:
                 head = parse(line)
             except LineError:

@@ -10,7 +10,6 @@ import lzma
 import os
 import re
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -70,11 +69,8 @@ def segment_path(run_dir: Path, number: int) -> Path:
     return run_dir / f"journal-{number:04}{PLAIN}"
 
 
-def lines_of(path: Path, *, ahead: bool = False) -> Iterator[bytes]:
-    """Read a segment line by line, newlines included; the last one may lack it.
-
-    With `ahead` a thread decompresses the next lines while the last ones are looked at: for whoever reads all of it and is waited for.
-    """
+def lines_of(path: Path) -> Iterator[bytes]:
+    """Read a segment line by line, newlines included; the last one may lack it."""
     if path.name.endswith(PLAIN):
         try:
             with path.open("rb") as file:
@@ -83,9 +79,8 @@ def lines_of(path: Path, *, ahead: bool = False) -> Iterator[bytes]:
         except FileNotFoundError:  # it was compressed since the directory was listed
             path = path.with_name(path.name.removesuffix(PLAIN) + PACKED)
     rest = b""
-    chunks = _unpacked(path)
-    with closing(_ahead(chunks) if ahead else chunks) as source:
-        for chunk in source:
+    with closing(_unpacked(path)) as chunks:
+        for chunk in chunks:
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 yield line + b"\n"
@@ -101,15 +96,6 @@ def _unpacked(path: Path) -> Generator[bytes, None, None]:
             yield decompressor.decompress(packed)
     if not decompressor.eof:
         yield b"damaged"
-
-
-def _ahead(chunks: Iterator[bytes]) -> Generator[bytes, None, None]:
-    """Yield chunks of which a thread has the next one ready. Decompressing leaves the interpreter to others meanwhile."""
-    with ThreadPoolExecutor(1, "soakd-unpack") as thread:
-        coming = thread.submit(next, chunks, None)
-        while (chunk := coming.result()) is not None:
-            coming = thread.submit(next, chunks, None)
-            yield chunk
 
 
 def sync_directory(path: Path, disk: Disk) -> None:
