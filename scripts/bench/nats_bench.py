@@ -17,12 +17,12 @@ import anyio
 
 from supervisor.broker.connection import Connections, open_connections
 from supervisor.broker.options import Broker
+from supervisor.histogram import Histogram
 from supervisor.journal.base import Log
 from supervisor.journal.events import Event, LoadWindow
 from supervisor.journal.timeline import Timeline
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.recorder import Recorder
-from supervisor.values import Histogram
 
 BINARY = Path(sys.executable).with_name("nats-server")
 RESPONDER = """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from supervisor.histogram import Histogram
 from supervisor.journal.events import (
     Event,
     LoadWindow,
@@ -25,7 +26,6 @@ from supervisor.journal.events import (
     decode,
 )
 from supervisor.journal.lines import Head, LineError, encode, line_of, parse
-from supervisor.values import Histogram
 
 SAMPLES: Final = 10
 """Samples of failures that a folded window keeps, the first ones of those that episodes explain, and of the others."""

@@ -15,6 +15,8 @@ LENGTH: Final = 300
 """Characters of somebody else's text in a sentence of ours."""
 CLASSES: Final = 50
 """Error classes and crash signatures that are counted each on its own."""
+NAMES: Final = 1000
+"""Units, loads, probes: a soak names far fewer; whatever else a journal contains, memory stays bounded."""
 YEAR: Final = 366 * 86400.0
 LAST: Final = 253402300799.0
 """Seconds since the epoch of the end of the year 9999, the last that a date can say."""

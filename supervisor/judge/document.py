@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any, Final
 
+from supervisor.histogram import Histogram
 from supervisor.judge.counting import Moment
 from supervisor.judge.damage import Damage
 from supervisor.judge.episodes import Episode, FaultTotals
@@ -14,7 +15,6 @@ from supervisor.judge.operations import LoadTotals
 from supervisor.judge.tally import Tally
 from supervisor.judge.units import UnitTotals
 from supervisor.judge.verdict import Judgement
-from supervisor.values import Histogram
 
 SCHEMA: Final = 1
 QUANTILES: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p999": 0.999, "max": 1.0}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from supervisor.histogram import Histogram
 from supervisor.journal.events import (
     DrawSkipped,
     EpisodeClosed,
@@ -28,7 +29,6 @@ from supervisor.journal.events import (
 )
 from supervisor.judge.counting import Moment, Some, slot
 from supervisor.judge.damage import STAGES, Damage
-from supervisor.values import Histogram
 
 _TELLING: Final = frozenset(
     {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from supervisor.values import Histogram
+from supervisor.histogram import Histogram
 
 
 @dataclass(slots=True)

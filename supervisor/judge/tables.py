@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from supervisor.histogram import Histogram
 from supervisor.judge.counting import Moment
 from supervisor.judge.damage import Damage
 from supervisor.judge.episodes import Episode, FaultTotals
@@ -15,7 +16,6 @@ from supervisor.judge.tally import Tally
 from supervisor.judge.thresholds import Unit
 from supervisor.judge.units import CrashGroup, UnitTotals
 from supervisor.judge.verdict import Judgement
-from supervisor.values import Histogram
 
 FAILURES: Final = "failures direct / during / recovering"
 """Of operations, by the stage of the episode that they overlapped first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from supervisor.journal.events import (
     CleanedUp,
@@ -26,7 +26,6 @@ from supervisor.journal.events import (
     Phase,
     PhaseEntered,
     ProbeChanged,
-    Reading,
     Record,
     RunEnded,
     RunStarted,
@@ -43,22 +42,20 @@ from supervisor.journal.events import (
 )
 from supervisor.journal.timeline import Timeline
 from supervisor.judge.baseline import Baseline
-from supervisor.judge.counting import CASES, Moment, Some, slot
+from supervisor.judge.counting import CASES, NAMES, Moment, Some, slot
 from supervisor.judge.curve import Curve
 from supervisor.judge.episodes import Episodes
+from supervisor.judge.firsts import First, Firsts
 from supervisor.judge.latencies import PackedSum
 from supervisor.judge.operations import LoadTotals
+from supervisor.judge.probes import Probes
 from supervisor.judge.sliding import Meter, meter_of
 from supervisor.judge.thresholds import Threshold, ThresholdError
 from supervisor.judge.units import UnitTotals, how_it_ended
 from supervisor.values import format_duration
 
-NAMES: Final = 1000
-"""Units, loads, probes: a soak names far fewer; whatever else a journal contains, memory stays bounded."""
-UNEXPLAINED: Final = "unexplained"
 SAMPLED: Final = 10.0
 """Seconds of which the first word on our own lag tells."""
-_UNEXPLAINED_FAILURE: Final = f"failed operation, {UNEXPLAINED}"
 LAG: Final = "soakd_event_loop_lag_seconds"
 _AFTERWARDS: Final = frozenset({RunEnded, FaultUndone, UndoFailed, EpisodeClosed, VerdictReached, HookRan})
 """What recovery and judging write when the soak is over."""
@@ -70,31 +67,6 @@ _LOOK: Final = frozenset(
 )
 """Which method takes what. Events are told apart by `type`, since none has subclasses: `isinstance` asks pydantic's metaclass unless the
 class is the very one, and thirty such questions for a record add up."""
-
-
-class First(NamedTuple):
-    """The first time that something went wrong, and what was open then."""
-
-    moment: Moment
-    what: str
-    episodes: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class ProbeTotals:
-    """One expectation over the whole run."""
-
-    title: str
-    looked: bool = False
-    """True: at least once the probe saw something, as it should be or not."""
-    losses: int = 0
-    """How often the expectation ceased to hold, outside the looks of episodes."""
-    last: Reading | None = None
-
-    def read(self, reading: Reading) -> None:
-        """Take a reading; one without a value and not ok is a look that failed."""
-        self.looked = self.looked or reading.ok or reading.value is not None
-        self.last = reading
 
 
 @dataclass(slots=True)
@@ -115,7 +87,7 @@ class Tally:
     units: dict[str, UnitTotals] = field(default_factory=dict)
     loads: dict[str, LoadTotals] = field(default_factory=dict)
     episodes: Episodes = field(default_factory=Episodes)
-    probes: dict[str, ProbeTotals] = field(default_factory=dict)
+    probes: Probes = field(default_factory=Probes)
     steady: SteadyChanged | None = None
     """The last word on the steady state before judging began."""
     invariants: dict[str, Some] = field(default_factory=dict)
@@ -141,8 +113,7 @@ class Tally:
     """How often it was `changed` during the soak, and how often a change was `refused`."""
     by_hand: dict[str, Some] = field(default_factory=dict)
     """What an operator did, by action, each case with its time into the soak."""
-    firsts: dict[str, First] = field(default_factory=dict)
-    """By what went wrong: the first crash, and the first crash that is unexplained, which may be the same."""
+    firsts: Firsts = field(default_factory=Firsts)
 
     def apply(self, record: Record) -> None:
         """Take the next record."""
@@ -198,7 +169,7 @@ class Tally:
                 self.units |= {name: UnitTotals(name) for name in event.units}
                 self.loads |= {name: LoadTotals(name=name) for name in event.loads}
                 self.meters = dict(_meters(event.thresholds))
-                self.probes |= {title: ProbeTotals(title) for title in event.probes}
+                self.probes.expect(event.probes)
                 for fault in event.faults:
                     self.episodes.fault(fault)
             case PhaseEntered():
@@ -296,8 +267,7 @@ class Tally:
             names = ("duration", "faults", "thresholds", "not_asked", "planned")
             given = {name: getattr(event, name) for name in names}
             self.started = self.started.model_copy(update=given)
-            for title in event.probes:
-                self.probes.setdefault(title, ProbeTotals(title))
+            self.probes.expect(event.probes)
 
     def _unit(self, event: Event, moment: Moment) -> None:
         match event:
@@ -311,7 +281,7 @@ class Tally:
                     self._disturbed(f"{event.unit} crashed in it")
                 self.episodes.crashed(event.unit, event.episodes)
                 how = event.signature or how_it_ended(event.code, event.signal, event.oom)
-                self._first("crash", First(moment, f"{event.unit}: {how}", event.episodes))
+                self.firsts.note("crash", First(moment, f"{event.unit}: {how}", event.episodes))
             case UnitRestarted():
                 unit = self.unit(event.unit)
                 unit.restarts += 1
@@ -331,17 +301,16 @@ class Tally:
                 if not event.holds:
                     self._disturbed("the steady state was lost in it")
             case ProbeChanged():
-                probe = self._probe(event.reading)
-                probe.losses += not event.reading.ok
+                self.probes.read(event.reading).losses += not event.reading.ok
             case Evidence():
                 for reading in event.readings:
-                    self._probe(reading)
+                    self.probes.read(reading)
             case InvariantViolated():
                 key = slot(self.invariants, event.invariant)
                 self.invariants.setdefault(key, Some()).add(f"{event.subject}: {event.detail}")
                 self.violations += [event][: CASES - len(self.violations)]
                 what = f"{event.invariant}: {event.subject}: {event.detail}"
-                self._first("invariant violated", First(moment, what, self.episodes.open()))
+                self.firsts.note("invariant violated", First(moment, what, self.episodes.open()))
             case LoadStopped():
                 self._load(event.load).stopped(event)
             case LoadBroken():
@@ -357,21 +326,7 @@ class Tally:
             self.baseline.window(window)
         for meter in self.meters.values():
             meter.window(window)
-        for piece in window.slices:
-            if piece.first_failure is not None:
-                when = moment.at(piece.first_failure)
-                if self._earliest("failed operation" if piece.episodes else _UNEXPLAINED_FAILURE, when):
-                    what = f"{window.load}: {', '.join(list(piece.errors)[:3])}"
-                    self._first("failed operation", First(when, what, piece.episodes))
-
-    def _first(self, kind: str, first: First) -> None:
-        """Keep the earliest of its kind, and the earliest that no episode explains."""
-        for name in (kind,) if first.episodes else (kind, f"{kind}, {UNEXPLAINED}"):
-            if self._earliest(name, first.moment):
-                self.firsts[name] = first
-
-    def _earliest(self, name: str, moment: Moment) -> bool:
-        return name not in self.firsts or moment.mono < self.firsts[name].moment.mono
+        self.firsts.window(window, moment)
 
     def unit(self, name: str) -> UnitTotals:
         """Return the totals of a unit, also of one that the run did not announce."""
@@ -384,13 +339,6 @@ class Tally:
         if name in self.loads:
             return self.loads[name]
         return self.loads.setdefault(key := slot(self.loads, name, NAMES), LoadTotals(name=key))
-
-    def _probe(self, reading: Reading) -> ProbeTotals:
-        key = slot(self.probes, reading.probe, NAMES)
-        if key not in self.probes:
-            self.probes[key] = ProbeTotals(key)
-        self.probes[key].read(reading)
-        return self.probes[key]
 
 
 def _meters(thresholds: Iterable[str]) -> Iterator[tuple[str, Meter]]:

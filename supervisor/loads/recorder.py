@@ -24,10 +24,10 @@ from typing import Final, Literal
 
 import anyio
 
+from supervisor.histogram import Histogram
 from supervisor.journal.events import LoadWindow, Sample, Slice
 from supervisor.journal.timeline import Timeline
 from supervisor.loads.base import Sink
-from supervisor.values import Histogram
 
 WINDOW: Final = 10.0
 """Seconds."""

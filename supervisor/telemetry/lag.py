@@ -9,9 +9,9 @@ from typing import Final
 
 import anyio
 
+from supervisor.histogram import Histogram
 from supervisor.journal.base import Journal
 from supervisor.journal.events import LoopLag, Observation
-from supervisor.values import Histogram
 
 TICK: Final = 0.1
 """Seconds between two measurements: ten a second notice every stall that an operation could notice."""

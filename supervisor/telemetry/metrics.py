@@ -22,11 +22,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 import supervisor
+from supervisor.histogram import Histogram
 from supervisor.telemetry.status import Status
-from supervisor.values import Histogram
 
 LATENCY: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Bucket bounds in seconds. A count at a bound is within 3.1 % of the bound (`values.Histogram`)."""
+"""Bucket bounds in seconds. A count at a bound is within 3.1 % of the bound (`histogram.Histogram`)."""
 RECOVERY: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 OUTCOMES: Final = ("ok", "failed", "indeterminate")
 VERDICTS: Final = ("pass", "inconclusive", "fail")

@@ -6,8 +6,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
 
+from supervisor.histogram import Histogram
 from supervisor.journal.events import LoadWindow
-from supervisor.values import Histogram
 
 RECENT_WINDOWS: Final = 6
 """Windows of a load from which the present rate and latency are shown: about a minute."""

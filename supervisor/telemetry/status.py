@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from functools import singledispatchmethod
 from typing import Any, Final
 
+from supervisor.histogram import Histogram
 from supervisor.journal import events as ev
 from supervisor.telemetry.pictures import Crash, EpisodePicture, FaultPicture, LoadPicture, UnitPicture
-from supervisor.values import Histogram
 
 CLOSED_EPISODES: Final = 8
 """Closed episodes kept for display; totals are kept for ever."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from supervisor.histogram import Histogram
 from supervisor.journal.events import (
     KINDS,
     Event,
@@ -26,7 +27,6 @@ from supervisor.journal.events import (
 from supervisor.journal.fold import ERRORS, FOLDERS, SAMPLES, fold
 from supervisor.journal.lines import encode, line_of, parse
 from supervisor.journal.replay import replay
-from supervisor.values import Histogram
 
 
 def packed(values: Sequence[int]) -> tuple[int | float, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, settings
 
+from supervisor.histogram import Histogram
 from supervisor.journal.events import (
     Cause,
     EndReason,
@@ -37,7 +38,6 @@ from supervisor.journal.events import (
 )
 from supervisor.judge.report import render
 from supervisor.judge.verdict import judge
-from supervisor.values import Histogram
 
 START = 1_800_000_000.0
 """Wall seconds of the first record: 2027-01-15 08:00:00 UTC."""

@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
+from supervisor.histogram import Histogram
 from supervisor.judge.latencies import PackedSum
-from supervisor.values import Histogram
 
 
 def test_a_sum_of_packed_histograms_is_the_histogram_of_everything() -> None:

@@ -6,9 +6,9 @@ import pytest
 from judge_story import piece
 from judged_stories import of, only, seen
 
+from supervisor.histogram import Histogram
 from supervisor.journal.events import EndReason, EpisodeClosed, FaultInjected, FaultUndone, LoopLag
 from supervisor.judge.evaluation import Verdict
-from supervisor.values import Histogram
 
 
 def lagged(seconds: float, count: int = 100) -> tuple[int | float, ...]:

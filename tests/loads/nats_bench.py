@@ -15,9 +15,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from supervisor.engines.spawn import stopped
+from supervisor.histogram import Histogram
 from supervisor.journal.events import InvariantViolated, LoadStopped, LoadWindow
 from supervisor.loads.base import Load, LoadContext
-from supervisor.values import Histogram
 
 
 @dataclass

@@ -15,10 +15,10 @@ from load_bench import Bench, until
 from pydantic import ValidationError
 
 from supervisor.engines import program
+from supervisor.histogram import Histogram
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.command import CommandLoad
 from supervisor.loads.iterations import HANGING
-from supervisor.values import Histogram
 
 PYTHON = sys.executable
 SHELL = {"shell": True}

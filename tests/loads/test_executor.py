@@ -9,10 +9,10 @@ import anyio
 import pytest
 from load_bench import WHOLE, Bench, until
 
+from supervisor.histogram import Histogram
 from supervisor.loads.base import LoadContext
 from supervisor.loads.executor import TIMEOUT, Executor, Failure, Operate
 from supervisor.loads.pace import Paced
-from supervisor.values import Histogram
 
 
 class Bare(Paced):

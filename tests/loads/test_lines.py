@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from load_bench import Bench, until
 from pydantic import ValidationError
 
+from supervisor.histogram import Histogram
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.command import CommandLoad
 from supervisor.loads.lines import LONGEST, Counts, MalformedError, Operation, Splitter, read
-from supervisor.values import Histogram
 
 RUN_ON = "exec sleep 60"
 

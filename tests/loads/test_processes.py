@@ -19,6 +19,7 @@ from nats_bench import NatsBench
 from pydantic import ValidationError
 
 from supervisor.broker import api
+from supervisor.histogram import Histogram
 from supervisor.journal.events import (
     EpisodeClosed,
     Event,
@@ -42,7 +43,6 @@ from supervisor.loads.processes import Process
 from supervisor.loads.registry import LOADS
 from supervisor.loads.request import RequestLoad
 from supervisor.loads.shares import CountedRecorder, Ledger
-from supervisor.values import Histogram
 
 
 class _Nobody:

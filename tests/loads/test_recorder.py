@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervisor.histogram import Histogram
 from supervisor.journal.events import (
     EpisodeClosed,
     Event,
@@ -22,7 +23,6 @@ from supervisor.journal.events import (
 from supervisor.journal.timeline import Timeline
 from supervisor.loads import recorder as recorder_module
 from supervisor.loads.recorder import Recorder
-from supervisor.values import Histogram
 
 
 @dataclass

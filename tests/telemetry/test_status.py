@@ -13,11 +13,11 @@ from dead_run import started
 from prometheus_client import generate_latest
 from rich.console import Console
 
+from supervisor.histogram import Histogram
 from supervisor.journal import events as ev
 from supervisor.telemetry import metrics
 from supervisor.telemetry.console import frame
 from supervisor.telemetry.status import Status, as_json
-from supervisor.values import Histogram
 
 
 class Story:

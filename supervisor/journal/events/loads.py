@@ -45,7 +45,7 @@ class Slice(BaseModel):
     first_failure: float | None = None
     """The same of the first failed or indeterminate operation."""
     response: tuple[int | float, ...] = ()
-    """`values.Histogram.pack`: from the intended start to the end of ok operations."""
+    """`histogram.Histogram.pack`: from the intended start to the end of ok operations."""
     service: tuple[int | float, ...] = ()
     """The same from the actual start. Empty where it equals `response` (a closed loop)."""
 
@@ -67,7 +67,7 @@ class LoadWindow(Event, kind="load.window", folds=True):
     slices: tuple[Slice, ...] = ()
     samples: tuple[Sample, ...] = ()
     lag: tuple[int | float, ...] = ()
-    """`values.Histogram.pack` of our own lag: by how much operations of an open loop began after their intended time."""
+    """`histogram.Histogram.pack` of our own lag: by how much operations of an open loop began after their intended time."""
     counters: dict[str, float] = Field(default_factory=dict)
     """What a kind counts besides operations: lost, duplicates, tests skipped."""
 

@@ -131,7 +131,7 @@ class LoopLag(Event, kind="run.lag", folds=True):
     load: str = ""
     """The load whose processes' event loops these are; empty: the daemon's."""
     times: tuple[int | float, ...] = ()
-    """`values.Histogram.pack`, in seconds."""
+    """`histogram.Histogram.pack`, in seconds."""
 
 
 class LinksOpened(Event, kind="run.links"):
