@@ -48,6 +48,7 @@ class Done:
     late: int = 0
     dropped: int = 0
     response: Histogram = field(default_factory=Histogram)
+    service: Histogram = field(default_factory=Histogram)
     lag: Histogram = field(default_factory=Histogram)
     """By how much operations began late."""
 
@@ -68,6 +69,7 @@ class Windows:
             self.done.ok += piece.ok
             self.done.failures += piece.failed + piece.indeterminate
             self.done.response.merge(Histogram.unpack(piece.response))
+            self.done.service.merge(Histogram.unpack(piece.service or piece.response))
 
     def log(self, name: str, **_: int) -> Log:
         raise AssertionError(name)
