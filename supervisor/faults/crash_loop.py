@@ -51,9 +51,10 @@ class CrashLoop(AtOnce):
 
         async def crash(unit: str) -> None:
             for left in reversed(range(self.crashes)):
+                killed = fleet.status(unit).observed.incarnation
                 await _kill(fleet, unit, by)
                 if left:
-                    await _up_again(fleet, unit, by)
+                    await _up_again(fleet, unit, by, killed)
                     await anyio.sleep(self.uptime)
 
         await together([target.unit for target in intent.targets], crash)
@@ -72,9 +73,8 @@ async def _kill(fleet: Fleet, unit: str, by: str) -> None:
             raise  # else it went by itself, which is as good
 
 
-async def _up_again(fleet: Fleet, unit: str, by: str) -> None:
-    """Wait for the watchdog's restart; `inject_timeout` is the deadline."""
-    killed = fleet.status(unit).observed.incarnation  # as long as nobody has told the fleet of its end
+async def _up_again(fleet: Fleet, unit: str, by: str, killed: str | None) -> None:
+    """Wait until a life after the killed one is up, of whose end the fleet may not know yet; `inject_timeout` is the deadline."""
     if not fleet.is_watched(unit):
         await fleet.start(unit, by=by)
     while not is_up(fleet, unit) or fleet.status(unit).observed.incarnation == killed:  # noqa: ASYNC110  # nobody tells of a start
