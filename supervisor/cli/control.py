@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
 
-OK: Final = 0
-REFUSED: Final = 1
-USAGE: Final = 2
+from supervisor.cli.common import FAIL, OK, complain
+
 WHICH: Final = "which run: a soak file, a run directory, or http://HOST:PORT with SOAKD_CONTROL_TOKEN; left out: the run that goes on here"
 
 
@@ -92,11 +90,11 @@ def _ask(arguments: argparse.Namespace) -> int:
         way = way_to(arguments.run, RunIndex(state_dir()), os.environ)
         answer = anyio.run(ask, way, arguments.method, arguments.path, body)
     except SoakFileError as error:
-        return _complain(map(str, error.problems), USAGE)
+        return complain(*map(str, error.problems))
     except WrongWords as error:
-        return _complain([f"soakd: {error}"], USAGE)
+        return complain(f"soakd: {error}")
     except CannotControl as error:
-        return _complain([f"soakd: {error}"], REFUSED)
+        return complain(f"soakd: {error}", code=FAIL)
     if "said" in answer:
         print(answer["said"])
     elif arguments.json:
@@ -120,12 +118,6 @@ def _body(arguments: argparse.Namespace) -> dict[str, Any]:
             raise WrongWords(f"--for: expected more than 0, found {written}")
     body = {key: given[key] for key in ("seconds", "finish", "wanted") if given.get(key) is not None}
     return body | ({given["field"]: given["named"]} if "field" in given else {})
-
-
-def _complain(lines: Iterator[str] | Sequence[str], code: int) -> int:
-    for line in lines:
-        print(line, file=sys.stderr)
-    return code
 
 
 def _listed(answer: dict[str, Any]) -> Iterator[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from supervisor.cli.common import add, complain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from supervisor.judge.compare import Run
     from supervisor.judge.verdict import Judgement
 
-USAGE: Final = 2
 SHOWN: Final = 8
 """Reasons of a verdict that are printed; the summary has all of them."""
 WIDE: Final = 200
@@ -27,7 +27,7 @@ def add_to(commands: Any) -> None:
     text = (
         "Judge runs again from their journals, write their reports anew, and show several runs side by side."
     )
-    report = commands.add_parser("report", description=text, help=text)
+    report = add(commands, "report", _report, text)
     report.add_argument("run_dirs", metavar="RUN_DIR", type=Path, nargs="+")
     report.add_argument(
         "--output",
@@ -35,7 +35,6 @@ def add_to(commands: Any) -> None:
         type=Path,
         help="write what is shown side by side there too: a page (.html) or JSON (.json)",
     )
-    report.set_defaults(command=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -47,16 +46,16 @@ def _report(arguments: argparse.Namespace) -> int:
 
     output: Path | None = arguments.output
     if wrong := _no_output(output, len(arguments.run_dirs)):
-        return _complain(f"soakd: {wrong}")
+        return complain(f"soakd: {wrong}")
     runs: list[Run] = []
     for directory in arguments.run_dirs:
         try:
             judgement = judge(replay(directory))
             write_reports(directory, judgement)
         except ReplayError as error:
-            return _complain(f"soakd: {error}")
+            return complain(f"soakd: {error}")
         except OSError as error:
-            return _complain(f"soakd: cannot write the reports into {directory}: {error.strerror or error}")
+            return complain(f"soakd: cannot write the reports into {directory}: {error.strerror or error}")
         print(conclusion(judgement, directory), end="")
         runs.append(Run(directory, judgement, _soak_file(directory)))
     if len(runs) > 1:
@@ -65,7 +64,7 @@ def _report(arguments: argparse.Namespace) -> int:
         try:
             output.write_text(FORMATS[output.suffix](runs), encoding="utf-8", errors="backslashreplace")
         except OSError as error:
-            return _complain(f"soakd: cannot write {output}: {error.strerror or error}")
+            return complain(f"soakd: cannot write {output}: {error.strerror or error}")
     worst = max((run.judgement.verdict for run in runs), key=lambda verdict: verdict.rank)
     return worst.exit_code
 
@@ -88,11 +87,6 @@ def _soak_file(directory: Path) -> str:
         return (directory / "soak.yaml").read_text(encoding="utf-8", errors="replace")
     except OSError:  # moved without it: then the runs tell nothing of what sets them apart
         return ""
-
-
-def _complain(line: str) -> int:
-    print(line, file=sys.stderr)
-    return USAGE
 
 
 def conclusion(judgement: Judgement, directory: Path) -> str:
