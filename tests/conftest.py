@@ -24,6 +24,7 @@ from blockbuster.blockbuster import BlockBuster, BlockBusterFunction, BlockingEr
 from docker_engine import LABEL, can_be_private
 from docker_fixtures import docker, docker_session, images, private  # noqa: F401  # fixtures
 from keeper import kept
+from soakd_run import soakd  # noqa: F401  # a fixture
 
 import supervisor
 from supervisor.broker.ports import free_ports

@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from test_run import Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
+from soakd_run import Soakd, soak_file, wait
 
 from supervisor.journal import events as ev
 
@@ -17,7 +17,7 @@ FAULTS = {
 }
 
 
-def said(soakd: Soakd, *words: str, code: int = 0) -> str:  # noqa: F811
+def said(soakd: Soakd, *words: str, code: int = 0) -> str:
     done = soakd.command(*words)
     assert done.returncode == code, (done.stdout, done.stderr)
     assert "Traceback" not in done.stderr
@@ -25,7 +25,7 @@ def said(soakd: Soakd, *words: str, code: int = 0) -> str:  # noqa: F811
 
 
 @pytest.mark.timeout(160)  # a dozen commands, one after the other
-def test_an_operator_works_on_a_run(soakd: Soakd) -> None:  # noqa: F811  # the fixture
+def test_an_operator_works_on_a_run(soakd: Soakd) -> None:  # the fixture
     soakd.start(soak_file(faults=FAULTS))
     wait("the outage", lambda: soakd.events(ev.FaultInjected))
     wait("the endpoint", (soakd.run_dir / "control.sock").exists)
@@ -66,7 +66,7 @@ def test_an_operator_works_on_a_run(soakd: Soakd) -> None:  # noqa: F811  # the 
     assert not soakd.events(ev.UnitCrashed), "what an operator does is no crash"
 
 
-def test_a_unit_that_is_held_when_soakd_dies_is_given_back(soakd: Soakd) -> None:  # noqa: F811  # the fixture
+def test_a_unit_that_is_held_when_soakd_dies_is_given_back(soakd: Soakd) -> None:  # the fixture
     soakd.start(soak_file(faults={}))
     wait("soaking", soakd.soaking)
     wait("the endpoint", (soakd.run_dir / "control.sock").exists)

@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from test_run import Soakd, soakd, wait  # noqa: F401  # a fixture
+from soakd_run import Soakd, wait
 
 from supervisor.journal import events as ev
 from supervisor.journal.replay import replay
@@ -45,7 +45,7 @@ def soak(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(240)
-def test_report_gives_the_numbers_that_the_live_run_printed(soakd: Soakd) -> None:  # noqa: F811  # the fixture
+def test_report_gives_the_numbers_that_the_live_run_printed(soakd: Soakd) -> None:  # the fixture
     soakd.start(soak())
     code = soakd.end(100)
     verdict = soakd.verdict()
@@ -106,7 +106,7 @@ def check_loads(live: dict[str, Any], verdict: dict[str, Any]) -> None:
         ], name
 
 
-def as_shown_live(soakd: Soakd) -> dict[str, Any]:  # noqa: F811  # the fixture
+def as_shown_live(soakd: Soakd) -> dict[str, Any]:  # the fixture
     """Return what console, metrics and `/status` showed last: they are drawn from the records as they come."""
     status = Status()
     for record in replay(soakd.run_dir):
@@ -115,7 +115,7 @@ def as_shown_live(soakd: Soakd) -> dict[str, Any]:  # noqa: F811  # the fixture
 
 
 @pytest.mark.timeout(240)
-def test_a_lost_threshold_ends_the_run_at_once(soakd: Soakd, tmp_path: Path) -> None:  # noqa: F811  # the fixture
+def test_a_lost_threshold_ends_the_run_at_once(soakd: Soakd, tmp_path: Path) -> None:  # the fixture
     lost = {"that": "failures == 0 in every 5s", "abort": True}
     loads = {**soak()["loads"], "stream": {"jetstream": "KEPT", "rate": "20/s"}}
     soakd.start(soak(duration="10m", baseline="1s", thresholds=[lost, "ok >= 1%"], loads=loads))
@@ -129,7 +129,7 @@ def test_a_lost_threshold_ends_the_run_at_once(soakd: Soakd, tmp_path: Path) -> 
     assert (streams(soakd) / "KEPT").is_dir(), "evidence of a run that failed"
 
 
-def streams(soakd: Soakd) -> Path:  # noqa: F811  # the fixture
+def streams(soakd: Soakd) -> Path:  # the fixture
     """Return where the embedded node keeps the streams of soakd's account."""
     return soakd.run_dir / "units" / "nats1" / "jetstream" / "SOAK" / "streams"
 
@@ -159,7 +159,7 @@ def pages() -> Iterator[str]:
 
 
 @pytest.mark.timeout(240)
-def test_every_kind_of_load_is_reported_as_it_was_shown_and_leaves_nothing(soakd: Soakd) -> None:  # noqa: F811
+def test_every_kind_of_load_is_reported_as_it_was_shown_and_leaves_nothing(soakd: Soakd) -> None:
     line = json.dumps({"op": "put", "outcome": "ok", "ms": 3})
     with pages() as url:
         loads = {

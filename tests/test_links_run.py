@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from link_harness import Echo
-from test_run import SLEEPER, Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
+from soakd_run import SLEEPER, Soakd, soak_file, wait
 
 from supervisor.engines.spawn import stopped
 from supervisor.journal import events as ev
@@ -55,7 +55,7 @@ def processes(run: Soakd) -> list[int]:
     return list(remains.processes(run.events(ev.RunStarted)[0].run))  # type: ignore[attr-defined]
 
 
-def test_a_soak_disturbs_links_and_leaves_nothing(soakd: Soakd, server: str) -> None:  # noqa: F811
+def test_a_soak_disturbs_links_and_leaves_nothing(soakd: Soakd, server: str) -> None:
     hold = {"hold": "200ms"}
     faults = {
         "slow": {"latency": "db", "delay": "10ms", "at": ["0s"], **hold},
@@ -94,7 +94,7 @@ def closed(run: Soakd) -> set[str]:
     return {event.episode.partition("#")[0] for event in run.events(ev.EpisodeClosed)}  # type: ignore[attr-defined]
 
 
-def test_an_embedded_cluster_behind_links_does_not_give_its_addresses_away(soakd: Soakd) -> None:  # noqa: F811
+def test_an_embedded_cluster_behind_links_does_not_give_its_addresses_away(soakd: Soakd) -> None:
     unit = {"command": ["sh", "-c", "env; echo up; exec sleep 1000"], "ready": {"log": "^up"}}
     soakd.start(
         soak_file(
@@ -132,7 +132,7 @@ FAULTS = {
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("guardian_too", [False, True])
 def test_links_only_relay_once_the_daemon_is_dead(
-    soakd: Soakd,  # noqa: F811
+    soakd: Soakd,
     server: str,
     guardian_too: bool,
     tmp_path: Path,

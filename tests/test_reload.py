@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_run import Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
+from soakd_run import Soakd, soak_file, wait
 
 from supervisor.journal import events as ev
 from supervisor.reload import Difference
@@ -24,7 +24,7 @@ def test_differences_are_told_by_their_paths() -> None:
     assert not Difference.between(before, before)
 
 
-def reload(soakd: Soakd, soak: dict[str, Any], code: int = 0) -> str:  # noqa: F811
+def reload(soakd: Soakd, soak: dict[str, Any], code: int = 0) -> str:
     soakd.write(soak)
     done = soakd.command("reload")
     assert done.returncode == code, (done.stdout, done.stderr)
@@ -33,7 +33,7 @@ def reload(soakd: Soakd, soak: dict[str, Any], code: int = 0) -> str:  # noqa: F
 
 
 @pytest.mark.timeout(200)  # a dozen commands, one after the other
-def test_a_soak_file_is_changed_while_it_soaks(soakd: Soakd) -> None:  # noqa: F811  # the fixture
+def test_a_soak_file_is_changed_while_it_soaks(soakd: Soakd) -> None:  # the fixture
     outage = {"stop": ["a"], "hold": "1h", "at": ["100ms"]}
     stays = {"kill": ["b"], "every": "1h"}
     first = soak_file(faults={"outage": outage, "stays": stays}, duration="1h")
@@ -128,7 +128,7 @@ def processes_in_group(group: int) -> list[int]:
 
 
 @pytest.mark.timeout(120)
-def test_a_service_manager_stops_kills_and_heals(soakd: Soakd) -> None:  # noqa: F811  # the fixture
+def test_a_service_manager_stops_kills_and_heals(soakd: Soakd) -> None:  # the fixture
     """As systemd does: SIGTERM to the main process, after the timeout SIGKILL to all that is left, then ExecStopPost."""
     stubborn = soak_file(grace="1h", faults={"outage": {"stop": ["a"], "hold": "1h", "at": ["100ms"]}})
     unit = stubborn["engines"]["local"]["process"]["units"]["a"]

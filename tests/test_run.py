@@ -7,160 +7,16 @@ import os
 import pty
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from soakd_run import Soakd, processes_of, soak_file, wait
 
 from supervisor.journal import events as ev
 from supervisor.journal.replay import replay
-
-SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(3600)"]
-PATIENCE = 40.0
-
-
-def wait(what: str, look: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """Wait until `look` says something true, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (seen := look()):
-        assert time.monotonic() < deadline, f"waited {seconds}s in vain: {what}"
-        time.sleep(0.02)
-    return seen
-
-
-def soak_file(**changes: Any) -> dict[str, Any]:
-    """A small soak of two processes, one load and one fault that fires at once."""
-    unit = {"command": SLEEPER, "ready": {"log": "up"}}
-    return {
-        "soak": "small",
-        "seed": 1,
-        "engines": {"local": {"process": {"units": {"a": unit, "b": {**unit, "after": ["a"]}}}}},
-        "watchdogs": [{"units": ["a", "b"], "restart": "permanent"}],
-        "loads": {"ping": {"command": ["true"], "pause": "100ms"}},
-        "faults": {"bounce": {"restart": ["a"], "at": ["200ms"]}},
-        "thresholds": ["load ping: ok >= 95%", "recovery < 30s"],
-        **changes,
-    }
-
-
-class Soakd:
-    """One run of the program in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def write(self, soak: dict[str, Any], name: str = "soak.yaml") -> Path:
-        path = self.folder / name
-        path.write_text(json.dumps(soak))  # YAML 1.2 is a superset of JSON
-        return path
-
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "supervisor", *words],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-
-    def start(self, soak: dict[str, Any], *words: str) -> None:
-        path = self.write(soak)
-        output = (self.folder / "output").open("wb")
-        with output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "supervisor", "run", str(path), *words],
-                cwd=self.folder,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    @property
-    def output(self) -> str:
-        return (self.folder / "output").read_text()
-
-    @property
-    def run_dir(self) -> Path:
-        return self.folder / "runs" / "small" / "latest"
-
-    def events(self, *kinds: type[ev.Event]) -> list[ev.Event]:
-        if not self.run_dir.is_dir() or not list(self.run_dir.glob("journal-*")):
-            return []
-        return [record.event for record in replay(self.run_dir.resolve()) if isinstance(record.event, kinds)]
-
-    def soaking(self) -> bool:
-        assert self.process is None or self.process.poll() is None, self.output
-        return any(event.phase is ev.Phase.SOAKING for event in self.events(ev.PhaseEntered))  # type: ignore[attr-defined]
-
-    def daemon(self) -> int:
-        return self.events(ev.RunStarted)[0].pid  # type: ignore[attr-defined, no-any-return]
-
-    def units(self) -> list[int]:
-        """Pids of all processes that carry the mark of the run."""
-        run = self.events(ev.RunStarted)
-        return processes_of(run[0].run) if run else []  # type: ignore[attr-defined]
-
-    def used(self, *loads: str) -> bool:
-        """Whether these loads, or the one of `soak_file`, have told of an operation that was ok."""
-        told = [window for window in self.events(ev.LoadWindow) if any(part.ok for part in window.slices)]  # type: ignore[attr-defined]
-        return {window.load for window in told} >= set(loads or ["ping"])  # type: ignore[attr-defined]
-
-    def run_out(self) -> None:
-        """Have the duration of the soak be over: however long it took until all had happened that it is for."""
-        wait("the endpoint", (self.run_dir / "control.sock").exists)
-        soak = json.loads((self.folder / "soak.yaml").read_text())
-        self.write({**soak, "duration": "100ms"})
-        done = self.command("reload")
-        assert done.returncode == 0, (done.stdout, done.stderr, self.output)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Ask the run to end."""
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def end(self, seconds: float = PATIENCE) -> int:
-        assert self.process is not None
-        return self.process.wait(seconds)
-
-    def passes(self) -> bool:
-        """Wait for the end; say whether the run passed, but for a machine so busy that soakd does not trust itself and says so."""
-        code, reasons = self.end(), [reason["rule"] for reason in self.verdict()["reasons"]]
-        return (code, set(reasons)) in ((0, set()), (3, {"own-lag"}))
-
-    def verdict(self) -> dict[str, Any]:
-        return json.loads((self.run_dir / "verdict.json").read_text())  # type: ignore[no-any-return]
-
-
-def processes_of(run: str) -> list[int]:
-    """Return the pids of all living processes with the mark of a run; a zombie has no environment any more."""
-    mark, found = f"SOAKD_RUN={run}".encode(), []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                if mark in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-    return found
-
-
-@pytest.fixture
-def soakd(tmp_path: Path) -> Iterator[Soakd]:
-    one = Soakd(tmp_path)
-    yield one
-    if one.process is not None and one.process.poll() is None:
-        one.stop()
-        try:
-            one.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            one.process.kill()
-            one.process.wait()
 
 
 def test_a_soak_passes_and_leaves_its_run_directory(soakd: Soakd) -> None:
@@ -350,91 +206,6 @@ def test_a_lost_terminal_does_not_end_a_run(soakd: Soakd) -> None:
 # --- bad input: one clear line, exit 2, everything started is stopped --------------------------------------------------
 
 
-def refused(soakd: Soakd, soak: dict[str, Any], *words: str) -> str:
-    done = soakd.command("run", str(soakd.write(soak)), *words)
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr + done.stdout
-    assert soakd.units() == []
-    return done.stderr
-
-
-def test_an_unknown_unit_is_refused(soakd: Soakd) -> None:
-    told = refused(soakd, soak_file(faults={"bounce": {"restart": ["aa"], "every": "1s"}}))
-    assert "faults.bounce.restart" in told
-    assert "aa" in told
-
-
-def test_a_command_that_does_not_exist_is_refused(soakd: Soakd) -> None:
-    soak = soak_file()
-    soak["engines"]["local"]["process"]["units"]["a"]["command"] = ["no-such-program"]
-    soak["loads"]["ping"]["command"] = ["no-such-load"]
-    told = refused(soakd, soak)
-    assert "no-such-program" in told
-    assert "no-such-load" in told
-
-
-def test_a_port_in_use_is_refused(soakd: Soakd) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        soak = soak_file()
-        soak["engines"]["local"]["process"]["units"]["a"]["ready"] = {"port": port}
-        assert f"{port}" in refused(soakd, soak)
-        assert f"{port}" in refused(soakd, soak_file(web={"port": port}))
-
-
-def test_a_unit_that_cannot_start_is_refused_with_its_last_words(soakd: Soakd) -> None:
-    soak = soak_file()
-    soak["engines"]["local"]["process"]["units"]["b"]["command"] = ["sh", "-c", "echo no such table; exit 4"]
-    told = refused(soakd, soak)
-    assert "b" in told
-    assert "no such table" in told
-
-
-def test_a_broker_that_is_never_reachable_is_refused(soakd: Soakd, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # bound, not listening: refused
-        port = nobody.getsockname()[1]
-        monkeypatch.setenv("SOAKD_REACH_BROKER", "2s")
-        told = refused(soakd, soak_file(broker={"servers": [f"127.0.0.1:{port}"], "reach": "2s"}))
-        assert f"127.0.0.1:{port}" in told
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
-def test_a_full_disk_is_refused(soakd: Soakd, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(disk)], check=True)
-    try:
-        with (disk / "filler").open("wb", buffering=0) as filler:
-            while filler.write(b"x" * 4096) == 4096:  # a full disk makes a short write, or none
-                if shutil.disk_usage(disk).free == 0:
-                    break
-        told = refused(soakd, soak_file(), "--run-dir", str(disk))
-        assert str(disk) in told
-        assert "--run-dir" in told
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-    shutil.rmtree(disk)
-
-
-def test_a_state_directory_that_cannot_be_used_is_named(
-    soakd: Soakd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SOAKD_STATE_DIR", "/dev/null")
-    told = refused(soakd, soak_file())
-    assert "/dev/null" in told
-    assert "SOAKD_STATE_DIR" in told
-    assert len(told.splitlines()) == 1
-
-
-def test_a_path_that_cannot_be_told_in_one_line_is_refused(soakd: Soakd) -> None:
-    for name in ("two\nlines", os.fsdecode(b"not\xffutf8")):
-        told = refused(soakd, soak_file(), "--run-dir", str(soakd.folder / name))
-        assert len(told.splitlines()) == 1
-
-
 def test_the_soak_file_is_known_by_its_full_path_for_recovery_may_be_elsewhere(soakd: Soakd) -> None:
     soakd.write(soak_file(duration="200ms", faults={}))
     soakd.command("run", "soak.yaml")
@@ -445,8 +216,8 @@ def test_the_soak_file_is_known_by_its_full_path_for_recovery_may_be_elsewhere(s
 def test_a_run_directory_that_is_removed_meanwhile_makes_the_verdict_inconclusive(soakd: Soakd) -> None:
     soakd.start(soak_file())
     wait("soaking", soakd.soaking)
-    gone = soakd.run_dir.resolve().rename(
-        soakd.folder / "gone"
+    gone = (
+        soakd.run_dir.resolve().renamesoakd.folder / "gone"
     )  # at once: a file may be added while others are removed
     shutil.rmtree(gone)
     soakd.stop()
@@ -454,22 +225,3 @@ def test_a_run_directory_that_is_removed_meanwhile_makes_the_verdict_inconclusiv
     assert "Traceback" not in soakd.output
     assert "the journal is in trouble" in soakd.output
     assert "verdict: inconclusive" in soakd.output
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["run"], "FILE"),
-        (["run", "nowhere.yaml"], "nowhere.yaml"),
-        (["run", "x.yaml", "--duration", "5"], "duration"),
-        (["report", "nowhere"], "nowhere"),
-        (["crashes", "nowhere"], "nowhere"),
-        (["walk"], "walk"),
-        ([], "COMMAND"),
-    ],
-)
-def test_wrong_words_are_answered_in_words(soakd: Soakd, words: list[str], told: str) -> None:
-    done = soakd.command(*words)
-    assert done.returncode == 2
-    assert told in done.stderr
-    assert "Traceback" not in done.stderr

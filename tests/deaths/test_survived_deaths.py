@@ -19,7 +19,7 @@ from death_cases import CASES
 from death_worlds import world_of
 from deaths import Death, Lane, die, missing
 from docker_engine import Client
-from test_run import SLEEPER, Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
+from soakd_run import SLEEPER, Soakd, soak_file, wait
 
 from supervisor.journal import events as ev
 
@@ -72,7 +72,7 @@ def test_nothing_is_left_of_what_is_stored(lane: Lane, tmp_path: Path) -> None:
             assert not left(die(world, lane, labels, (rng.choice(labels[:3]), "hold"), both=both, rng=rng))
 
 
-def test_nothing_is_left_of_faults_of_the_broker(soakd: Soakd) -> None:  # noqa: F811  # the fixture
+def test_nothing_is_left_of_faults_of_the_broker(soakd: Soakd) -> None:  # the fixture
     """All of them at once on one embedded server, the lame duck in the middle of its way out."""
     client = (
         "import asyncio, os, nats\n"

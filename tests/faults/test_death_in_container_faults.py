@@ -17,7 +17,7 @@ import psutil
 import pytest
 from docker_engine import LABEL, Client
 from docker_soak import IDLE, new_name
-from test_run import Soakd, soakd, wait  # noqa: F401  # a fixture
+from soakd_run import Soakd, wait
 
 from supervisor.journal import events as ev
 
@@ -145,7 +145,7 @@ def _kill_both(run: Soakd) -> None:
 
 @pytest.mark.parametrize("die", [_kill_the_daemon, _kill_both])
 def test_nothing_is_left_of_any_of_them(
-    soakd: Soakd,  # noqa: F811  # the fixture
+    soakd: Soakd,  # the fixture
     docker: Client,
     disk: Path,
     server: int,

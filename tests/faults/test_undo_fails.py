@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from test_run import Soakd, soak_file, soakd, wait  # noqa: F401  # a fixture
+from soakd_run import Soakd, soak_file, wait
 
 from supervisor.journal import events as ev
 
 
 @pytest.mark.timeout(120)
-def test_the_others_are_undone_and_the_report_says_what_is_broken(soakd: Soakd) -> None:  # noqa: F811  # the fixture
+def test_the_others_are_undone_and_the_report_says_what_is_broken(soakd: Soakd) -> None:  # the fixture
     broken = {
         "command": "touch dam",
         "undo": ["sh", "-c", "echo the dam is stuck >&2; exit 7"],

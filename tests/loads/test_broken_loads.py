@@ -12,7 +12,7 @@ import anyio
 import pytest
 from broken_loads import Raises, Stays
 from load_bench import WHOLE, Bench, until
-from test_run import Soakd, soakd, wait  # noqa: F401  # a fixture
+from soakd_run import Soakd, wait
 
 from supervisor.journal import events as ev
 from supervisor.loads.crew import run_load
@@ -68,7 +68,7 @@ async def test_a_load_that_is_cut_short_loses_nothing_either(bench: Bench) -> No
     assert [event.how for event in bench.events if isinstance(event, ev.LoadBroken)] == ["cut short"]
 
 
-def test_a_run_whose_loads_break_does_not_pass(soakd: Soakd) -> None:  # noqa: F811
+def test_a_run_whose_loads_break_does_not_pass(soakd: Soakd) -> None:
     own = {"python": f"{HERE}:Raises", "workers": 4}
     soakd.start(
         {
@@ -99,7 +99,7 @@ def test_a_run_whose_loads_break_does_not_pass(soakd: Soakd) -> None:  # noqa: F
     assert verdict["loads"]["stays"]["errors"]["cut short"] >= 3
 
 
-def test_processes_of_a_run_are_replaced_and_end_with_it(soakd: Soakd) -> None:  # noqa: F811
+def test_processes_of_a_run_are_replaced_and_end_with_it(soakd: Soakd) -> None:
     """The class is from a file of the user's, which the processes take in themselves."""
     own = {"python": f"{HERE}:Raises", "raises": 0, "workers": 4, "processes": 2}
     often = "load own: failed <= 1000 in every 5s"  # so that windows are short
