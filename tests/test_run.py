@@ -203,9 +203,6 @@ def test_a_lost_terminal_does_not_end_a_run(soakd: Soakd) -> None:
     assert soakd.passes()
 
 
-# --- bad input: one clear line, exit 2, everything started is stopped --------------------------------------------------
-
-
 def test_the_soak_file_is_known_by_its_full_path_for_recovery_may_be_elsewhere(soakd: Soakd) -> None:
     soakd.write(soak_file(duration="200ms", faults={}))
     soakd.command("run", "soak.yaml")
@@ -216,9 +213,8 @@ def test_the_soak_file_is_known_by_its_full_path_for_recovery_may_be_elsewhere(s
 def test_a_run_directory_that_is_removed_meanwhile_makes_the_verdict_inconclusive(soakd: Soakd) -> None:
     soakd.start(soak_file())
     wait("soaking", soakd.soaking)
-    gone = (
-        soakd.run_dir.resolve().renamesoakd.folder / "gone"
-    )  # at once: a file may be added while others are removed
+    # Renamed first: a file may be added while others are removed.
+    gone = soakd.run_dir.resolve().rename(soakd.folder / "gone")
     shutil.rmtree(gone)
     soakd.stop()
     assert soakd.end() == 3

@@ -1,4 +1,4 @@
-"""Runs that cannot be: what is wrong is said before anything is touched."""
+"""Runs that cannot be: what is wrong is said in one clear line, exit 2, and everything started is stopped."""
 
 from __future__ import annotations
 
