@@ -13,7 +13,17 @@ from scripted_fault import Open, Stage, Watch
 from supervisor.engines.base import EngineContext
 from supervisor.engines.fleet import Fleet
 from supervisor.engines.process import ProcessEngine
+from supervisor.faults import recovery
 from supervisor.journal.writer import JournalWriter
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo is made again at once, and who had no target or had to wait looks again at once."""
+    monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("supervisor.faults.lines.SKIP_PAUSE", 0.02)
+    monkeypatch.setattr("supervisor.faults.play.SKIP_PAUSE", 0.02)
+    monkeypatch.setattr("supervisor.faults.claims.LOOK", 0.02)
 
 
 @pytest.fixture

@@ -193,3 +193,18 @@ async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> N
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110  # see above
             await anyio.sleep(0.02)
+
+
+def fault(script: Script, **keys: object) -> Scripted:
+    """A fault that comes once and at once, unless its schedule is given; one that is `drawn` has none."""
+    once = {"every": "0s", "times": 1}
+    scheduled = keys.pop("drawn", False) or keys.keys() & {"every", "between", "at", "after"}
+    return Scripted.model_validate({"scripted": script, **({} if scheduled else once), **keys})
+
+
+async def hang(_: FaultIntent) -> None:
+    await anyio.sleep_forever()
+
+
+async def fail(_: FaultIntent) -> None:
+    raise RuntimeError("the tool said no")

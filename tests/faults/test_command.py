@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from real_units import IDLE, kind, running
 from scripted_fault import PATIENCE, Open, Stage, until
 
-from supervisor.faults import recovery
 from supervisor.journal.events import (
     EpisodeClosed,
     FaultFailed,
@@ -19,10 +18,7 @@ from supervisor.journal.events import (
     UndoFailed,
 )
 
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.02)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 async def test_a_command_injects_and_another_one_undoes(stage: Stage, opened: Open, tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ from scripted_fault import PATIENCE, Stage, until
 from supervisor.broker.connection import open_connections
 from supervisor.broker.options import Broker
 from supervisor.engines.program import run_program
-from supervisor.faults import recovery
 from supervisor.faults.base import CannotAim, Fault, UndoError
 from supervisor.faults.corrupt import MARK
 from supervisor.faults.corruption import damaged
@@ -47,17 +46,14 @@ from supervisor.recover import recover
 from supervisor.soakfile.load import load
 from supervisor.soakfile.plan import warnings
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
 SERVER = Path(sys.executable).with_name("nats-server")
 Server = Callable[[], AbstractAsyncContextManager[Client]]
 
 
 def rng(n: int = 1) -> Any:
     return Draw(7, "a", n, 0, from_start=True).rng()
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.02)
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from supervisor.faults.recovery import undo_open
 from supervisor.journal.events import EpisodeClosed, FaultIntent, FaultUndone, Target, UndoFailed
 from supervisor.journal.timeline import Timeline
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
 
 def intents(*episodes: str) -> dict[str, FaultIntent]:
     return {
@@ -26,11 +28,6 @@ def intents(*episodes: str) -> dict[str, FaultIntent]:
 
 def fault(script: Script, **keys: object) -> Scripted:
     return Scripted.model_validate({"scripted": script, "every": "1s", **keys})
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.01)
 
 
 async def test_every_open_episode_is_undone_and_closed(stage: Stage) -> None:

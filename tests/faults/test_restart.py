@@ -10,7 +10,7 @@ from scripted_fault import PATIENCE, Open, Stage, free_and_up, incarnations
 from supervisor.engines.base import EngineError, UnitState
 from supervisor.engines.fleet import Desired, Fleet
 from supervisor.engines.process import ProcessEngine
-from supervisor.faults import recovery, units
+from supervisor.faults import units
 from supervisor.faults.base import World
 from supervisor.faults.recovery import undo_open
 from supervisor.faults.restart import Restart
@@ -28,14 +28,11 @@ from supervisor.journal.events import (
     UnitStarted,
 )
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
 NODES = ("n1", "n2", "n3")
 IDLE = "exec sleep 1000"
 STUBBORN = "trap '' TERM; echo up; sleep 1000 & while :; do wait; done"
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.02)
 
 
 def restart(*units: str, **keys: object) -> Restart:

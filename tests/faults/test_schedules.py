@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from scripted_fault import PATIENCE, Open, Script, Scripted, Stage, until
+from scripted_fault import PATIENCE, Open, Script, Scripted, Stage, fault, until
 
 from supervisor.engines.fleet import Desired
 from supervisor.faults.base import Aim, Fault
@@ -22,13 +22,7 @@ from supervisor.faults.limits import Bounds, Demand, Limits
 from supervisor.faults.nemesis import Nemesis
 from supervisor.journal.events import DrawSkipped, EpisodeClosed, FaultIntent, FaultUndone, Target, UnitExited
 
-
-def fault(script: Script, **keys: object) -> Scripted:
-    schedule = (
-        {"every": "0s", "times": 1} if not keys.keys() & {"every", "between", "at", "after", "drawn"} else {}
-    )
-    keys.pop("drawn", None)
-    return Scripted.model_validate({"scripted": script, **schedule, **keys})
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def drawn(script: Script | None = None, **keys: object) -> Scripted:
@@ -41,13 +35,6 @@ def bounds(nodes: str = "", **limits: Any) -> Bounds:
 
 def intents(stage: Stage) -> list[str]:
     return [event.episode for event in stage.watch.all(FaultIntent)]
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("supervisor.faults.lines.SKIP_PAUSE", 0.02)
-    monkeypatch.setattr("supervisor.faults.play.SKIP_PAUSE", 0.02)
-    monkeypatch.setattr("supervisor.faults.claims.LOOK", 0.02)
 
 
 # --- after -------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from scripted_fault import PATIENCE, Open, Stage, cut, free_and_up, incarnations
 
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Desired
-from supervisor.faults import recovery
 from supervisor.faults.base import World
 from supervisor.faults.recovery import undo_open
 from supervisor.journal.events import (
@@ -29,14 +28,11 @@ from supervisor.journal.events import (
     UnitStarted,
 )
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
 TICKING = (
     "echo >> $SOAKD_UNIT_DIR/ticks; echo up; while :; do echo >> $SOAKD_UNIT_DIR/ticks; sleep 0.02; done"
 )
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "FIRST_PAUSE", 0.02)
 
 
 def episode_kinds(stage: Stage, episode: str = "a#1") -> list[str]:
