@@ -12,8 +12,10 @@ import anyio
 import anyio.lowlevel
 import psutil
 import pytest
+from handles import WITHIN
 from nats_servers import NatsServer, Start, make_cluster
 
+from supervisor.broker.connection import Handle, open_connections
 from supervisor.broker.options import Broker
 from supervisor.journal.events import BrokerChanged, Record
 from supervisor.journal.writer import JournalWriter
@@ -83,3 +85,14 @@ def changes(journal: JournalWriter) -> Iterator[list[BrokerChanged]]:
 @pytest.fixture
 def broker(server: NatsServer) -> Broker:
     return Broker.model_validate({"servers": server.address})
+
+
+@pytest.fixture
+async def handle(
+    broker: Broker, journal: JournalWriter, changes: list[BrokerChanged]
+) -> AsyncIterator[Handle]:
+    """A handle that is connected; `changes` heard of it from its beginning."""
+    async with open_connections(broker, journal) as connections:
+        handle = await connections.handle("default")
+        await handle.wait_connected(WITHIN)
+        yield handle

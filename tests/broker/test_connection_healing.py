@@ -4,49 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
 
 import anyio
 import nats.errors
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from handles import WITHIN, down, states, usable
 from nats.aio.msg import Msg
 from nats_servers import NatsServer, Start, until
 
 from supervisor.broker.connection import BrokerError, Handle, open_connections
 from supervisor.broker.healing import PATIENCE
-from supervisor.broker.mended import Callback
 from supervisor.broker.options import Broker
 from supervisor.journal.events import BrokerChanged
 from supervisor.journal.writer import JournalWriter
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
-
-WITHIN = 20.0
-"""Seconds after which a handle must be usable again on a busy machine; what nats-py does wrong lasts for as long as the disturbance."""
-
-
-@pytest.fixture
-async def handle(
-    broker: Broker, journal: JournalWriter, changes: list[BrokerChanged]
-) -> AsyncIterator[Handle]:
-    """A handle that is connected; `changes` heard of it from its beginning."""
-    async with open_connections(broker, journal) as connections:
-        handle = await connections.handle("default")
-        await handle.wait_connected(WITHIN)
-        yield handle
-
-
-async def usable(handle: Handle) -> None:
-    """The promise: soon a canary is answered, and so it stays."""
-    await handle.wait_connected(WITHIN)
-    await handle.canary(WITHIN)
-
-
-async def down(handle: Handle) -> None:
-    """Wait until it is down, and cannot be up again so soon that nobody would see it: its only server is away."""
-    await until(lambda: not handle.connected)
 
 
 async def refused(handle: Handle, because: str) -> None:
@@ -63,10 +35,6 @@ async def fill(handle: Handle, quarters: int) -> None:
     """Publish so many times 256 KiB."""
     for _ in range(quarters):
         await handle.nc.publish("fill", bytes(256 * 1024))
-
-
-def states(changes: list[BrokerChanged]) -> list[str]:
-    return [change.state for change in changes]
 
 
 async def test_the_plain_case(handle: Handle, changes: list[BrokerChanged]) -> None:
@@ -294,120 +262,3 @@ async def test_our_own_event_loop_that_stands_still(handle: Handle, changes: lis
     assert handle.nc is client
     await until(lambda: bool(changes))
     assert states(changes) == ["connected"]
-
-
-MANY = 150
-
-
-class Narrow:
-    """A way to a server that lets bytes through slowly from some moment on."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.slow = False
-
-    async def carry(self, client: SocketStream) -> None:
-        server = await anyio.connect_tcp("127.0.0.1", self._port)
-        async with client, server, anyio.create_task_group() as group:
-            group.start_soon(self._pass, client, server, group.cancel_scope)
-            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                while True:
-                    await client.send(await server.receive(512 if self.slow else 65536))
-                    await anyio.sleep(0.01 if self.slow else 0)
-            group.cancel_scope.cancel()
-
-    @staticmethod
-    async def _pass(client: SocketStream, server: SocketStream, scope: anyio.CancelScope) -> None:
-        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            while True:
-                await server.send(await client.receive())
-        scope.cancel()
-
-
-async def test_a_canary_behind_many_messages_is_no_dead_server(
-    server: NatsServer,
-    broker: Broker,
-    journal: JournalWriter,
-    changes: list[BrokerChanged],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Else a bucket of a hundred thousand entries, told at once to a busy machine, would be begun again and again."""
-    monkeypatch.setattr("supervisor.broker.healing.BUSY", 60)  # it comes in three seconds, or in more
-    heard = 0
-
-    async def hear(_: Msg) -> None:
-        nonlocal heard
-        heard += 1
-
-    narrow = Narrow(server.port)
-    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, AsyncExitStack() as stack:
-        group = await stack.enter_async_context(anyio.create_task_group())
-        group.start_soon(listener.serve, narrow.carry)
-        port = listener.extra(SocketAttribute.local_port)  # noqa: S610  # no Django here
-        way = Broker.model_validate({"servers": f"127.0.0.1:{port}"})
-        connections = await stack.enter_async_context(open_connections(way, journal))
-        handle = await connections.new("default", "narrow")
-        await handle.subscribe("many", hear)
-        await handle.canary()
-        direct = await stack.enter_async_context(open_connections(broker, journal))
-        sender = await direct.new("default", "sender")
-        client, narrow.slow = handle.nc, True
-        for _ in range(MANY):  # of which some fifty pass in a second
-            await sender.nc.publish("many", bytes(1024))
-        await until(lambda: heard == MANY, 50)
-        narrow.slow = False
-        await usable(handle)
-        assert handle.nc is client
-        assert not [c for c in changes if c.state == "disconnected" and "narrow" in c.connection]
-        group.cancel_scope.cancel()
-
-
-async def test_subscriptions_survive_both_ways_of_healing(handle: Handle, server: NatsServer) -> None:
-    heard: list[bytes] = []
-
-    async def hear(msg: Msg) -> None:
-        heard.append(msg.data)
-
-    subscribed = await handle.subscribe("news.*", hear)
-    await handle.nc.publish("news.1", b"plain")
-    await until(lambda: heard == [b"plain"])
-
-    client = handle.nc
-    await server.kill()
-    await down(handle)
-    await server.start()
-    await usable(handle)
-    await handle.nc.publish("news.2", b"after a restart")
-    await until(lambda: heard[-1] == b"after a restart")
-
-    await client.end(0)  # as after an -ERR
-    await until(lambda: handle.nc is not client)
-    await usable(handle)
-    await handle.nc.publish("news.3", b"on a new client")
-    await until(lambda: heard[-1] == b"on a new client")
-
-    await subscribed.unsubscribe()
-    await handle.nc.publish("news.4", b"unheard")
-    await handle.canary()
-    assert len(heard) == 3
-
-
-async def fails_in_a_task(_: Msg) -> None:
-    raise ValueError("a bug of ours")
-
-
-def fails_in_the_read_loop(_: Msg) -> None:
-    raise ValueError("a bug of ours")
-
-
-@pytest.mark.parametrize("fail", [fails_in_a_task, fails_in_the_read_loop])
-async def test_a_subscription_that_raises_is_not_swallowed(
-    broker: Broker, journal: JournalWriter, fail: Callback
-) -> None:
-    with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # it is raised where the context ends
-        async with open_connections(broker, journal) as connections:
-            handle = await connections.handle("default")
-            await handle.subscribe("news", fail)
-            await handle.nc.publish("news")
-            await anyio.sleep(WITHIN)
-    assert caught.group_contains(ValueError, match="a bug of ours")
