@@ -50,12 +50,14 @@ async def in_order(after: After, act: Callable[[str], Coroutine[None, None, None
 
 async def at_once(act: Callable[[T], Coroutine[None, None, object]], all_of: Iterable[T]) -> None:
     """Act on all at the same time; the first EngineError ends the rest and is raised as it is."""
+    failed: BaseException | None = None
     try:
         async with anyio.create_task_group() as group:
             for one in all_of:
                 group.start_soon(act, one)
     except* EngineError as errors:
-        failed: BaseException = errors
+        failed = errors
         while isinstance(failed, BaseExceptionGroup):
             failed = failed.exceptions[0]
-        raise failed from None
+    if failed:  # raised in `except*`, the Python of Debian 12 (3.11.2) would put it into a group again
+        raise failed
