@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -32,6 +31,7 @@ import structlog
 import supervisor
 from supervisor import lifetimes
 from supervisor.broker.embedded import ports_in_use
+from supervisor.claiming import claimed, opened
 from supervisor.ending import End, Guardian, Interrupted, signals
 from supervisor.engines.descriptors import allow_descriptors
 from supervisor.hooks import run_hooks
@@ -46,10 +46,9 @@ from supervisor.journal.events import (
     RunStarted,
     VerdictReached,
 )
-from supervisor.journal.files import write_atomically
 from supervisor.journal.replay import ReplayError, replay
-from supervisor.journal.runs import Entry, Locked, RunIndex, boot_id, create_run_dir, state_dir
-from supervisor.journal.writer import JournalWriter, open_journal
+from supervisor.journal.runs import RunIndex, boot_id, state_dir
+from supervisor.journal.writer import JournalWriter
 from supervisor.judge.report import write_reports
 from supervisor.judge.verdict import Judgement, judge
 from supervisor.lifetimes import CannotStart, Run
@@ -102,7 +101,10 @@ async def run(options: Options, output: Output) -> Outcome:
         loaded = await discovered(await tidied(loaded))
         soak = loaded.soak
         await preflight(loaded, options.root)
-        async with claimed(index, options, loaded) as (run_id, directory), opened(directory) as journal:
+        async with (
+            claimed(index, loaded, options.root, options.report) as (run_id, directory),
+            opened(directory) as journal,
+        ):
             seed = soak.seed if soak.seed is not None else random.SystemRandom().randrange(2**31)
             file = loaded.path.absolute()  # recovery may have another working directory
             this = Run(run_id, soak, file, directory, seed, journal, end, Guardian(options.guardian))
@@ -121,80 +123,6 @@ async def preflight(loaded: Loaded, runs: Path) -> None:
     """Refuse to start what cannot work: commands that are not there, ports in use."""
     if problems := await anyio.to_thread.run_sync(warnings, loaded, runs):
         raise CannotStart(*problems)
-
-
-@asynccontextmanager
-async def claimed(index: RunIndex, options: Options, loaded: Loaded) -> AsyncGenerator[tuple[str, Path]]:
-    """Lock the units, make the run directory and enter the run into the index, so that its death can be healed."""
-    soak = loaded.soak
-    run_id = f"{soak.soak}-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
-    # Units that outlive a run may be wanted from another host too: their engine locks them itself, when it is opened.
-    keys = [
-        f"{engine}/{soak.soak}/{name}"
-        for engine, kind in soak.engines.items()
-        if not kind.units_outlive_run
-        for name in kind.unit_names()
-    ]
-
-    in_state = partial(
-        _refused, f"cannot use the state directory {state_dir()}", "set SOAKD_STATE_DIR to another"
-    )
-    in_root = partial(
-        _refused, f"cannot make a run directory under {options.root}", "name another place with --run-dir"
-    )
-
-    def claim() -> tuple[AsyncExitStack, Path, Entry]:
-        held = AsyncExitStack()
-        with in_state():
-            held.callback(index.lock(keys, run_id).release)
-        with in_root():
-            directory = create_run_dir(options.root, soak.soak, time.time())
-            write_atomically(directory / "soak.yaml", loaded.resolved.encode())
-        with in_state():
-            return held, directory, index.enter(run_id, directory, soak.soak, loaded.path)
-
-    _check_path(loaded.path.absolute())
-    _check_path(options.root.absolute())
-    held, directory, entry = await anyio.to_thread.run_sync(claim)
-    if options.report is not None:
-        os.write(options.report, f"run-dir {directory}\n".encode())
-    async with held:
-        try:
-            yield run_id, directory
-        except CannotStart:
-            await anyio.to_thread.run_sync(entry.leave)
-            raise
-        # Only a run that ended in order leaves the index; after anything else somebody has to look for what is left.
-        await anyio.to_thread.run_sync(entry.leave)
-
-
-@contextmanager
-def _refused(what: str, instead: str) -> Generator[None]:
-    try:
-        yield
-    except Locked as error:
-        raise CannotStart(str(error)) from error
-    except OSError as error:
-        raise CannotStart(f"{what}: {error.strerror or error}; free some space or {instead}") from error
-
-
-def _check_path(path: Path) -> None:
-    """Refuse a path that cannot be told in one line: the guardian, the journal and the index have to name it."""
-    if not str(path).isprintable():
-        raise CannotStart(
-            f"cannot use {str(path)!r}: choose a path without line breaks and the like, in UTF-8"
-        )
-
-
-@asynccontextmanager
-async def opened(directory: Path) -> AsyncGenerator[JournalWriter]:
-    """Open the journal of a new run."""
-    async with AsyncExitStack() as stack:
-        try:
-            journal = await stack.enter_async_context(open_journal(directory))
-        except JournalError as error:
-            raise CannotStart(f"{error}; free some space or name another place with --run-dir") from error
-        yield journal
 
 
 async def begin(this: Run) -> None:
