@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from supervisor.histogram import Histogram
 from supervisor.journal.events import (
+    CUT_OFF,
     Event,
     LoadWindow,
     LoopLag,
@@ -30,7 +31,7 @@ from supervisor.journal.lines import Head, LineError, encode, line_of, parse
 SAMPLES: Final = 10
 """Samples of failures that a folded window keeps, the first ones of those that episodes explain, and of the others."""
 ERRORS: Final = 32
-"""Error classes that a folded slice keeps, the most frequent ones; the rest is counted under `other`."""
+"""Error classes that a folded slice keeps, `CUT_OFF` and the most frequent ones; the rest is counted under `other`."""
 
 OTHER: Final = "other"
 N = TypeVar("N", int, float)
@@ -205,7 +206,6 @@ def _added(amounts: Iterable[Mapping[str, N]]) -> dict[str, N]:
 def _capped(errors: Mapping[str, int]) -> dict[str, int]:
     if len(errors) <= ERRORS:
         return dict(errors)
-    kept = dict(
-        Counter({name: count for name, count in errors.items() if name != OTHER}).most_common(ERRORS - 1)
-    )
+    named = Counter({name: count for name, count in errors.items() if name not in (OTHER, CUT_OFF)})
+    kept = dict(named.most_common(ERRORS - 1)) | {n: c for n, c in errors.items() if n == CUT_OFF}
     return kept | {OTHER: sum(errors.values()) - sum(kept.values())}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from supervisor.journal.events import Record
+from supervisor.journal.events import CUT_OFF, Record, Slice
 
 CASES: Final = 5
 """Cases of one kind that a sentence names before it says how many more there are."""
@@ -91,6 +91,14 @@ def add(counts: dict[str, int], more: Mapping[str, int]) -> None:
     for name, count in more.items():
         key = slot(counts, name)
         counts[key] = counts.get(key, 0) + count
+
+
+def unexplained(piece: Slice) -> int:
+    """Return the failures of a slice that neither an episode explains nor the end of the run, which cut operations off."""
+    failures = piece.failed + piece.indeterminate
+    if piece.episodes or not failures:
+        return 0
+    return failures - min(piece.errors.get(CUT_OFF, 0), failures)
 
 
 def times(count: int) -> str:

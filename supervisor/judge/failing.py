@@ -57,7 +57,7 @@ def _shares(load: LoadTotals, tally: Tally) -> Iterator[str]:
     if tally.baseline:
         before = tally.baseline.amounts([load.name])
         yield _share(before.failures, before.finished)
-    failed = load.failures - load.cut_off - sum(load.stages.values())
+    failed = load.failures - sum(load.stages.values())
     yield _share(failed, failed + load.ok - sum(load.oks.values()))
     for stage in STAGES:
         yield _share(load.stages[stage], load.stages[stage] + load.oks[stage])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from supervisor.journal.events import LoadWindow
-from supervisor.judge.counting import Moment
+from supervisor.judge.counting import Moment, unexplained
 
 UNEXPLAINED: Final = "unexplained"
 _FAILED: Final = "failed operation"
@@ -32,7 +32,7 @@ class Firsts(dict[str, First]):
     def window(self, window: LoadWindow, moment: Moment) -> None:
         """Take the failed operations of a window; `moment` is its record's."""
         for piece in window.slices:
-            if piece.first_failure is not None:
+            if piece.first_failure is not None and (piece.episodes or unexplained(piece)):
                 when = moment.at(piece.first_failure)
                 if self._earliest(_FAILED if piece.episodes else _UNEXPLAINED_FAILURE, when):
                     what = f"{window.load}: {', '.join(list(piece.errors)[:3])}"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from supervisor.journal.events import LoadBroken, LoadStopped, LoadWindow, Sample, Slice
-from supervisor.judge.counting import Some, add
+from supervisor.journal.events import CUT_OFF, LoadBroken, LoadStopped, LoadWindow, Sample, Slice
+from supervisor.judge.counting import Some, add, unexplained
 from supervisor.judge.curve import Curve
 from supervisor.judge.damage import STAGES
 from supervisor.judge.episodes import split_mark
@@ -32,7 +32,7 @@ class Amounts:
     failed: int = 0
     indeterminate: int = 0
     unexplained: int = 0
-    """Failed and indeterminate operations that no episode overlapped."""
+    """Failed and indeterminate operations that no episode overlapped, and that were not cut off by the end of the run."""
     latencies: Latencies = field(default_factory=Latencies)
     lag: PackedSum = field(default_factory=PackedSum)
     """By how much operations began after their intended time, by our own doing."""
@@ -83,7 +83,7 @@ class Amounts:
         self.failed += piece.failed
         self.indeterminate += piece.indeterminate
         if not piece.episodes:
-            self.unexplained += piece.failed + piece.indeterminate
+            self.unexplained += unexplained(piece)
         if not timed:
             return
         try:
@@ -108,7 +108,7 @@ class LoadTotals(Amounts):
 
     name: str = ""
     cut_off: int = 0
-    """Operations that were open when the load stopped. They are indeterminate, and explained by the end of the run."""
+    """Operations that the end of the run cut off. They are indeterminate, and explained by that end."""
     stages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     """Failures that episodes overlapped, each once, in the earliest stage of any."""
     oks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
@@ -133,7 +133,8 @@ class LoadTotals(Amounts):
         for sample in window.samples:
             if len(self.samples) < SAMPLES:
                 self.samples.append(sample)
-            if not sample.episodes and len(self.unexplained_samples) < SAMPLES:
+            stands_out = not sample.episodes and sample.error != CUT_OFF
+            if stands_out and len(self.unexplained_samples) < SAMPLES:
                 self.unexplained_samples.append(sample)
         if not window.slices:
             return
@@ -151,8 +152,9 @@ class LoadTotals(Amounts):
                 self.stages[stage] += failures
             if failures:
                 add(self.errors, piece.errors)
+                self.cut_off += piece.errors.get(CUT_OFF, 0)
                 if not piece.episodes:
-                    add(self.unexplained_errors, piece.errors)
+                    add(self.unexplained_errors, {n: c for n, c in piece.errors.items() if n != CUT_OFF})
 
     @property
     def without_outcome(self) -> int:
@@ -166,8 +168,8 @@ class LoadTotals(Amounts):
         some.add(": ".join(filter(None, (event.process, event.error))))
 
     def stopped(self, event: LoadStopped) -> None:
-        """Count the operations that were cut off, unless the load has reported them itself."""
-        self.cut_off += (cut := min(event.open, max(self.started - self.finished, 0)))
+        """Count operations that were cut off and that no window told of, as a load of somebody's own may leave them."""
+        self.cut_off += (cut := min(event.open, self.without_outcome))
         self.indeterminate += cut
 
 

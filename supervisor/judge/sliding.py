@@ -8,6 +8,7 @@ such windows are not looked at, and say so.
 from __future__ import annotations
 
 import math
+import sys
 from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
@@ -62,6 +63,8 @@ class Sliding:
         self._length = round((threshold.span or 0.0) / self._step)
         self._begun: float | None = None
         self._ended = math.inf
+        self._last = sys.maxsize
+        """The last step."""
         self._next = 0
         self._bins: dict[int, Amounts] = {}
         self._blurs: set[int] = set()
@@ -77,6 +80,7 @@ class Sliding:
     def end(self, mono: float) -> None:
         """Hear that the soak is over; what was under way belongs to its last step."""
         self._ended = min(self._ended, mono)
+        self._last = math.ceil(self._ended / self._step) - 1
 
     def window(self, window: LoadWindow) -> None:
         """Take what a load did."""
@@ -123,7 +127,7 @@ class Sliding:
             self._slide(math.ceil(last / self._step))
 
     def _at(self, mono: float) -> Amounts:
-        index = max(math.floor(min(mono, self._ended) / self._step), self._next)
+        index = max(min(math.floor(mono / self._step), self._last), self._next)
         return self._bins.setdefault(index, Amounts())
 
     def _slide(self, upto: int) -> None:

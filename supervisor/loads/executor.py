@@ -21,6 +21,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
+from supervisor.journal.events import CUT_OFF
 from supervisor.loads import arrivals
 from supervisor.loads.base import LoadContext
 from supervisor.loads.pace import Paced
@@ -31,7 +32,7 @@ LATE: Final = 0.01
 BELATED: Final = 1.0
 """Seconds by which a load may begin after the instant that was set for it, and still start all that has come due."""
 LAST: Final = 4.0
-"""Seconds that operations under way have at the end of the run; those that take longer are cut off and indeterminate."""
+"""Seconds that operations under way have at the end of the run; those that take longer are cut off (`CUT_OFF`) and indeterminate."""
 AFTER_FAILURE: Final = 0.05
 """Seconds that a worker pauses after an operation that did not end ok: else it would count how fast we can fail."""
 BREATH: Final = 64
@@ -100,7 +101,7 @@ class Executor:
         """What cuts off operations at the end of the run; None as long as that has not come, and if the load crashed."""
 
     async def run(self) -> int:
-        """Run until the load is to stop; return how many operations had to be cut off."""
+        """Run until the load is to stop; return how many operations had to be cut off, which are counted as indeterminate."""
         together = self._context.together
         begin = await together() if together else time.monotonic()
         async with anyio.create_task_group() as operations:
@@ -254,12 +255,12 @@ class Executor:
     # --- counting ------------------------------------------------------------------------------------------------------
 
     def _broken_off(self, intended: float, start: float, error: BaseException) -> None:
-        """Count an operation whose end nobody sees; but not one that the end of the run cuts off, which `run` returns."""
+        """Count an operation whose end nobody sees, at the moment of the cut: so windows and episodes know of it as of any other."""
         if isinstance(error, Exception):
             self._last = None
             detail, name = f"{type(error).__name__}: {error}", CRASHED
         elif self._last and self._last.cancel_called:
-            return
+            detail, name = f"it had {LAST:g}s to finish after the end of the run", CUT_OFF
         else:
             detail, name = "", CUT_SHORT if self._stop.is_set() else CRASHED
         self._count(intended, start, Failure(name, detail, "indeterminate"))

@@ -26,6 +26,8 @@ CUT_OFF: Final = "cut_off"
 """Counter of iterations that the run's own end cut off and that are no operations."""
 HANGING: Final = 2.0
 """An iteration that is cut off after more than so many times the longest one before it may have hung."""
+HUNG: Final = "may have hung"
+"""The error class of one."""
 _YIELD_EVERY: Final = 1000
 """Test cases counted before the event loop gets its turn."""
 
@@ -96,7 +98,7 @@ class Iterations:
         took = ended.end - ended.start
         if ended.why == "stop":
             if 0 < self._longest * HANGING < took:
-                self._record(ended.start, ended.end, "indeterminate", error="cut off", detail=ended.tail)
+                self._record(ended.start, ended.end, "indeterminate", error=HUNG, detail=ended.tail)
             else:
                 self._context.recorder.count(CUT_OFF)
             return

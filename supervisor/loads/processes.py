@@ -259,7 +259,7 @@ class Process:
     def _take_rest(self, ledger: Ledger) -> None:
         """Count what the process did and did not report, each operation with its own times and episodes."""
         if self._ended is not None and not self._ended.error:
-            return  # what it cut off in the end it has told of; but not where its load raised
+            return  # it has told of all; but not where its load raised
         recorder = Recorder(self._context.name, _Told(self._tell_crew), self._context.timeline)
         self._reported.count_rest(ledger, recorder, self.title)
         recorder.close()

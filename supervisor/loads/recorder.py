@@ -7,7 +7,7 @@ a pipe instead of straight into the journal) gives the same numbers as one count
 
 What is capped, and how it stays honest:
 
-- Error classes: `ERROR_CLASSES` a window, the rest are counted under `other`. The sum over classes is always failed + indeterminate.
+- Error classes: `ERROR_CLASSES` a window and `CUT_OFF`, the rest are counted under `other`. The sum over classes is always failed + indeterminate.
 - Samples: the first `SAMPLES_PER_CLASS` of each error class, `SAMPLES` a window.
 - Slices: operations that overlap no episode always have their own, as have the first `SLICES` sets of episodes. Operations with
   further sets share one slice under the union of their sets: such an operation keeps every episode it overlapped and may seem to
@@ -25,7 +25,7 @@ from typing import Final, Literal
 import anyio
 
 from supervisor.histogram import Histogram
-from supervisor.journal.events import LoadWindow, Sample, Slice
+from supervisor.journal.events import CUT_OFF, LoadWindow, Sample, Slice
 from supervisor.journal.timeline import Timeline
 from supervisor.loads.base import Sink
 
@@ -305,7 +305,7 @@ class _Window:
     def error_class(self, error: str) -> str:
         """Return the name to count an error under."""
         if error not in self.classes:
-            if len(self.classes) >= ERROR_CLASSES:
+            if len(self.classes) >= ERROR_CLASSES and error != CUT_OFF:
                 return OTHER
             self.classes[error] = 0
         return error

@@ -12,6 +12,7 @@ from typing import Final
 import anyio
 
 from supervisor.engines.program import Ended, run_program
+from supervisor.journal.events import CUT_OFF
 from supervisor.loads.base import LoadContext
 from supervisor.loads.books import Books
 from supervisor.loads.iterations import Output, Task
@@ -94,6 +95,7 @@ class Rounds:
         if self._context.stop.is_set():
             self._output.say(f"ended with the run after {lived:.3f}s")
             self.open = books.open
+            books.end(CUT_OFF)
             return 0.0
         if ended.why == "stop":
             status = "silent"

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judge_story import Story, patient, piece
 
-from supervisor.journal.events import EndReason, FaultInjected, LoadStopped, Observation, UnitGivenUp
+from supervisor.journal.events import (
+    CUT_OFF,
+    EndReason,
+    FaultInjected,
+    LoadStopped,
+    Observation,
+    UnitGivenUp,
+)
+from supervisor.judge.document import document
 from supervisor.judge.evaluation import Checked, Verdict, check, show
 from supervisor.judge.thresholds import Unit
 from supervisor.judge.verdict import judge
@@ -129,6 +137,40 @@ def test_operations_cut_off_at_the_end_are_indeterminate_once() -> None:
     assert checked(story, "failures == 0").shown == "10"
     assert checked(story, "unexplained failures == 0").verdict is Verdict.PASS
     assert checked(reported, "failures == 0").shown == "10"
+
+
+def test_what_the_end_cuts_off_fails_wherever_failures_are_counted_and_is_explained_by_the_end() -> None:
+    story = Story().begin(loads=("rpc",), faults=("a",), thresholds=CUT).wait(50).operate(ok=90)
+    story.episode("a").wait(1).end()
+    cut = {"error": CUT_OFF, "first_failure": story.wait(4).mono}
+    story.window("rpc", piece("a#1:during", indeterminate=2, **cut), piece(indeterminate=3, **cut))
+    story.tell(LoadStopped(load="rpc", open=5))
+
+    shown = {one.text: (one.verdict, one.shown) for one in judge(story.records).thresholds}
+    assert shown == {
+        "failures == 0": (Verdict.FAIL, "5"),
+        "failures during a == 0": (Verdict.FAIL, "2"),
+        "failures outside a == 0": (Verdict.FAIL, "3"),
+        "failures == 0 in every 10s": (Verdict.FAIL, "5"),
+        "unexplained failures == 0": (Verdict.PASS, "0"),
+        "unexplained failures == 0 in every 10s": (Verdict.PASS, "0"),
+    }
+    judged = document(judge(story.records))
+    load, (episode,) = judged["loads"]["rpc"], judged["episodes"]
+    assert (load["cut_off"], load["errors"], load["unexplained_errors"]) == (5, {CUT_OFF: 5}, {})
+    assert episode["errors"] == {CUT_OFF: 2}
+    assert "5 operations cut off at the end, counted as indeterminate" in " ".join(judged["notes"])
+    assert judged["first"].keys() == {"failed operation"}
+
+
+CUT = (
+    "failures == 0",
+    "failures during a == 0",
+    "failures outside a == 0",
+    "failures == 0 in every 10s",
+    "unexplained failures == 0",
+    "unexplained failures == 0 in every 10s",
+)
 
 
 def test_timeouts_cannot_pass_as_no_failures() -> None:

@@ -10,6 +10,7 @@ import pytest
 from load_bench import WHOLE, Bench, until
 
 from supervisor.histogram import Histogram
+from supervisor.journal.events import CUT_OFF
 from supervisor.loads.base import LoadContext
 from supervisor.loads.executor import TIMEOUT, Executor, Failure, Operate
 from supervisor.loads.pace import Paced
@@ -237,4 +238,10 @@ async def test_what_is_open_at_the_end_is_waited_for_and_then_cut_off(
     assert await execute(bench, slow, lambda: slow.open == 3, workers=3) == 0
     monkeypatch.setattr("supervisor.loads.executor.LAST", 0.3)
     stuck = Counter(60)
+    before = time.monotonic()
     assert await execute(bench, stuck, lambda: stuck.open == 3, workers=3) == 3
+    assert bench.counts["started"] == bench.counts["ok"] + 3
+    assert bench.counts["indeterminate"] == bench.counts[CUT_OFF] == 3
+    samples = [sample for sample in bench.samples if sample.error == CUT_OFF]
+    assert all(before < sample.at and sample.took >= 0.3 for sample in samples)
+    assert samples

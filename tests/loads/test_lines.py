@@ -19,7 +19,7 @@ from load_bench import Bench, until
 from pydantic import ValidationError
 
 from supervisor.histogram import Histogram
-from supervisor.journal.events import LoadStopped
+from supervisor.journal.events import CUT_OFF, LoadStopped
 from supervisor.loads.command import CommandLoad
 from supervisor.loads.lines import LONGEST, Counts, MalformedError, Operation, Splitter, read
 
@@ -315,7 +315,14 @@ async def test_what_is_under_way_at_the_end_of_the_run_is_cut_off_and_the_rest_i
     )
     async with bench.running(command=[sys.executable, "client.py"], operations="stdout") as context:
         await until(lambda: context.recorder._window.started == 2)
-    assert bench.counts == {"scheduled": 2, "started": 2, "ok": 1, "rpc.ok": 1}
+    assert bench.counts == {
+        "scheduled": 2,
+        "started": 2,
+        "ok": 1,
+        "rpc.ok": 1,
+        "indeterminate": 1,
+        CUT_OFF: 1,
+    }
     assert bench.events[-2] == LoadStopped(load="e2e", open=1)
 
 

@@ -31,7 +31,7 @@ from supervisor.journal.events.faults import (
     Target,
     UndoFailed,
 )
-from supervisor.journal.events.loads import LoadBroken, LoadStopped, LoadWindow, Sample, Slice
+from supervisor.journal.events.loads import CUT_OFF, LoadBroken, LoadStopped, LoadWindow, Sample, Slice
 from supervisor.journal.events.looking import (
     Evidence,
     InvariantViolated,
@@ -67,6 +67,7 @@ from supervisor.journal.events.units import (
 
 __all__ = [
     "BY_HAND",
+    "CUT_OFF",
     "KINDS",
     "OPERATOR",
     "PART",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, Field
 
 from supervisor.journal.events.base import PART, Event
+
+CUT_OFF: Final = "cut off at the end"
+"""The error class of operations that had not finished when their time at the end of the load was over: no window counts them under
+another name. They are indeterminate, and what explains them is that end."""
 
 
 class Sample(BaseModel):
@@ -84,7 +88,7 @@ class LoadBroken(Event, kind="load.broken"):
 
 
 class LoadStopped(Event, kind="load.stopped"):
-    """A load ended in order; `open` operations were cut off and count as indeterminate."""
+    """A load ended in order; `open` operations were cut off: as a rule windows have told of them, as `CUT_OFF`; what they have not, counts here."""
 
     load: str
     open: int = 0
