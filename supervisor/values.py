@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import operator
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
@@ -159,9 +160,41 @@ Throughput = Annotated[
 """Bytes per second."""
 
 
+class Written(ABC):
+    """A value that is one text in the soak file: how it is read, and what an editor is told of it."""
+
+    __slots__ = ()
+    SCHEMA: ClassVar[Mapping[str, Any]]
+    """Its JSON schema."""
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, text: object) -> Self:
+        """Read it; ValueError says what was expected."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.to_string_ser_schema()
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return dict(cls.SCHEMA)
+
+
 @dataclass(frozen=True, slots=True)
-class Intensity:
+class Intensity(Written):
     """At most `count` events within `period` seconds (OTP: intensity and period); one more is too many."""
+
+    SCHEMA: ClassVar[Mapping[str, Any]] = {
+        "type": "string",
+        "pattern": r"^\s*\d+\s*/\s*\d\S*\s*$",
+        "description": "At most so many in a time.",
+        "examples": ["20 / 10m"],
+    }
 
     count: int
     period: float
@@ -187,27 +220,16 @@ class Intensity:
         """Say whether more than `count` of `times` lie within the period that ends now (seconds, one clock)."""
         return sum(1 for time in times if now - time < self.period) > self.count
 
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.to_string_ser_schema()
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {
-            "type": "string",
-            "pattern": r"^\s*\d+\s*/\s*\d\S*\s*$",
-            "description": "At most so many in a time.",
-            "examples": ["20 / 10m"],
-        }
-
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(Written):
     """What a value is held against: `< 5`, `>= 1`, `== ready`. A number or a word alone means `==`."""
+
+    SCHEMA: ClassVar[Mapping[str, Any]] = {
+        "type": ["string", "number"],
+        "description": "What the value is held against.",
+        "examples": ["< 5", ">= 1", "== 0"],
+    }
 
     operator: str
     wanted: float | str
@@ -237,19 +259,3 @@ class Comparison:
     def __str__(self) -> str:
         wanted = self.wanted
         return f"{self.operator} {wanted if isinstance(wanted, str) else format(wanted, '.12g')}"
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.to_string_ser_schema()
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {
-            "type": ["string", "number"],
-            "description": "What the value is held against.",
-            "examples": ["< 5", ">= 1", "== 0"],
-        }

@@ -14,27 +14,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final, Self
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from supervisor.kinds import Strict
-from supervisor.values import parse_share
+from supervisor.values import Written, parse_share
 
 _PICKS: Final = "expected one, a number, a share such as 30%, minority or majority"
 
-_PICK: Final[Mapping[str, Any]] = {
-    "anyOf": [
-        {"enum": ["one", "minority", "majority"]},
-        {"type": "integer", "minimum": 1},
-        {"type": "string", "pattern": r"^(\d+|\d+(\.\d+)?\s*%)$"},
-    ],
-    "description": "How many to draw.",
-}
-
 
 @dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(Written):
     """How many of some units to draw."""
+
+    SCHEMA: ClassVar[Mapping[str, Any]] = {
+        "anyOf": [
+            {"enum": ["one", "minority", "majority"]},
+            {"type": "integer", "minimum": 1},
+            {"type": "string", "pattern": r"^(\d+|\d+(\.\d+)?\s*%)$"},
+        ],
+        "description": "How many to draw.",
+    }
 
     text: str
 
@@ -77,18 +77,6 @@ class Pick:
 
     def __str__(self) -> str:
         return self.text
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.to_string_ser_schema()
-        )
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return dict(_PICK)
 
 
 class Choice(Strict):
@@ -202,8 +190,8 @@ class Selector(Choice):
             "anyOf": [
                 name,
                 names,
-                mapping("of", {"anyOf": [name, names, labelled]}, pick=_PICK),
-                mapping("label", label, pick=_PICK),
+                mapping("of", {"anyOf": [name, names, labelled]}, pick=Pick.SCHEMA),
+                mapping("label", label, pick=Pick.SCHEMA),
                 mapping("leader_of", name),
             ],
         }

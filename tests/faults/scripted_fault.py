@@ -20,7 +20,18 @@ from supervisor.faults.limits import Bounds
 from supervisor.faults.nemesis import Nemesis
 from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.base import Journal
-from supervisor.journal.events import Event, FaultIntent, Record, Target
+from supervisor.journal.events import (
+    DrawSkipped,
+    EpisodeClosed,
+    Event,
+    FaultFailed,
+    FaultInjected,
+    FaultIntent,
+    FaultUndone,
+    Record,
+    Target,
+    UndoFailed,
+)
 
 E = TypeVar("E", bound=Event)
 Open = Callable[..., AbstractAsyncContextManager[Fleet]]
@@ -193,6 +204,13 @@ async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> N
     with anyio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110  # see above
             await anyio.sleep(0.02)
+
+
+FAULT_EVENTS = (FaultIntent, FaultInjected, FaultFailed, FaultUndone, UndoFailed, EpisodeClosed, DrawSkipped)
+
+
+def life(stage: Stage, episode: str) -> list[str]:
+    return [event.kind for event in stage.watch.events if getattr(event, "episode", None) == episode]
 
 
 def fault(script: Script, **keys: object) -> Scripted:

@@ -7,7 +7,7 @@ import time
 
 import anyio
 import pytest
-from scripted_fault import PATIENCE, Script, Stage, fail, fault, hang
+from scripted_fault import PATIENCE, Script, Stage, fail, fault, hang, life
 
 from supervisor.engines.fleet import Fleet
 from supervisor.faults import recovery
@@ -18,7 +18,6 @@ from supervisor.journal.events import (
     EpisodeClosed,
     Event,
     FaultFailed,
-    FaultInjected,
     FaultIntent,
     FaultUndone,
     Record,
@@ -29,12 +28,6 @@ from supervisor.journal.replay import replay
 from supervisor.journal.writer import JournalWriter
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
-
-FAULT_EVENTS = (FaultIntent, FaultInjected, FaultFailed, FaultUndone, UndoFailed, EpisodeClosed, DrawSkipped)
-
-
-def life(stage: Stage, episode: str) -> list[str]:
-    return [event.kind for event in stage.watch.events if getattr(event, "episode", None) == episode]
 
 
 async def test_an_episode_lives_from_its_intent_to_its_close(stage: Stage) -> None:

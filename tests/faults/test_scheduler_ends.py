@@ -6,15 +6,24 @@ import random
 
 import anyio
 import pytest
-from scripted_fault import Open, Script, Scripted, Stage, cut, fault, hang, to_its_end, until
+from scripted_fault import (
+    Open,
+    Script,
+    Scripted,
+    Stage,
+    cut,
+    fault,
+    hang,
+    life,
+    to_its_end,
+    until,
+)
 
 from supervisor.faults import episode as episodes
 from supervisor.faults.base import Aim
 from supervisor.faults.scheduler import Scheduler
 from supervisor.journal.events import (
-    DrawSkipped,
     EpisodeClosed,
-    FaultFailed,
     FaultInjected,
     FaultIntent,
     FaultUndone,
@@ -23,12 +32,6 @@ from supervisor.journal.events import (
 )
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
-
-FAULT_EVENTS = (FaultIntent, FaultInjected, FaultFailed, FaultUndone, UndoFailed, EpisodeClosed, DrawSkipped)
-
-
-def life(stage: Stage, episode: str) -> list[str]:
-    return [event.kind for event in stage.watch.events if getattr(event, "episode", None) == episode]
 
 
 async def test_time_to_recover_does_not_count_while_another_fault_is_in_place(stage: Stage) -> None:
