@@ -131,6 +131,8 @@ class Part(TypedDict, total=False):
     until: float | None
     stamped: bool
     """Each line begins with the time at which it was written, as `output.stamp` writes it."""
+    incarnation: str | None
+    """The life that is asked about, where another container, with another log, may have taken the place of that one's since."""
 
 
 class Units(Protocol):

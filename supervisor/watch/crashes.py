@@ -90,7 +90,7 @@ def _printable(text: str) -> str:
 
 def how_it_ended(code: int | None, signal: str | None, *, oom: bool) -> str:
     """Write an exit in words: `exit code 1`, `SIGKILL (out of memory)`."""
-    how = signal or f"exit code {code}"
+    how = signal or ("unseen" if code is None else f"exit code {code}")
     return f"{how} (out of memory)" if oom else how
 
 

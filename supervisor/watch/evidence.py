@@ -130,7 +130,9 @@ class Evidence:
         with anyio.move_on_after(READING) as reading:
             try:
                 lines = self.lines if crash.signal == "SIGKILL" else max(self.lines, LOOKED)
-                text = await self._fleet.logs(self._unit, last=lines, until=until, stamped=True)
+                text = await self._fleet.logs(
+                    self._unit, last=lines, until=until, stamped=True, incarnation=crash.incarnation
+                )
                 return (
                     last_lines(text, self.lines),
                     since(text, self._last_life(wall, crash.uptime, until)),

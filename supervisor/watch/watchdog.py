@@ -155,7 +155,8 @@ class _Keeper:
             await self._crashed(gone)
             return
         by = f", by {gone.by}" if gone.by else ""
-        self._say(f"exit: {describe(gone)}, cause {gone.cause}{by}")
+        seen = f", seen {gone.facts['seen']}" if "seen" in gone.facts else ""
+        self._say(f"exit: {describe(gone)}, cause {gone.cause}{by}{seen}")
         if (
             gone.cause is Cause.DONE
             or self._policy.restart is Restart.TEMPORARY

@@ -140,6 +140,7 @@ class Imagined:
         since: float | None = None,
         until: float | None = None,
         stamped: bool = False,
+        incarnation: str | None = None,
     ) -> bytes:
         return b""
 

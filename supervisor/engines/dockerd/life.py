@@ -164,10 +164,20 @@ class Unit:
             return life.starved.is_set()
         return False
 
-    def end(self, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = "") -> Exit:
+    def end(
+        self,
+        code: int | None,
+        at: int,
+        seen: Container | None,
+        *,
+        live: bool,
+        note: str = "",
+        removed: bool = False,
+    ) -> Exit:
         """Take note of the end of the present life, with its exit code if that is known; return what is to be told.
 
-        `live`: it is told as it happens, so the engine's clock need not be compared with ours.
+        `live`: it is told as it happens, so the engine's clock need not be compared with ours. `removed`: nobody saw how it ended, since
+        its container is gone, and only somebody outside removes one that does not go by itself.
         """
         life, self.life = self.life, None
         assert life is not None  # noqa: S101  # the callers have looked
@@ -177,6 +187,7 @@ class Unit:
         number, name = (None, None) if code is None else ended(code)
         same = seen is not None and (seen.id, seen.begun) == (life.container, life.begun)
         facts = seen.facts if seen else self.last.facts if self.last else {}
+        taken = removed and not (self.last and self.last.removes_itself)
         self.ended = Exit(
             self.name,
             life.incarnation,
@@ -185,7 +196,7 @@ class Unit:
             oom=life.starved.is_set() or (same and seen is not None and seen.oom),
             mono=mono,
             uptime=mono - life.started,
-            outside=not life.ours and self._was_asked(life, at, name),
+            outside=not life.ours and (taken or self._was_asked(life, at, name)),
             wall=at / _NANO + 0.001,
             facts=facts | ({"seen": note} if note else {}),
         )

@@ -18,7 +18,7 @@ from anyio import to_thread
 
 from supervisor.engines.base import EngineError
 from supervisor.engines.dockerd.api import Api, ApiError
-from supervisor.engines.dockerd.container import Container, nanoseconds
+from supervisor.engines.dockerd.container import SHORT, Container, nanoseconds
 from supervisor.engines.dockerd.files import ANSWER, WHOLE, read_end
 from supervisor.engines.output import last_lines, stamp
 
@@ -32,6 +32,7 @@ _STAMP: Final = re.compile(rb"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d
 """What an engine puts before each record when it is asked for times."""
 _MILLIS: Final = len("2026-11-20T19:52:01.123")
 _UNREADABLE: Final = "does not support reading"
+_NOT_FOUND: Final = 404
 
 
 class Records:
@@ -192,4 +193,7 @@ def _explain(container: Container, error: ApiError) -> EngineError:
             f"the log of {container.name} cannot be read: its logging driver {container.log_driver} keeps nothing to read; "
             "use json-file, local or journald"
         )
+    if error.status == _NOT_FOUND:
+        error_text = f"its container {container.id[:SHORT]} was removed, and its log with it"
+        return EngineError(f"cannot read the log of {container.name}: {error_text}")
     return EngineError(f"cannot read the log of {container.name}: {error}")

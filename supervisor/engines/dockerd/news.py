@@ -83,7 +83,14 @@ class Herald:
         self, unit: Unit, code: int | None, at: int, seen: Container | None, *, live: bool, note: str = ""
     ) -> None:
         """Take note of the end of the present life (see `Unit.end`)."""
-        gone = unit.end(code, at, seen, live=live, note=note)
+        self._tell_end(unit, unit.end(code, at, seen, live=live, note=note))
+
+    def removed(self, unit: Unit, at: int, how: str) -> None:
+        """Take note that the present life went with its container, and that nobody saw how (see `Unit.end`)."""
+        note = f"{how}: its container was removed, and its log with it"
+        self._tell_end(unit, unit.end(None, at, None, live=True, note=note, removed=True))
+
+    def _tell_end(self, unit: Unit, gone: Exit) -> None:
         if gone.outside and self.manner.respect:
             self.stands(unit)
         self.tell(gone)

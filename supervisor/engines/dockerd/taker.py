@@ -22,6 +22,7 @@ STARVED: Final = 1.0
 is sometimes told only after its end (65 ms were seen, more on a busy machine), and then no inspection shows it. Waited for only if
 the kernel has killed somebody for want of memory during that life, or nobody knows (`Unit.may_have_starved`); that it was this unit
 nobody but the engine can tell."""
+UNTOLD: Final = "by looking, since no event of it came or could be taken"
 HEALTH: Final = "health_status: "
 UNHEALTHY: Final = f"{HEALTH}unhealthy"
 
@@ -117,7 +118,7 @@ class Taker:
 
     def _destroyed(self, unit: Unit, event: Event) -> None:
         if unit.life and unit.life.container == event.container:
-            self._herald.tell(unit.end(None, event.at, None, live=True, note="its container was removed"))
+            self._herald.removed(unit, event.at, UNTOLD)
         unit.forget(event.container)
         if not unit.containers:
             self._herald.stands(unit)

@@ -22,7 +22,7 @@ from supervisor.engines.dockerd.life import Unit
 from supervisor.engines.dockerd.names import Which, by_unit, listed
 from supervisor.engines.dockerd.news import Herald, Manner, News, Recreated
 from supervisor.engines.dockerd.restore import inspect
-from supervisor.engines.dockerd.taker import Taker
+from supervisor.engines.dockerd.taker import UNTOLD, Taker
 from supervisor.engines.order import at_once
 
 FIRST_LOOK: Final = 30.0
@@ -34,7 +34,6 @@ AGAIN: Final = 1.0
 LATE: Final = 0.5
 """Seconds that events may be on their way, which say more than an inspection does afterwards."""
 BLIND: Final = "while the engine was away"
-UNTOLD: Final = "by looking, since no event of it came or could be taken"
 _log: Final = structlog.get_logger("soakd.docker")
 
 
@@ -163,9 +162,7 @@ class Tracker:
             if life:
                 seen = await inspect(self._api, life.container)
                 if seen is None:
-                    self._herald.tell(
-                        unit.end(None, life.begun, None, live=True, note=f"{how}: it was removed")
-                    )
+                    self._herald.removed(unit, life.begun, how)
                 elif not seen.running and (seen.begun, seen.id) == (life.begun, life.container):
                     self._herald.ended(unit, seen.code, seen.finished, seen, live=False, note=how)
                 elif seen.begun != life.begun:
@@ -184,10 +181,10 @@ class Tracker:
                 seen = await inspect(self._api, unit.container)
                 if seen and seen.running and unit.is_new(seen):
                     await self._herald.arrived(unit, seen, seen.begun)
-                # It came and went unseen. The end of a short life may be dated before its beginning, which the engine notes once a
-                # start has returned; a start that failed leaves no beginning.
+                # It came and went unseen, so somebody wanted it up. The end of a short life may be dated before its beginning, which the
+                # engine notes once a start has returned; a start that failed leaves no beginning.
                 elif seen and unit.is_new(seen) and seen.finished:
-                    unit.begin(seen, seen.begun)
+                    await self._herald.arrived(unit, seen, seen.begun)
                     self._herald.ended(unit, seen.code, seen.finished, seen, live=False, note=how)
                 elif seen:
                     unit.last = seen

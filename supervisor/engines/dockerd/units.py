@@ -13,7 +13,7 @@ import anyio
 from anyio import to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from supervisor.engines.base import EngineError, GoneError, Observed, Part
+from supervisor.engines.base import EngineError, GoneError, Observed, Part, container_of
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.container import Container
 from supervisor.engines.dockerd.kernel import oom_kills
@@ -23,7 +23,8 @@ from supervisor.engines.dockerd.news import News
 from supervisor.engines.dockerd.powers import Powers
 from supervisor.engines.dockerd.restore import inspect
 from supervisor.engines.dockerd.settings import Containers
-from supervisor.engines.dockerd.tracker import UNTOLD, Tracker
+from supervisor.engines.dockerd.taker import UNTOLD
+from supervisor.engines.dockerd.tracker import Tracker
 from supervisor.engines.member import HARMLESS
 from supervisor.engines.output import Awaited
 from supervisor.engines.problems import how
@@ -263,17 +264,32 @@ class DockerUnits(Powers):
     # --- output ------------------------------------------------------------------------------------------------------
 
     async def logs(self, unit: str, **part: Unpack[Part]) -> bytes:
-        """Read a part of the container's log; what an earlier container of the unit wrote went with it."""
+        """Read a part of the container's log, the one that has a life if that is named; what an earlier one wrote may have gone with it."""
         known = self._tracker.units[unit]
-        if known.last is None:
-            raise EngineError(f"cannot read the log of {unit}: it has no container")
-        wanted = Wanted(**part, settled=known.life is None)
+        container = await self._container_of(known, part.get("incarnation"))
+        up = known.life is not None and known.life.container == container.id
+        wanted = Wanted(
+            part.get("last"), part.get("since"), part.get("until"), part.get("stamped", False), not up
+        )
         if wanted.last is None:  # times of ours; an exit's is the engine's already
             since, until = (
                 None if at is None else self._api.theirs(at) for at in (wanted.since, wanted.until)
             )
             wanted = replace(wanted, since=since, until=until)
-        return await read(self._api, known.last, wanted)
+        return await read(self._api, container, wanted)
+
+    async def _container_of(self, known: Unit, incarnation: str | None) -> Container:
+        """Return the container that had a life: another one may have taken its place since, with a log of its own."""
+        if (last := known.last) is None:
+            raise EngineError(f"cannot read the log of {known.name}: it has no container")
+        if (short := container_of(incarnation)) is None or last.id.startswith(short):
+            return last
+        there = next((one for one in known.containers if one.startswith(short)), None)
+        if there is None or (seen := await inspect(self._api, there)) is None:
+            raise EngineError(
+                f"cannot read the log of {known.name}: its container {short} was removed, and its log with it"
+            )
+        return seen
 
 
 _SIGKILL: Final = signal.SIGKILL
