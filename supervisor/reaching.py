@@ -55,7 +55,7 @@ class Reached:
             async with known.open(context) as units:
                 own = context.units or known.unit_names()
                 ids = {(f"{name}/{unit}" if f"{name}/{unit}" in self._places else unit): unit for unit in own}
-                self.fleet.join(name, units, ids)
+                await self.fleet.join(name, units, ids)
                 self._tried[name].set()
                 await self._over.wait()
         except EngineError as error:

@@ -22,6 +22,7 @@ from supervisor.engines.base import Engine, EngineContext, EngineError
 from supervisor.engines.survivors import end_survivors
 from supervisor.faults.base import World
 from supervisor.faults.recovery import undo_open
+from supervisor.faults.registry import FAULTS
 from supervisor.journal.base import JournalError
 from supervisor.journal.events import EndReason, EpisodeClosed, FaultIntent, RunEnded, RunStarted
 from supervisor.journal.replay import ReplayError, replay
@@ -60,9 +61,9 @@ class Past:
     started: RunStarted
     ended: bool
     open: Mapping[str, FaultIntent]
-    """Episodes that are not undone."""
+    """Episodes that are to be undone, those included that are undone and may have an effect all the same (`Fault.lingers`)."""
     undone: tuple[str, ...]
-    """Episodes that are undone and not closed."""
+    """Other episodes that are undone and not closed."""
 
 
 def read_past(directory: Path) -> Past:
@@ -81,9 +82,15 @@ def read_past(directory: Path) -> Past:
         raise NoBeginning(
             f"cannot recover {directory}: its journal does not say that a run was started there"
         )
-    intents = timeline.intents()
-    undone = tuple(episode for episode in timeline.open_episodes() if episode not in intents)
-    return Past(started, ended, intents, undone)
+    undone = timeline.undone()
+    lingering = {name: one for name, one in undone.items() if _lingers(one)}
+    rest = tuple(name for name in undone if name not in lingering)
+    return Past(started, ended, timeline.intents() | lingering, rest)
+
+
+def _lingers(intent: FaultIntent) -> bool:
+    kind = FAULTS.kinds.get(intent.type)  # those of others are not known here
+    return kind is not None and kind.lingers
 
 
 @asynccontextmanager

@@ -45,6 +45,8 @@ class Observed:
     started: float | None = None
     """Monotonic seconds."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    last: str | None = None
+    """The incarnation that was its last one, of a unit that is down; None where its engine does not know that."""
 
 
 def container_of(incarnation: str | None) -> str | None:

@@ -61,9 +61,9 @@ class Fleet:
         for unit in resting:
             self._roster[unit].entrust(OUTSIDE, Desired.DOWN)
 
-    def join(self, name: str, engine: Units, units: Mapping[str, str]) -> None:
+    async def join(self, name: str, engine: Units, units: Mapping[str, str]) -> None:
         """Take in one more engine, with its units: id -> name there. Before `run` alone: nobody would follow its exits."""
-        self._roster.join(name, engine, units)
+        await self._roster.join(name, engine, units)
         self._after |= dict.fromkeys(units, ())
 
     @property

@@ -25,11 +25,13 @@ class Roster:
         self._units = {unit: Member(unit, engines[engine], name) for unit, (engine, name) in names.items()}
         self._ids = {place: unit for unit, place in names.items()}
 
-    def join(self, name: str, engine: Units, units: Mapping[str, str]) -> None:
-        """Take in one more engine, with its units: id -> name there."""
+    async def join(self, name: str, engine: Units, units: Mapping[str, str]) -> None:
+        """Take in one more engine, with its units: id -> name there. They have been looked at when they can be found here."""
+        seen = await engine.observe()
         self.engines[name] = engine
         for unit, own in units.items():
-            self._units[unit] = Member(unit, engine, own)
+            self._units[unit] = member = Member(unit, engine, own)
+            member.observed = seen.get(own, Observed(UnitState.ABSENT))
             self._ids[name, own] = unit
 
     def __iter__(self) -> Iterator[str]:

@@ -167,6 +167,9 @@ class Fault(Schedule, Kind):
     renews: ClassVar[bool] = False
     """Inject itself may begin new lives of its targets: then a new incarnation is no sign of somebody else."""
 
+    lingers: ClassVar[bool] = False
+    """Undo leaves ends that are still to come, and starts after them, to watchdogs. Those die with the run: recovery undoes it until its close."""
+
     undo_needs_engines: ClassVar[bool] = True
     """Undo acts on the targets through their engines: as long as one of these cannot be reached, it is not undone."""
 

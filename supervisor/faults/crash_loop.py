@@ -13,7 +13,7 @@ from supervisor.engines.fleet import Fleet
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import World
 from supervisor.faults.kill import start_unwatched
-from supervisor.faults.units import AtOnce, is_up, still, together
+from supervisor.faults.units import AtOnce, is_up, ours, still, together
 from supervisor.journal.events import FaultIntent
 from supervisor.values import Duration, format_duration
 
@@ -31,6 +31,7 @@ class CrashLoop(AtOnce):
     key: ClassVar[str] = "crash_loop"
     over: ClassVar[str] = "is over with its last crash"
     in_targets: ClassVar[bool] = False
+    lingers: ClassVar[bool] = True
 
     crash_loop: Selector = Field(description="The units to kill.")
     crashes: int = Field(5, ge=2, description="How often each of them is killed.")
@@ -61,8 +62,10 @@ class CrashLoop(AtOnce):
 
     async def undo(self, world: World, intent: FaultIntent) -> None:
         """Start what is down and has nobody who would."""
+        # After a death: whichever life is there, the engine may have been asked to kill it, and not have come to that.
+        told = ours(world, intent) if world.recovering else ()
         with still("down", "start them"):
-            await start_unwatched(world, intent)
+            await start_unwatched(world, intent, told)
 
 
 async def _kill(fleet: Fleet, unit: str, by: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, Literal
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Desired
 from supervisor.faults.base import Aim, Fault, World
-from supervisor.faults.units import HURRY, bring_back, ours, still, together
+from supervisor.faults.units import HURRY, bring_back, ours, still, survivors, together
 from supervisor.journal.events import FaultIntent
 
 As = Literal["up", "down"]
@@ -41,11 +41,11 @@ class Hold(Fault):
 
     async def undo(self, world: World, intent: FaultIntent) -> None:
         """Give it back. What was taken down is started, what was brought up stays up; any other state is its watchdog's business."""
-        fleet, by = world.fleet, intent.episode
+        fleet, by, told = world.fleet, intent.episode, survivors(world, intent)
 
         async def give_back(unit: str) -> None:
             if intent.undo[AS] == "down" and intent.undo[WAS] == "up":
-                if fleet.status(unit).desired is Desired.DOWN:
+                if fleet.status(unit).desired is Desired.DOWN or unit in told:
                     await fleet.stop(unit, by=by, timeout=HURRY)
                 await bring_back(fleet, unit, by=by)
             await fleet.release(unit, by=by)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import signal as signals
+from collections.abc import Collection
 from contextlib import suppress
 from typing import ClassVar, Final
 
 from pydantic import Field, field_validator
 
 from supervisor.engines.base import GoneError
+from supervisor.engines.member import HARMLESS
 from supervisor.engines.process import Signal
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import World
-from supervisor.faults.units import AtOnce, still, together
+from supervisor.faults.units import HURRY, AtOnce, still, survivors, together
 from supervisor.journal.events import FaultIntent
 
+_REQUESTS: Final = (
+    HARMLESS | {signals.SIGHUP, signals.SIGUSR1} | set(range(signals.SIGRTMIN, signals.SIGRTMAX + 1))
+)
+"""Signals by which servers are asked for something, such as to read their configuration again. Who does not know one of them and is ended
+by it, is so at once. USR2 is none of these: it is nats-server's lame duck."""
 _FREEZES: Final = frozenset({signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU})
 
 
@@ -26,6 +33,7 @@ class Kill(AtOnce):
 
     key: ClassVar[str] = "kill"
     in_targets: ClassVar[bool] = False
+    lingers: ClassVar[bool] = True
 
     kill: Selector = Field(description="The units that get the signal.")
     signal: Signal = Field(
@@ -48,16 +56,22 @@ class Kill(AtOnce):
 
     async def undo(self, world: World, intent: FaultIntent) -> None:
         """Start what is down and has nobody who would."""
+        told = () if self.signal in _REQUESTS else survivors(world, intent)
         with still("down", "start them"):
-            await start_unwatched(world, intent)
+            await start_unwatched(world, intent, told)
 
 
-async def start_unwatched(world: World, intent: FaultIntent) -> None:
-    """Start the targets that are down, or were told to end, and that no watchdog keeps up; in recovery there is none."""
+async def start_unwatched(world: World, intent: FaultIntent, told: Collection[str]) -> None:
+    """Start the targets that are down, or were told to end, and that no watchdog keeps up; in recovery there is none.
+
+    `told`: those that may live on for a while though they were told, of which only the dead run knew (see `survivors`).
+    """
     fleet, by = world.fleet, intent.episode
 
     async def mend(unit: str) -> None:
         if fleet.status(unit).holder is None:
+            if unit in told:
+                await fleet.stop(unit, by=by, timeout=HURRY)
             with suppress(GoneError):  # somebody took it away: there is nothing to bring back
                 await fleet.start(unit, by=by)
 

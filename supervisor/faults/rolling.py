@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import ClassVar, Self
 
 import anyio
@@ -11,7 +12,7 @@ from pydantic import Field, model_validator
 from supervisor.engines.fleet import Desired, Fleet
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import World
-from supervisor.faults.units import AtOnce, bring_back
+from supervisor.faults.units import AtOnce, bring_back, survivors
 from supervisor.journal.events import FaultIntent
 from supervisor.values import Duration, format_duration
 
@@ -49,6 +50,21 @@ class Rolling(AtOnce, ABC):
             if index:
                 await anyio.sleep(self.pause_between)
             await self.turn(world, target.unit, intent.episode)
+
+    def told(self, world: World, intent: FaultIntent) -> Collection[str]:
+        """Return the one whose turn it was, if it lives on; those after it were never told to go.
+
+        Whether it is ready does not tell: a unit without a check says so at once, and goes later, when nobody looks any more.
+        """
+        alive = survivors(world, intent)
+        for target in intent.targets if world.recovering else ():
+            if target.unit in alive:
+                return [target.unit]
+            if target.unit in world.fleet.ids:
+                seen = world.fleet.status(target.unit).observed
+                if seen.last is not None and seen.last == target.incarnation:
+                    return []  # it is down already
+        return []
 
 
 class RollingRestart(Rolling):

@@ -17,8 +17,7 @@ from supervisor.engines.fleet import Desired
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import Layout, Problem, Site, World
 from supervisor.faults.rolling import Rolling, back_and_ready
-from supervisor.faults.units import HURRY, is_up, ours, together
-from supervisor.journal.events import FaultIntent
+from supervisor.faults.units import is_up
 from supervisor.values import Duration, format_duration
 
 LOOK: Final = 0.1
@@ -99,12 +98,6 @@ class RollingLameDuck(Rolling):
         said = "; ".join(f"{name}: {why}" for name, why in bad.items()) or "nobody says why"
         raise BrokerError(f"not all nodes were well within {format_duration(self.catch_up)}: {said}")
 
-    async def undo(self, world: World, intent: FaultIntent) -> None:
-        """Start what is down. A node that is on its way out cannot be called back: it is stopped, and started again."""
-        if world.recovering:
-            await together(_draining(world, intent), lambda unit: _end(world, unit, intent))
-        await super().undo(world, intent)
-
 
 def _too_short(unit: str, file: str, content: str) -> Iterator[str]:
     for number, of in _DURATION.findall(content):
@@ -113,18 +106,3 @@ def _too_short(unit: str, file: str, content: str) -> Iterator[str]:
                 f"{unit} would refuse to start: lame_duck_duration in {file} is {format_duration(seconds)}, "
                 f"expected {format_duration(LAME_DUCK)} or more"
             )
-
-
-def _draining(world: World, intent: FaultIntent) -> list[str]:
-    """Return the node whose turn it was: the first that is still what it was at the intent; those after it were never told to go.
-
-    Whether it is ready does not tell: a unit without a check says so at once, and goes later, when nobody looks any more.
-    """
-    fleet, before = world.fleet, {target.unit: target.incarnation for target in intent.targets}
-    same = (unit for unit in ours(world, intent) if fleet.status(unit).observed.incarnation == before[unit])
-    return [unit for unit in same if is_up(fleet, unit)][:1]
-
-
-async def _end(world: World, unit: str, intent: FaultIntent) -> None:
-    await world.fleet.hold(unit, by=intent.episode, desired=Desired.UP)
-    await world.fleet.stop(unit, by=intent.episode, timeout=HURRY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar, Final, TypeVar
 
@@ -73,12 +73,13 @@ class UnitFault(Fault, ABC):
 
     async def undo(self, world: World, intent: FaultIntent) -> None:
         """Start what inject left down. What it has let go again is not its business any more, nor what others brought up or took away."""
-        fleet, by = world.fleet, intent.episode
+        fleet, by, told = world.fleet, intent.episode, self.told(world, intent)
         before = {target.unit: target.incarnation for target in intent.targets}
 
         async def mend(unit: str) -> None:
             status = fleet.status(unit)
-            if status.desired is Desired.DOWN and status.observed.incarnation in {None, before[unit]}:
+            left = status.desired is Desired.DOWN and status.observed.incarnation in {None, before[unit]}
+            if left or unit in told:
                 await fleet.stop(unit, by=by, timeout=HURRY)
             try:
                 await bring_back(fleet, unit, by=by)
@@ -87,6 +88,10 @@ class UnitFault(Fault, ABC):
 
         with still("down", "start them"):
             await together(ours(world, intent), mend)
+
+    def told(self, world: World, intent: FaultIntent) -> Collection[str]:
+        """Return the targets that may have been told to end and live on (`survivors`): here any, since all are told together."""
+        return survivors(world, intent)
 
 
 class AtOnce(UnitFault, ABC):
@@ -110,6 +115,19 @@ def ours(world: World, intent: FaultIntent) -> list[str]:
     return (
         units if world.recovering else [unit for unit in units if fleet.status(unit).holder == intent.episode]
     )
+
+
+def survivors(world: World, intent: FaultIntent) -> list[str]:
+    """Return the targets that still live, in recovery, the life that was aimed at; in the run itself, where claims say it, none.
+
+    Nobody knows any more which of them was told to end. What is on its way out cannot be called back, may take long, and would go when
+    nobody looks any more: an engine starts no container again that it was asked to signal. So these end now, and are started.
+    """
+    if not world.recovering:
+        return []
+    before = {target.unit: target.incarnation for target in intent.targets}
+    seen = {unit: world.fleet.status(unit).observed.incarnation for unit in ours(world, intent)}
+    return [unit for unit, life in seen.items() if life is not None and life == before[unit]]
 
 
 P = TypeVar("P")

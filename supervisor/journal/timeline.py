@@ -126,6 +126,10 @@ class Timeline:
         """Return what has to be undone, by episode, oldest first: every intent whose undo is not done."""
         return dict(self._owed)
 
+    def undone(self) -> dict[str, FaultIntent]:
+        """Return the intents of the episodes that are undone and not closed, oldest first."""
+        return {name: one.intent for name, one in self._open.items() if name not in self._owed}
+
     def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back whenever the set of marks has changed; the return value ends that."""
         token = object()

@@ -15,6 +15,7 @@ from scripted_fault import PATIENCE, Open, Stage, cut, free_and_up, incarnations
 from supervisor.engines.base import UnitState
 from supervisor.engines.fleet import Desired
 from supervisor.faults.base import World
+from supervisor.faults.hold import HOLD, terms
 from supervisor.faults.recovery import undo_open
 from supervisor.journal.events import (
     Cause,
@@ -278,3 +279,35 @@ def test_what_lasts_needs_a_hold(key: str) -> None:
 def test_what_is_over_at_once_has_none(key: str) -> None:
     with pytest.raises(ValidationError, match="leave hold out"):
         kind(**{key: "n1"}, hold="1s")
+
+
+async def test_recovery_ends_who_may_be_on_its_way_out(stage: Stage, opened: Open) -> None:
+    """What a signal has begun cannot be called back: a unit that lives on as it was aimed at may go when nobody looks any more."""
+    faults = {
+        "stop": kind(stop="n1", hold="1h"),
+        "restart": kind(restart="n2"),
+        "lame-duck": kind(kill="n3", signal="USR2"),
+        "term": kind(kill="n4", signal="TERM"),
+        "reload": kind(kill="n5", signal="HUP"),
+        "other-life": kind(kill="n6", signal="TERM"),
+        "pause": kind(pause="n7", hold="1h"),
+        "operator": HOLD,
+    }
+    units = [f"n{number}" for number in range(1, 9)]
+    async with opened(**dict.fromkeys(units, IDLE)) as fleet:
+        before = incarnations(fleet)
+        intents = {
+            f"{name}#1": FaultIntent(
+                episode=f"{name}#1",
+                fault=name,
+                type=fault.key,
+                n=1,
+                targets=(Target(unit=unit, incarnation="1:2" if name == "other-life" else before[unit]),),
+                undo=terms(UnitState.UP, "down") if fault is HOLD else {},
+            )
+            for unit, (name, fault) in zip(units, faults.items(), strict=True)
+        }
+        await undo_open(intents, faults, World(fleet), stage.journal)
+        after = incarnations(fleet)
+        assert free_and_up(fleet)
+    assert [unit for unit in units if before[unit] == after[unit]] == ["n5", "n6", "n7"]

@@ -108,7 +108,8 @@ class Unit:
             return Observed(
                 state, self.life.incarnation, self.life.pid, self.life.started, labels=self.labels
             )
-        return Observed(UnitState.DOWN if self.containers else UnitState.ABSENT, labels=self.labels)
+        state = UnitState.DOWN if self.containers else UnitState.ABSENT
+        return Observed(state, labels=self.labels, last=self.last.incarnation if self.last else None)
 
     def begin(self, seen: Container, begun: int, *, started: float | None = None) -> Life:
         """Take note of a life that began."""
