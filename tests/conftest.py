@@ -214,7 +214,10 @@ def _no_blocking_call_was_swallowed(_watch_for_blocking_calls: list[str]) -> Ite
 def _mark_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Mark what comes from this session, and let a keeper end it if the session is killed."""
     name, _, value = MARK.partition("=")
-    with kept(MARK, tmp_path_factory.getbasetemp(), LABEL), pytest.MonkeyPatch.context() as patch:
+    with (
+        kept(MARK, tmp_path_factory.getbasetemp(), LABEL if can_be_private() else ""),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv(name, value)
         yield
 

@@ -2,8 +2,8 @@
 
 A worker that is killed, as by the time limit of a test, runs no `finally`. What it leaves is known by its mark and by its folder:
 
-    keeper.py MARK FOLDER LABEL    processes with MARK in their environment or a path below FOLDER in their command line, mounts below
-                                   FOLDER, and what carries LABEL on a Docker engine of somebody else's
+    keeper.py MARK FOLDER [LABEL]  processes with MARK in their environment or a path below FOLDER in their command line, mounts below
+                                   FOLDER, and what carries LABEL on somebody's Docker engine, where the tests have none of their own
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEADLINE = 30.0
 @contextmanager
 def kept(mark: str, folder: Path, label: str) -> Iterator[None]:
     """Let a keeper stand by; AssertionError if at the end in order it still finds something."""
-    command = [sys.executable, __file__, mark, str(folder), label]
+    command = [sys.executable, __file__, mark, str(folder), *([label] if label else [])]
     environment = {"PATH": os.environ.get("PATH", os.defpath)}
     host = {name: value for name, value in os.environ.items() if name == "DOCKER_HOST"}
     # In a session of its own: Ctrl-C is not for it.
@@ -39,10 +39,10 @@ def kept(mark: str, folder: Path, label: str) -> Iterator[None]:
     assert not left, f"the tests left behind: {left.decode(errors='replace')}"
 
 
-def main(mark: str, folder: str, label: str) -> None:
+def main(mark: str, folder: str, label: str = "") -> None:
     sys.stdin.read()  # to its end, which comes with the end of the session
     sockets = [str(path) for path in Path(folder).glob("*/docker.sock")] if _processes(mark, folder) else []
-    if sockets or os.geteuid() != 0:
+    if sockets or label:
         _clean_engines(sockets, label)
     deadline, found = time.monotonic() + DEADLINE, list[str]()
     while (left := _processes(mark, folder)) and time.monotonic() < deadline:
@@ -80,15 +80,15 @@ def _mounts(folder: str) -> list[str]:
 
 def _clean_engines(sockets: list[str], label: str) -> None:
     """Let engines remove what there is on them: all on those of the session, which have bridges among the machine's own."""
-    os.environ["SOAKD_TEST_LABEL"] = label
+    os.environ["SOAKD_TEST_LABEL"] = label or "nobody's"
     sys.path.insert(0, str(Path(__file__).parent / "engines" / "docker"))
-    from docker_engine import Client, can_be_private, users_engine  # noqa: PLC0415  # seldom needed
+    from docker_engine import Client, no_users_engine, users_engine  # noqa: PLC0415  # seldom needed
 
     for socket in sockets:
         with suppress(OSError, RuntimeError, HTTPException):
-            Client(socket).clear()
-    if can_be_private() and (client := users_engine()).answers():
-        client.clean_up()
+            Client(f"unix://{socket}").clear()
+    if label and not no_users_engine():
+        users_engine().clean_up()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,6 @@ def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Harness]
         yield ProcessHarness()
         return
     client: Client = request.getfixturevalue("docker")
-    with gated(client.path, tmp_path) as gate:
+    with gated(client.url, tmp_path) as gate:
         yield DockerHarness(client, gate.url)
     assert gate.refused == []

@@ -111,6 +111,13 @@ Opened = Callable[..., AbstractAsyncContextManager[Three]]
 
 
 @pytest.fixture
+def filters(docker: Client) -> None:
+    """Packet filters, which are set in the container's network namespace from outside."""
+    if os.geteuid() != 0 or not docker.url.startswith("unix:"):
+        pytest.skip("packet filters take root, and an engine behind a socket of this machine")
+
+
+@pytest.fixture
 def three(docker: Client, stage: Stage, journal: JournalWriter) -> Opened:
     @asynccontextmanager
     async def opened(*, ipv6: bool = False) -> AsyncIterator[Three]:
@@ -137,6 +144,7 @@ def three(docker: Client, stage: Stage, journal: JournalWriter) -> Opened:
     return opened
 
 
+@pytest.mark.usefixtures("filters")
 async def test_a_group_is_cut_off_from_all_others_and_nobody_else_notices(
     stage: Stage, three: Opened
 ) -> None:
@@ -155,6 +163,7 @@ async def test_a_group_is_cut_off_from_all_others_and_nobody_else_notices(
     assert stage.watch.all(EpisodeClosed)[0].truncated == ""
 
 
+@pytest.mark.usefixtures("filters")
 async def test_one_is_cut_off_from_one_and_a_restart_cuts_the_episode_short(
     stage: Stage, three: Opened
 ) -> None:
@@ -192,6 +201,7 @@ async def test_a_unit_is_off_its_network_and_comes_back_under_its_names(stage: S
         assert "a-alias" in back[made.network]["Aliases"]
 
 
+@pytest.mark.usefixtures("filters")
 async def test_what_a_dead_run_left_is_undone_from_the_intent_alone_and_twice(
     stage: Stage, three: Opened
 ) -> None:
@@ -215,6 +225,7 @@ async def test_what_a_dead_run_left_is_undone_from_the_intent_alone_and_twice(
     assert not stage.watch.all(UndoFailed)
 
 
+@pytest.mark.usefixtures("filters")
 async def test_no_more_than_a_minority_of_the_broker_is_cut_off_by_faults_that_meet(
     stage: Stage, three: Opened
 ) -> None:
@@ -229,6 +240,7 @@ async def test_no_more_than_a_minority_of_the_broker_is_cut_off_by_faults_that_m
     assert order == ["fault.intent", "fault.undone"] * 2
 
 
+@pytest.mark.usefixtures("filters")
 async def test_a_kernel_without_ipv6_is_no_hindrance_where_there_is_none(
     stage: Stage, three: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +268,7 @@ async def test_a_network_that_a_unit_is_not_on_skips_the_draw(stage: Stage, thre
     assert skipped.reason == f"none of {made.names['a']} is on network nowhere"
 
 
+@pytest.mark.usefixtures("filters")
 async def test_what_is_missing_is_said_before_the_run(
     docker: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +289,7 @@ async def test_what_is_missing_is_said_before_the_run(
     assert said.endswith("missing on PATH: install iptables and util-linux")
 
 
+@pytest.mark.usefixtures("filters")
 async def test_a_container_in_the_machines_own_network_is_refused(
     docker: Client, journal: JournalWriter
 ) -> None:

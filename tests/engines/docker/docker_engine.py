@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 
@@ -32,6 +32,9 @@ NAME = LABEL.replace(".", "-")
 """What the names of its images begin with."""
 SHELL = f"{NAME}-shell"
 PATIENCE = 60.0
+CAP_SYS_ADMIN = 21
+ELF_HEADERS = 4096
+"""Bytes of a program in which it names its dynamic linker, if it has one."""
 LISTENS = re.compile(r"API listen on (127\.0\.0\.1:\d+)")
 APPLETS = (
     "sh",
@@ -51,30 +54,40 @@ APPLETS = (
 )
 
 
+def reached(url: str) -> str | tuple[str, int]:
+    """Return what a socket connects to: the path of `unix://`, host and port of `tcp://`. ValueError: it is neither."""
+    place = urlsplit(url)
+    if place.scheme == "unix" and place.path and not place.netloc:
+        return place.path
+    if place.scheme == "tcp" and place.hostname and place.port:
+        return place.hostname, place.port
+    raise ValueError(f"{url} is neither unix:///PATH nor tcp://HOST:PORT")
+
+
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float) -> None:
         super().__init__("docker", timeout=timeout)
-        self._path = path
+        self._reached = reached(url)
 
     def connect(self) -> None:
+        if isinstance(self._reached, tuple):
+            self.sock = socket.create_connection(self._reached, self.timeout)
+            return
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
+        self.sock.connect(self._reached)
 
 
 class Client:
     """Calls to an engine, one after the other; blocks, as tests may."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, url: str, label: str = LABEL) -> None:
+        """`label`: what marks that which `clean` removes."""
+        self.url, self.label = url, label
         self._made: set[str] = set()
 
-    @property
-    def url(self) -> str:
-        return f"unix://{self.path}"
-
     def call(self, method: str, path: str, body: Any = None, **params: object) -> Any:
-        connection = _Connection(self.path, PATIENCE)
+        connection = _Connection(self.url, PATIENCE)
         try:
             data = body if isinstance(body, bytes) else json.dumps(body) if body is not None else None
             kind = "application/x-tar" if isinstance(body, bytes) else "application/json"
@@ -105,7 +118,7 @@ class Client:
         settings = {
             "Image": SHELL,
             "Cmd": ["sh", "-c", command] if isinstance(command, str) else command,
-            "Labels": {LABEL: "true", **(labels or {})},
+            "Labels": {LABEL: "true", self.label: "true", **(labels or {})},
             "HostConfig": {
                 "Init": init,
                 "NetworkMode": "none",
@@ -128,12 +141,21 @@ class Client:
     def state(self, name: str) -> str:
         return str(self.inspect(name)["State"]["Status"])
 
+    def end(self, *names: str) -> None:
+        """Let SIGKILL end what runs in these containers, as a crash would. Here the engine belongs to somebody, whose machine's processes
+        are none of ours: a container's own shell kills all but its process 1, `init`, which ends with the code of that.
+        """
+        kill = {"Cmd": ["sh", "-c", "kill -KILL -1"]}
+        execs = [self.call("POST", f"containers/{name}/exec", kill)["Id"] for name in names]
+        for one in execs:
+            self.call("POST", f"exec/{one}/start", {"Detach": True})
+
     def remove(self, name: str) -> None:
         self.call("DELETE", f"containers/{quote(name)}", force=1, v=1)
 
     def clean(self) -> list[str]:
         """Remove everything that this session made but images; return the locks that code of ours left, which it should not."""
-        marked = json.dumps({"label": [LABEL]})
+        marked = json.dumps({"label": [self.label]})
         for container in self.call("GET", "containers/json", all=1, filters=marked):
             self._made |= {name.removeprefix("/") for name in container["Names"]}
             with suppress(RuntimeError):
@@ -180,13 +202,13 @@ class Client:
     def wait(self) -> None:
         deadline = time.monotonic() + PATIENCE
         while not self.answers():
-            assert time.monotonic() < deadline, f"no engine answers at {self.path}"
+            assert time.monotonic() < deadline, f"no engine answers at {self.url}"
             time.sleep(0.02)
 
     def import_shell(self) -> None:
         """Make the image of one static busybox."""
         busybox = shutil.which("busybox")
-        assert busybox, "busybox is missing: apt-get install busybox-static"
+        assert busybox, "see `no_shell`"
         self._import(SHELL, busybox, "bin/busybox", [f"bin/{applet}" for applet in APPLETS])
 
     def import_program(self, program: Path, image: str) -> None:
@@ -213,7 +235,8 @@ class PrivateEngine(Client):
 
     def __init__(self, root: Path, *inside: str, apart: bool = False) -> None:
         """`inside`: a command that runs others, such as `nsenter` with its arguments. `apart`: signals to our process group spare it."""
-        super().__init__(str(root / "docker.sock"))
+        self.path = root / "docker.sock"
+        super().__init__(f"unix://{self.path}")
         self._root, self._inside, self._apart = root, inside, apart
         self.certificates = root / "tls"
         make_certificates(self.certificates)
@@ -299,6 +322,11 @@ class PrivateEngine(Client):
             assert time.monotonic() < deadline, "dockerd does not read its settings again"
             time.sleep(0.01)
 
+    def end(self, *names: str) -> None:
+        """Let SIGKILL end the processes of these containers, without a word to the engine, which need not be there."""
+        for pid in [self.inspect(name)["State"]["Pid"] for name in names]:
+            os.kill(pid, signal.SIGKILL)
+
     def freeze(self, *, frozen: bool) -> None:
         """Let dockerd hang."""
         assert self._dockerd
@@ -307,7 +335,7 @@ class PrivateEngine(Client):
         while frozen and not all(_is_stopped(thread) for thread in threads.iterdir()):
             time.sleep(0.001)  # the kernel stops them one by one, and one that runs on answers
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End everything, and see that nothing is left: no process, no mount."""
         if self._dockerd:
             self.freeze(frozen=False)
@@ -397,12 +425,21 @@ def can_be_private() -> str:
     """Say why there can be no private engine here; empty if there can."""
     if os.geteuid() != 0:
         return "a private one needs root"
+    effective = re.search(r"^CapEff:\t(\w+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    if effective and not int(effective[1], 16) >> CAP_SYS_ADMIN & 1:
+        return "a private one needs to mount, which root may not in this container"
     missing = [
-        program
-        for program in ("dockerd", "containerd", "runc", "busybox", "openssl")
-        if not shutil.which(program)
+        program for program in ("dockerd", "containerd", "runc", "openssl") if not shutil.which(program)
     ]
-    return f"{', '.join(missing)} missing; scripts/test installs them on Debian" if missing else ""
+    return f"{', '.join(missing)} missing; scripts/test installs them on Debian" if missing else no_shell()
+
+
+def no_shell() -> str:
+    """Say why there is no shell for containers, into which a program goes alone, without libraries; empty if there is one."""
+    busybox = shutil.which("busybox")
+    if busybox and b"/ld-" not in Path(busybox).read_bytes()[:ELF_HEADERS]:
+        return ""
+    return "no static busybox; scripts/test installs busybox-static on Debian"
 
 
 @contextmanager
@@ -414,7 +451,7 @@ def private_engine(root: Path, *inside: str, apart: bool = False) -> Iterator[Pr
         engine.import_shell()
         yield engine
     finally:
-        engine.end()
+        engine.close()
 
 
 @contextmanager
@@ -424,9 +461,9 @@ def any_engine(root: Path) -> Iterator[Client]:
         with private_engine(root) as private:
             yield private
         return
+    if useless := no_users_engine() or no_shell():
+        want(f"{why}; {useless}" if useless not in why else why)
     client = users_engine()
-    if not client.answers():
-        want(f"nobody answers at {client.url}, and {why}")
     client.import_shell()
     try:
         yield client
@@ -435,5 +472,17 @@ def any_engine(root: Path) -> Iterator[Client]:
 
 
 def users_engine() -> Client:
-    """Return the engine that Docker's own commands would use, if it listens on a socket of this machine."""
-    return Client(os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://"))
+    """Return the engine that Docker's own commands would use."""
+    return Client(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+
+
+def no_users_engine() -> str:
+    """Say why the tests cannot use the engine that Docker's own commands would use; empty if they can."""
+    client = users_engine()
+    try:
+        place = reached(client.url)
+    except ValueError as error:
+        return f"DOCKER_HOST is of no use to the tests: {error}"
+    if isinstance(place, tuple) and place[0] not in {"127.0.0.1", "localhost", "::1"}:
+        return f"{client.url} may be another machine: the tests mount folders of this one, and speak to 127.0.0.1 alone"
+    return "" if client.answers() else f"nobody answers at {client.url}"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
+from docker_engine import reached
 from yarl import URL
 
 PAGE = Path(__file__).parents[3] / "docs" / "docker-api.md"
@@ -81,8 +82,10 @@ class Gate:
 
     async def _pass_on(self, request: web.BaseRequest, through: web.StreamResponse) -> None:
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _NOT_OURS}
-        url, data = URL(f"http://docker{request.raw_path}", encoded=True), await request.read() or None
-        connector = aiohttp.UnixConnector(self._engine)
+        place, data = reached(self._engine), await request.read() or None
+        host = place if isinstance(place, str) else f"{place[0]}:{place[1]}"
+        connector = aiohttp.UnixConnector(place) if isinstance(place, str) else aiohttp.TCPConnector()
+        url = URL(f"http://{'docker' if place == host else host}{request.raw_path}", encoded=True)
         async with (
             aiohttp.ClientSession(connector=connector, auto_decompress=False) as session,
             session.request(

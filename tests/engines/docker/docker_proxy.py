@@ -11,6 +11,7 @@ from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
+from docker_engine import reached
 
 REQUEST = re.compile(rb"^[A-Z]+ (\S+) HTTP/1\.1\r\n")
 BLOCK = 65_536
@@ -79,7 +80,13 @@ class Proxy:
         with anyio.CancelScope() as scope:
             self._open[scope] = ""
             with suppress(OSError):
-                answers, asking = await asyncio.open_unix_connection(self._engine)
+                place = reached(self._engine)
+                opened = (
+                    asyncio.open_connection(*place)
+                    if isinstance(place, tuple)
+                    else asyncio.open_unix_connection(place)
+                )
+                answers, asking = await opened
                 try:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._pass_answers, answers, answering, group.cancel_scope)
@@ -129,7 +136,7 @@ async def _closed(writer: StreamWriter) -> None:
 
 @asynccontextmanager
 async def proxied(engine: str, folder: Path) -> AsyncIterator[Proxy]:
-    """Run a proxy before an engine's socket."""
+    """Run a proxy before an engine, which is where this URL says."""
     async with anyio.create_task_group() as group:
         proxy = Proxy(folder / "proxy.sock", engine, group)
         await proxy.appear()

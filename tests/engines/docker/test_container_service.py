@@ -126,7 +126,7 @@ def service(docker: Client, images: str, folder: Path) -> Iterator[Service]:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
 
-    with gated(docker.path, socket) as gate:
+    with gated(docker.url, socket) as gate:
         os.chown(gate.path, 0, GROUP)
         gate.path.chmod(0o660)
         try:

@@ -58,7 +58,7 @@ def test_a_whole_run_and_its_recovery_make_these_calls_only(docker: Client, tmp_
         docker.create(f"{project}-{service}-1", IDLE, labels, host={"RestartPolicy": {"Name": "always"}})
     docker.start(f"{project}-worker-1")
     log, environment = tmp_path / "log", {**os.environ, "DOCKER_HOST": "unix:///nobody/here.sock"}
-    with gated(docker.path, tmp_path) as gate:
+    with gated(docker.url, tmp_path) as gate:
         (tmp_path / "soak.yaml").write_text(SOAK.format(project=project, url=gate.url))
         command = [sys.executable, "-m", "supervisor", "run", "soak.yaml", "--duration", "1h"]
         with (
@@ -67,7 +67,7 @@ def test_a_whole_run_and_its_recovery_make_these_calls_only(docker: Client, tmp_
         ):
             try:
                 until(lambda: docker.state(f"{project}-worker-1") == "paused", log)
-                os.kill(docker.inspect(f"{project}-api-1")["State"]["Pid"], signal.SIGKILL)
+                docker.end(f"{project}-api-1")
                 until(lambda: '"unit.restarted"' in journal(tmp_path), log)
                 os.kill(daemon_of(run.pid), signal.SIGKILL)
                 assert run.wait(PATIENCE) in {1, 3}, log.read_text()
@@ -97,11 +97,11 @@ async def test_there_is_no_call_on_the_list_that_is_not_made(
     for name in (upper, lower):
         docker.create(name, IDLE, host={"NetworkMode": network, "RestartPolicy": {"Name": "always"}})
     docker.start(upper)
-    with gated(docker.path, tmp_path) as gate:
+    with gated(docker.url, tmp_path) as gate:
         settings = {"host": gate.url, "start": True, "own_policy": "suspend", "stop_timeout": "1s"}
         engine = engine_of(docker, upper, lower, ready={upper: {"log": "up"}}, **settings)
         async with soaking(journal, engine) as soak:
-            os.kill(docker.inspect(upper)["State"]["Pid"], signal.SIGKILL)
+            docker.end(upper)
             await soak.crashed(upper)
         await use_everything(engine, journal, upper, lower, network)
         assert (docker.state(upper), docker.state(lower)) == ("running", "exited")
@@ -118,7 +118,7 @@ async def test_an_engine_that_restarts_behind_a_proxy_is_waited_for(
     unit, limits = new_name(), []
     docker.create(unit, IDLE)
     docker.start(unit)
-    with gated(docker.path, tmp_path) as gate:
+    with gated(docker.url, tmp_path) as gate:
         async with soaking(journal, engine_of(docker, unit, host=gate.url)) as soak:
             units, _ = soak.fleet.place(unit)
             assert isinstance(units, CanLimit)
@@ -145,7 +145,7 @@ async def test_a_call_that_a_proxy_refuses_is_named(
     unit = new_name()
     docker.create(unit, IDLE)
     docker.start(unit)
-    with gated(docker.path, tmp_path, without="/containers/{container}/update") as gate:
+    with gated(docker.url, tmp_path, without="/containers/{container}/update") as gate:
         async with soaking(journal, engine_of(docker, unit, host=gate.url)) as soak:
             units, _ = soak.fleet.place(unit)
             assert isinstance(units, CanLimit)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import anyio
 import pytest
-from docker_engine import SHELL, Client, PrivateEngine, make_certificates
+from docker_engine import NAME, SHELL, Client, PrivateEngine, make_certificates
 from docker_proxy import proxied
 from docker_soak import PATIENCE, end, engine_of, new_name, running, said, soaking
 
@@ -93,7 +93,7 @@ async def test_the_stream_of_events_ends_and_the_engine_forgets_what_was_on_it(
     unit, adopted = new_name(), new_name()
     running(docker, unit)
     running(docker, adopted, host={"RestartPolicy": {"Name": "always"}})
-    async with proxied(docker.path, tmp_path) as proxy:
+    async with proxied(docker.url, tmp_path) as proxy:
         engine = engine_of(docker, unit, adopted, host=proxy.url, own_policy="adopt")
         async with soaking(journal, engine) as soak:
             proxy.refuse("/events")
@@ -124,7 +124,7 @@ def again(docker: Client, name: str, times: int) -> bool:
 
 async def make_noise(docker: Client) -> None:
     """Make more events than an engine remembers."""
-    name = new_name("noise")
+    name = f"{NAME}-{new_name('noise')}"  # with what goes at the session's end
     for _ in range(MEMORY + 1):
         docker.call("POST", f"images/{SHELL}/tag", repo=name)
         await anyio.lowlevel.checkpoint()
@@ -145,7 +145,7 @@ async def test_one_call_hangs(
     monkeypatch.setattr(units, "START", 1.0)
     unit, other = new_name(), new_name()
     running(docker, unit, other, host={"LogConfig": {"Type": "local"}})
-    async with proxied(docker.path, tmp_path) as proxy:
+    async with proxied(docker.url, tmp_path) as proxy:
         async with soaking(journal, engine_of(docker, unit, other, host=proxy.url)) as soak:
             proxy.hold(f"{docker.inspect(unit)['Id']}{call}")
             with soak.hurried(unit, 1.0), anyio.fail_after(PATIENCE):
@@ -167,7 +167,7 @@ async def test_the_look_after_an_event_hangs(
     monkeypatch.setattr(api, "AWAY", 0.1)
     unit = new_name()
     running(docker, unit, host={"RestartPolicy": {"Name": "always"}})
-    async with proxied(docker.path, tmp_path) as proxy:
+    async with proxied(docker.url, tmp_path) as proxy:
         engine = engine_of(docker, unit, host=proxy.url, own_policy="adopt")
         async with soaking(journal, engine) as soak:
             for times in (1, 2):
@@ -186,7 +186,7 @@ async def test_the_socket_vanishes_and_comes_back(
     unit = new_name()
     running(docker, unit)
     async with (
-        proxied(docker.path, tmp_path) as proxy,
+        proxied(docker.url, tmp_path) as proxy,
         soaking(journal, engine_of(docker, unit, host=proxy.url)) as soak,
     ):
         for times in (1, 2):
@@ -207,7 +207,7 @@ async def test_the_engine_fails_whenever_it_is_asked_about_a_unit(
     """Events go on, and say how a unit ended; that Docker has started it again is seen once the engine tells."""
     unit, other = new_name(), new_name()
     running(docker, unit, other, host={"RestartPolicy": {"Name": "always"}})
-    async with proxied(docker.path, tmp_path) as proxy:
+    async with proxied(docker.url, tmp_path) as proxy:
         engine = engine_of(docker, unit, other, host=proxy.url, own_policy="adopt")
         async with soaking(journal, engine, delay="300ms") as soak:
             proxy.fail(f"{docker.inspect(unit)['Id']}/json")
@@ -232,7 +232,7 @@ async def test_a_life_that_came_and_went_while_the_engine_failed(docker: Client,
         raise AssertionError
 
     async with (
-        proxied(docker.path, tmp_path) as proxy,
+        proxied(docker.url, tmp_path) as proxy,
         engine_of(docker, unit, host=proxy.url).docker.connect(tmp_path) as api,
         nursery() as group,
     ):
@@ -267,7 +267,7 @@ async def test_the_clocks_differ(
     unit, adopted = new_name(), new_name()
     running(docker, unit)
     running(docker, adopted, host={"RestartPolicy": {"Name": "always"}})
-    async with proxied(docker.path, tmp_path) as proxy:
+    async with proxied(docker.url, tmp_path) as proxy:
         engine = engine_of(docker, unit, adopted, host=proxy.url, own_policy="adopt")
         async with soaking(journal, engine) as soak:
             began = soak.fleet.status(unit).observed.started

@@ -51,9 +51,7 @@ async def test_ten_killed_in_the_same_second(docker: Client, journal: JournalWri
     names = [new_name() for _ in range(10)]
     running(docker, *names)
     async with soaking(journal, engine_of(docker, *names)) as soak:
-        pids = [docker.inspect(name)["State"]["Pid"] for name in names]
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        docker.end(*names)
         for name in names:
             crash = await soak.crashed(name)
             assert crash.signal == "SIGKILL"
@@ -92,16 +90,18 @@ async def test_a_unit_that_cannot_be_started_again(
     unit, needed = new_name(), tmp_path / "needed"
     needed.mkdir()
     program = needed / "program"
-    program.write_text(f"#!/bin/sh\n{IDLE}\n")
+    program.write_text("#!/bin/sh\ntrap 'exit 3' USR1\necho up; sleep 1000 & wait\n")
     program.chmod(0o755)
     mount = {"Type": "bind", "Source": str(needed), "Target": "/needed", "ReadOnly": True}
     docker.create(unit, ["/needed/program"], init=False, host={"Mounts": [mount]})
     docker.start(unit)
+    wait_said(docker, unit)
     async with soaking(journal, engine_of(docker, unit), intensity="2 / 1m") as soak:
         program.unlink()
         if gone == "its mount":
             needed.rmdir()
-        end(docker, unit)
+        made = docker.call("POST", f"containers/{unit}/exec", {"Cmd": ["kill", "-USR1", "1"]})
+        docker.call("POST", f"exec/{made['Id']}/start", {"Detach": True})
         await soak.until(lambda: soak.of(UnitGivenUp, unit))
         failed = soak.of(UnitStartFailed, unit)
         assert len(failed) == 2
@@ -376,7 +376,7 @@ async def test_nothing_grows_with_the_number_of_crashes(
     names, held = [new_name() for _ in range(2)], list[dict[str, int]]()
     running(docker, *names)
     async with (
-        proxied(docker.path, tmp_path) as proxy,
+        proxied(docker.url, tmp_path) as proxy,
         soaking(journal, engine_of(docker, *names, host=proxy.url)) as soak,
     ):
         for number in range(WARM + ROUNDS):
