@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import anyio
-import anyio.lowlevel
 from pydantic import Field, model_validator
 
 from supervisor.engines.base import container_of
@@ -61,6 +60,10 @@ class Expectations(Protocol):
         """
 
 
+async def _nobody_counts() -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What a fault may touch.
@@ -85,8 +88,11 @@ class World:
     """What commands find in their environment besides soakd's own."""
     links: Control | None = None
     """The links of the run, or what is left of them; None if it has none."""
-    heard: Callable[[], Awaitable[None]] = anyio.lowlevel.checkpoint
-    """Waits until all who count operations know which episodes are open; bounded in time. Before anything is injected."""
+    heard: Callable[[], Awaitable[tuple[str, ...]]] = _nobody_counts
+    """Waits until all who count operations know which episodes are open; bounded in time. Before anything is injected.
+
+    Returns the loads that may not know.
+    """
 
 
 class Layout(Protocol):

@@ -20,6 +20,7 @@ from supervisor.faults.recovery import COMMIT_TIMEOUT, describe, record, undo_ep
 from supervisor.journal.base import Journal, JournalError
 from supervisor.journal.events import (
     EpisodeClosed,
+    EpisodeUnheard,
     FaultFailed,
     FaultInjected,
     FaultIntent,
@@ -100,7 +101,8 @@ class Episode:
     async def live(self) -> None:
         """Put the intent on disk, inject, hold, undo, watch the system recover, close. IntentLost: nothing was injected."""
         await self._announce()
-        await self._scene.world.heard()
+        if unheard := await self._scene.world.heard():
+            self._scene.journal.emit(EpisodeUnheard(episode=self.intent.episode, loads=unheard))
         self._scene.disturbances.enter(self.intent.episode)
         try:
             with self._cut:

@@ -148,6 +148,7 @@ def _fold_slices(parts: Sequence[Slice]) -> Slice:
         response.merge(Histogram.unpack(part.response))
         service.merge(Histogram.unpack(part.service or part.response))
     packed, served = _packed(response), _packed(service)
+    slowest = max(parts, key=lambda part: part.slowest_failure)
     return Slice(
         episodes=parts[0].episodes,
         ok=sum(part.ok for part in parts),
@@ -157,6 +158,8 @@ def _fold_slices(parts: Sequence[Slice]) -> Slice:
         errors=_capped(_added(part.errors for part in parts)),
         first_ok=_first(part.first_ok for part in parts),
         first_failure=_first(part.first_failure for part in parts),
+        slowest_failure=slowest.slowest_failure,
+        slowest_error=slowest.slowest_error,
         response=packed,
         service=() if served == packed else served,
     )

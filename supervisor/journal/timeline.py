@@ -26,7 +26,7 @@ from supervisor.journal.events import (
 KEPT: Final = 1024
 """Closed episodes that are remembered: no operation is as long as so many of them."""
 HEARD: Final = 1.0
-"""Seconds that followers have: one that is slower counts as unexplained what it does not know of."""
+"""Seconds that followers have: one that is slower counts as unexplained what it does not know of, and that is on record."""
 _STAGES: Final = ("direct", "during", "recovering")
 _TELLING: Final = frozenset({FaultIntent, FaultInjected, FaultFailed, FaultUndone, EpisodeClosed})
 """All others are passed over at once: `isinstance` of another class asks pydantic's metaclass, which takes longer than all else here."""
@@ -73,7 +73,7 @@ class Timeline:
         self._closed: deque[_Episode] = deque(maxlen=KEPT)
         self._owed: dict[str, FaultIntent] = {}
         self._callbacks: dict[object, Callable[[], None]] = {}
-        self._followers: dict[object, Heard] = {}
+        self._followers: dict[object, tuple[str, Heard]] = {}
 
     def apply(self, record: Record) -> None:
         """Take the next record; those that say nothing about episodes are ignored."""
@@ -149,19 +149,29 @@ class Timeline:
         other._owed = dict(self._owed)
         return other
 
-    def follow(self, heard: Heard) -> Callable[[], None]:
-        """Enter a follower in another process; the return value ends that."""
+    def follow(self, who: str, heard: Heard) -> Callable[[], None]:
+        """Enter a follower in another process that counts for a load; the return value ends that."""
         token = object()
-        self._followers[token] = heard
+        self._followers[token] = who, heard
 
         def leave() -> None:
             self._followers.pop(token, None)
 
         return leave
 
-    async def heard(self) -> None:
-        """Wait, `HEARD` seconds at most, until all followers know which episodes are open: before anything is injected."""
+    async def heard(self) -> tuple[str, ...]:
+        """Wait, `HEARD` seconds at most, until all followers know which episodes are open: before anything is injected.
+
+        Return the loads of those that have not said so by then.
+        """
+        waiting = dict(self._followers)
+
+        async def hear(token: object, heard: Heard) -> None:
+            await heard()
+            del waiting[token]
+
         with anyio.move_on_after(HEARD):
             async with anyio.create_task_group() as group:
-                for heard in tuple(self._followers.values()):
-                    group.start_soon(heard)
+                for token, (_, heard) in tuple(waiting.items()):
+                    group.start_soon(hear, token, heard)
+        return tuple(sorted({who for who, _ in waiting.values()}))

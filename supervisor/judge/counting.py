@@ -66,6 +66,10 @@ class Some:
         if case and len(self.cases) < CASES and case not in self.cases:
             self.cases.append(case)
 
+    def plus(self, other: Some) -> Some:
+        """Return both together."""
+        return Some(self.count + other.count, [*dict.fromkeys((*self.cases, *other.cases))][:CASES])
+
     def __bool__(self) -> bool:
         return self.count > 0
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from supervisor.journal.events import Slice
 from supervisor.judge.counting import add
 
 STAGES: Final = ("direct", "during", "recovering")
+
+
+class Slowest(NamedTuple):
+    """How long an operation took, from its intended start, and what became of it."""
+
+    seconds: float
+    error: str = ""
+    """Its error class; empty if it was ok."""
 
 
 @dataclass(slots=True)
@@ -23,6 +31,10 @@ class Stage:
     """Failures by error class."""
     worst: float = 0.0
     """The longest response of an ok operation, in seconds."""
+    slowest_failure: float = 0.0
+    """How long the longest failed or indeterminate operation took."""
+    slowest_error: str = ""
+    """Its error class."""
     crashes: dict[str, int] = field(default_factory=dict)
     """By unit."""
 
@@ -35,6 +47,15 @@ class Stage:
             add(self.errors, piece.errors)
         if piece.response and piece.response[1] > self.worst:
             self.worst = piece.response[1]
+        if piece.slowest_failure > self.slowest_failure:
+            self.slowest_failure, self.slowest_error = piece.slowest_failure, piece.slowest_error
+
+    @property
+    def slowest(self) -> Slowest | None:
+        """The operation that took longest, whatever became of it; None if there was none."""
+        if self.slowest_failure > self.worst:
+            return Slowest(self.slowest_failure, self.slowest_error)
+        return Slowest(self.worst) if self.ok else None
 
 
 @dataclass(slots=True)
@@ -86,6 +107,11 @@ class Damage:
     def worst(self) -> float:
         """The longest response of an ok operation, in seconds."""
         return max(stage.worst for stage in self.by_stage.values())
+
+    @property
+    def slowest(self) -> Slowest | None:
+        """The operation that took longest, whatever became of it; None if there was none."""
+        return max(filter(None, (stage.slowest for stage in self.by_stage.values())), default=None)
 
 
 def _added(counts: list[dict[str, int]]) -> dict[str, int]:

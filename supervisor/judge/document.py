@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from supervisor.histogram import Histogram
 from supervisor.judge.counting import Moment
-from supervisor.judge.damage import Damage
+from supervisor.judge.damage import Damage, Slowest
 from supervisor.judge.episodes import Episode, FaultTotals
 from supervisor.judge.notes import notes
 from supervisor.judge.operations import LoadTotals
@@ -216,6 +216,7 @@ def _damage(damage: Damage) -> dict[str, Any]:
         "failures_by_stage": damage.stages,
         "errors": damage.errors,
         "worst_response_seconds": damage.worst,
+        "slowest": _slowest(damage.slowest),
         "crashes": damage.crashes,
         "stages": {
             name: {
@@ -224,11 +225,16 @@ def _damage(damage: Damage) -> dict[str, Any]:
                 "dropped": stage.dropped,
                 "errors": stage.errors,
                 "worst_response_seconds": stage.worst,
+                "slowest": _slowest(stage.slowest),
                 "crashes": stage.crashes,
             }
             for name, stage in damage.by_stage.items()
         },
     }
+
+
+def _slowest(one: Slowest | None) -> dict[str, Any] | None:
+    return None if one is None else {"seconds": one.seconds, "error": one.error or None}
 
 
 def _quantiles(histogram: Histogram) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ from supervisor.histogram import Histogram
 from supervisor.journal.events import (
     DrawSkipped,
     EpisodeClosed,
+    EpisodeUnheard,
     Event,
     Evidence,
     FaultFailed,
@@ -39,6 +40,7 @@ _TELLING: Final = frozenset(
         FaultUndone,
         UndoFailed,
         EpisodeClosed,
+        EpisodeUnheard,
         Evidence,
     }
 )
@@ -149,6 +151,8 @@ class FaultTotals:
     truncated: Some = field(default_factory=Some)
     unmet: Some = field(default_factory=Some)
     skipped: Some = field(default_factory=Some)
+    unheard: dict[str, Some] = field(default_factory=dict)
+    """By load, episodes of which a process that shares it may have known too late, so that it counted what they explain without them."""
     recovery: Histogram = field(default_factory=Histogram)
     """Seconds from undo to steady state of the episodes that recovered."""
     damage: Damage = field(default_factory=Damage)
@@ -188,7 +192,13 @@ class Episodes:
             case DrawSkipped():
                 self.fault(event.fault).skipped.add(event.reason)
             case (
-                FaultInjected() | FaultFailed() | FaultUndone() | UndoFailed() | EpisodeClosed() | Evidence()
+                EpisodeUnheard()
+                | FaultInjected()
+                | FaultFailed()
+                | FaultUndone()
+                | UndoFailed()
+                | EpisodeClosed()
+                | Evidence()
             ):
                 if episode := self._kept.get(event.episode):
                     self._proceed(episode, event, moment)
@@ -241,6 +251,9 @@ class Episodes:
     def _proceed(self, episode: Episode, event: Event, moment: Moment) -> None:
         fault = self.fault(episode.fault)
         match event:
+            case EpisodeUnheard():
+                for load in event.loads:
+                    fault.unheard.setdefault(load, Some()).add(episode.id)
             case FaultInjected():
                 episode.injected = moment
                 fault.injected += 1

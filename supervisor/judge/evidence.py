@@ -55,6 +55,8 @@ def _episode(episode: Episode) -> Iterator[Line]:
     for stage, seen in damage.by_stage.items():
         if seen.worst:
             yield f"worst_response_seconds.{stage}", _rounded(seen.worst)
+        if seen.slowest_failure > seen.worst:
+            yield f"slowest_failure_seconds.{stage}", _rounded(seen.slowest_failure)
     yield from ((f"crashes.{unit}", count) for unit, count in damage.crashes.items())
     yield "first_failure_after_seconds", _rounded(episode.to_first_failure)
     yield "first_ok_after_undo_seconds", _rounded(episode.to_first_ok)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from supervisor.judge.counting import plural
+from supervisor.judge.counting import Some, plural
 from supervisor.judge.latencies import PackedSum
 from supervisor.judge.measures import OWN_SHARE, Part, loops_of, measure, tolerated
 from supervisor.judge.metrics import OK_RATE, Subject, Unit, plain
@@ -251,7 +251,25 @@ def _in_part(threshold: Threshold, baseline: float, part: Part, tally: Tally) ->
         for name in _loads(threshold, tally):
             amounts.lag.merge(tally.loads[name].lag)
     loops = loops_of(threshold.load, part.loops)
-    return _of_loads(threshold, baseline, amounts, part.seconds(tally.alive.mono), tally, loops=loops)
+    seen = _of_loads(threshold, baseline, amounts, part.seconds(tally.alive.mono), tally, loops=loops)
+    return replace(seen, missing=_unheard(threshold, tally))
+
+
+def _unheard(threshold: Threshold, tally: Tally) -> str:
+    """Say what of a part of the run may have been counted outside it."""
+    scope = threshold.scope
+    if scope is None or scope.where is Where.OUTSIDE:
+        return ""  # what is counted there may be too much, never too little
+    missed = Some()
+    for name, fault in tally.episodes.faults.items():
+        for load, some in fault.unheard.items():
+            if scope.fault in (None, name) and threshold.load in (None, load):
+                missed = missed.plus(some)
+    return (
+        f"a process of the load may have known of {plural(missed.count, 'episode')} too late: {missed}"
+        if missed
+        else ""
+    )
 
 
 def _in_windows(threshold: Threshold, sliding: Sliding, tally: Tally) -> Seen:

@@ -36,6 +36,9 @@ def _faults(tally: Tally) -> Iterator[str]:
                 yield f"{fault.name} {what} {plural(some.count, 'episode')}: {some}"
         if fault.skipped:
             yield f"{fault.name}: {plural(fault.skipped.count, 'draw')} skipped: {fault.skipped}"
+        for load, some in fault.unheard.items():
+            late = f"load {load}: a process may have known of {plural(some.count, 'episode')} too late"
+            yield f"{late}, and counted without them what they explain: {some}"
         if fault.unseen:
             yield f"{fault.name}: the recovery of {plural(fault.unseen, 'episode')} was not looked at"
 

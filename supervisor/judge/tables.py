@@ -7,7 +7,7 @@ from typing import Final
 
 from supervisor.histogram import Histogram
 from supervisor.judge.counting import Moment
-from supervisor.judge.damage import Damage
+from supervisor.judge.damage import Damage, Slowest
 from supervisor.judge.episodes import Episode, FaultTotals
 from supervisor.judge.evaluation import show
 from supervisor.judge.markdown import ROWS, table, text
@@ -19,8 +19,8 @@ from supervisor.judge.verdict import Judgement
 
 FAILURES: Final = "failures direct / during / recovering"
 """Of operations, by the stage of the episode that they overlapped first."""
-SLOWEST: Final = "slowest ok"
-"""Response, by stage in the same order."""
+SLOWEST: Final = "slowest"
+"""Operation, by stage in the same order, with its error class unless it was ok."""
 TOP: Final = 3
 """Error classes that are named for one stage of an episode."""
 
@@ -96,8 +96,12 @@ def _fault(fault: FaultTotals) -> tuple[object, ...]:
 
 def _damage(damage: Damage) -> tuple[str, str, str]:
     crashes = ", ".join(f"{unit} {count:,}" for unit, count in damage.crashes.items())
-    slowest = " / ".join(_time(stage.worst) if stage.ok else "-" for stage in damage.by_stage.values())
+    slowest = " / ".join(_slowest(stage.slowest) for stage in damage.by_stage.values())
     return " / ".join(f"{count:,}" for count in damage.stages.values()), slowest, crashes
+
+
+def _slowest(one: Slowest | None) -> str:
+    return "-" if one is None else f"{_time(one.seconds)} {one.error}".rstrip()
 
 
 def episodes(tally: Tally) -> Iterator[str]:

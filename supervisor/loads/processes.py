@@ -146,7 +146,7 @@ class Process:
         self._tell(self._begin())  # with the present episodes; later ones follow
         async with AsyncExitStack() as stack:
             stack.callback(context.journal.subscribe(self._forward))
-            stack.callback(context.timeline.follow(self._has_heard))
+            stack.callback(context.timeline.follow(context.name, self._has_heard))
             group = await stack.enter_async_context(anyio.create_task_group())
             group.start_soon(self._feed, process.stdin.send)
             group.start_soon(self._listen, process.stderr.receive, said)

@@ -8,7 +8,8 @@ a pipe instead of straight into the journal) gives the same numbers as one count
 What is capped, and how it stays honest:
 
 - Error classes: `ERROR_CLASSES` a window and `CUT_OFF`, the rest are counted under `other`. The sum over classes is always failed + indeterminate.
-- Samples: the first `SAMPLES_PER_CLASS` of each error class, `SAMPLES` a window.
+- Samples: the first `SAMPLES_PER_CLASS` of each error class, `SAMPLES` a window; and as many of those that no episode explains, which
+  thousands that one explains must not crowd out.
 - Slices: operations that overlap no episode always have their own, as have the first `SLICES` sets of episodes. Operations with
   further sets share one slice under the union of their sets: such an operation keeps every episode it overlapped and may seem to
   overlap others, but never counts as unexplained, and none that is unexplained is ever explained by it. The counter `folded` says
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
@@ -99,8 +101,8 @@ class Recorder:
             tally.count_ok(intended, start, end)
             return
         error = window.error_class(error[:ERROR_LENGTH] or "unknown")
-        tally.count_failure(error, outcome, end)
-        if window.has_room(error):
+        tally.count_failure(error, outcome, intended, end)
+        if window.has_room(error, explained=bool(marks)):
             window.samples.append(
                 Sample(
                     at=intended,
@@ -207,12 +209,15 @@ class _Tally:
         "ok",
         "response",
         "service",
+        "slowest_error",
+        "slowest_failure",
     )
 
     def __init__(self) -> None:
         self.ok = self.failed = self.indeterminate = self.dropped = 0
         self.errors: dict[str, int] = {}
         self.first_ok = self.first_failure = math.inf
+        self.slowest_failure, self.slowest_error = 0.0, ""
         self.response = Histogram()
         self.service: Histogram | None = None
         """None as long as it equals `response`."""
@@ -228,12 +233,16 @@ class _Tally:
         if self.service is not None:
             self.service.record(end - start)
 
-    def count_failure(self, error: str, outcome: Literal["failed", "indeterminate"], end: float) -> None:
+    def count_failure(
+        self, error: str, outcome: Literal["failed", "indeterminate"], intended: float, end: float
+    ) -> None:
         if outcome == "failed":
             self.failed += 1
         else:
             self.indeterminate += 1
         self.first_failure = min(self.first_failure, end)
+        if end - intended > self.slowest_failure:
+            self.slowest_failure, self.slowest_error = end - intended, error
         self.errors[error] = self.errors.get(error, 0) + 1
 
     def slice(self, episodes: tuple[str, ...]) -> Slice:
@@ -246,6 +255,8 @@ class _Tally:
             errors=self.errors,
             first_ok=None if self.first_ok == math.inf else self.first_ok,
             first_failure=None if self.first_failure == math.inf else self.first_failure,
+            slowest_failure=round(self.slowest_failure, 6),
+            slowest_error=self.slowest_error,
             response=tuple(self.response.pack()) if self.ok else (),
             service=tuple(self.service.pack()) if self.service is not None else (),
         )
@@ -259,6 +270,7 @@ class _Window:
         "counters",
         "dropped",
         "folded",
+        "kept",
         "lag",
         "late",
         "rest",
@@ -278,9 +290,11 @@ class _Window:
         """What found no slice of its own."""
         self.folded: set[str] = set()
         """The union of the marks in `rest`."""
-        self.classes: dict[str, int] = {}
-        """Samples kept of each error class that is counted under its own name."""
+        self.classes: set[str] = set()
+        """Error classes that are counted under their own names."""
         self.samples: list[Sample] = []
+        self.kept: Counter[tuple[bool, str]] = Counter()
+        """Of those how many there are, by whether an episode explains them and by error class; under an empty one of all classes."""
         self.lag = Histogram()
         self.counters: dict[str, float] = {}
 
@@ -307,16 +321,15 @@ class _Window:
         if error not in self.classes:
             if len(self.classes) >= ERROR_CLASSES and error != CUT_OFF:
                 return OTHER
-            self.classes[error] = 0
+            self.classes.add(error)
         return error
 
-    def has_room(self, error: str) -> bool:
+    def has_room(self, error: str, *, explained: bool) -> bool:
         """Say whether one more sample of an error class fits, and take its place."""
-        kept = self.classes.get(error, 0)
-        if len(self.samples) >= SAMPLES or kept >= SAMPLES_PER_CLASS:
-            return False
-        self.classes[error] = kept + 1
-        return True
+        room = self.kept[explained, ""] < SAMPLES and self.kept[explained, error] < SAMPLES_PER_CLASS
+        if room:
+            self.kept.update([(explained, ""), (explained, error)])
+        return room
 
     def count(self, name: str, amount: float) -> None:
         if name not in self.counters and len(self.counters) >= COUNTERS:

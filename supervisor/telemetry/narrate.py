@@ -128,6 +128,11 @@ def _(event: ev.FaultIntent) -> Line:
 
 
 @line.register
+def _(event: ev.EpisodeUnheard) -> Line:
+    return "warning", f"loads may know of {event.episode} too late", {"loads": ", ".join(event.loads)}
+
+
+@line.register
 def _(event: ev.FaultFailed) -> Line:
     return "error", f"{event.episode} could not be injected", {"error": event.error}
 

@@ -143,11 +143,19 @@ class Stage:
     nemesis: Nemesis | None = None
     bounds: Bounds | None = None
     expectations: Expectations | None = None
+    deaf: tuple[str, ...] = ()
+    """Loads that do not hear of an episode in time."""
 
     @property
     def world(self) -> World:
         fleet = self.fleet or Fleet(self.journal, {}, {})
-        return World(fleet, self.connections, base=self.base, born=self.born, run_dir=self.journal.run_dir)
+        run_dir = self.journal.run_dir
+        return World(
+            fleet, self.connections, base=self.base, born=self.born, run_dir=run_dir, heard=self._heard
+        )
+
+    async def _heard(self) -> tuple[str, ...]:
+        return self.deaf
 
     @asynccontextmanager
     async def running(self, finish: float = 5.0, **faults: Fault) -> AsyncIterator[Scheduler]:

@@ -16,6 +16,7 @@ from supervisor.journal.base import JournalError
 from supervisor.journal.events import (
     DrawSkipped,
     EpisodeClosed,
+    EpisodeUnheard,
     Event,
     FaultFailed,
     FaultIntent,
@@ -41,6 +42,16 @@ async def test_an_episode_lives_from_its_intent_to_its_close(stage: Stage) -> No
     assert script.asked == ["inject a#1", "undo a#1"]
     records = {record.event.kind: record.mono for record in stage.watch.records}
     assert records["fault.undone"] - records["fault.injected"] >= 0.015
+
+
+async def test_loads_that_may_know_of_an_episode_too_late_are_on_record_before_it_is_injected(
+    stage: Stage,
+) -> None:
+    stage.deaf = ("rpc",)
+    async with stage.running(a=fault(Script())):
+        await stage.watch.until(EpisodeClosed)
+    assert stage.watch.all(EpisodeUnheard) == [EpisodeUnheard(episode="a#1", loads=("rpc",))]
+    assert life(stage, "a#1")[:3] == ["fault.intent", "episode.unheard", "fault.injected"]
 
 
 async def test_the_intent_is_on_disk_before_anything_is_injected(

@@ -47,6 +47,7 @@ SLICES = st.builds(
     errors=st.dictionaries(st.sampled_from(["a", "b", "other"]), st.integers(1, 9)),
     first_ok=st.none() | st.integers(0, 99).map(float),
     first_failure=st.none() | st.integers(0, 99).map(float),
+    slowest_failure=st.integers(0, 99).map(float),
     response=HISTOGRAMS,
     service=HISTOGRAMS,
 )
@@ -101,6 +102,7 @@ def totals(found: Sequence[LoadWindow]) -> dict[tuple[str, ...], object]:
     total: Counter[tuple[str, ...]] = Counter()
     histograms: dict[tuple[str, ...], Histogram] = {}
     firsts: dict[tuple[str, ...], float] = {}
+    slowest: dict[tuple[str, ...], tuple[float, str]] = {}
     for window in found:
         histograms.setdefault((window.load, "lag"), Histogram()).merge(Histogram.unpack(window.lag))
         for name in ("scheduled", "started", "late", "dropped", "windows"):
@@ -114,6 +116,10 @@ def totals(found: Sequence[LoadWindow]) -> dict[tuple[str, ...], object]:
             for name in ("first_ok", "first_failure"):
                 if (time := getattr(part, name)) is not None:
                     firsts[*key, name] = min(firsts.get((*key, name), time), time)
+            longest = *key, "longest"
+            slowest[longest] = max(
+                slowest.get(longest, (0.0, "")), (part.slowest_failure, part.slowest_error)
+            )
             for name, count in part.errors.items():
                 total[*key, "error", name] += count
             histograms.setdefault((*key, "response"), Histogram()).merge(Histogram.unpack(part.response))
@@ -123,6 +129,7 @@ def totals(found: Sequence[LoadWindow]) -> dict[tuple[str, ...], object]:
     return (
         dict(+total)
         | firsts
+        | slowest
         | {
             key: (histogram.buckets, round(histogram.total, 4), histogram.highest)
             for key, histogram in histograms.items()
@@ -228,6 +235,8 @@ def test_no_field_of_a_window_is_unknown_to_folding() -> None:
         "errors",
         "first_ok",
         "first_failure",
+        "slowest_failure",
+        "slowest_error",
         "response",
         "service",
     }

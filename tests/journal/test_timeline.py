@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import anyio
+import anyio.lowlevel
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -183,3 +186,16 @@ def test_the_timeline_agrees_with_the_model(
     now, overlapping = model(events, start / 2, (start + length) / 2)
     assert timeline.marks() == now
     assert timeline.overlapping(start / 2, (start + length) / 2) == overlapping
+
+
+async def test_who_has_not_heard_in_time_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeline = Timeline()
+    leave = [
+        timeline.follow(who, heard)
+        for who, heard in (("a", anyio.lowlevel.checkpoint), ("b", anyio.sleep_forever))
+    ]
+    monkeypatch.setattr("supervisor.journal.timeline.HEARD", 0.05)
+    assert await timeline.heard() == ("b",)
+    leave[1]()
+    monkeypatch.setattr("supervisor.journal.timeline.HEARD", 40)
+    assert await timeline.heard() == ()

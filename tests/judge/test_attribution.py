@@ -8,6 +8,7 @@ from supervisor.journal.events import (
     Cause,
     DrawSkipped,
     EpisodeClosed,
+    EpisodeUnheard,
     Evidence,
     FaultFailed,
     FaultInjected,
@@ -17,8 +18,11 @@ from supervisor.journal.events import (
     UnitCrashed,
     UnitExited,
 )
+from supervisor.judge.document import document
 from supervisor.judge.episodes import LISTED, Episode, Outcome
+from supervisor.judge.notes import notes
 from supervisor.judge.tally import Tally
+from supervisor.judge.verdict import judge
 
 
 def tally(story: Story) -> Tally:
@@ -77,6 +81,43 @@ def test_failures_belong_to_the_stage_they_are_marked_with_and_to_every_episode(
         "each operation once, in its earliest stage"
     )
     assert load.unexplained_errors == {"odd": 2}
+
+
+def test_the_slowest_operation_of_a_stage_is_told_with_what_became_of_it() -> None:
+    story = Story().begin(faults=("a",)).episode("a")
+    failing = piece("a#1:during", ok=3, took=0.5, failed=1, slowest_failure=5.0, slowest_error="timeout")
+    quick = piece("a#1:recovering", ok=3, took=0.5, failed=1, slowest_failure=0.01, slowest_error="refused")
+    story.window("rpc", failing, quick)
+    (episode,) = document(judge(story.end().records))["episodes"]
+
+    assert episode["slowest"] == {"seconds": 5.0, "error": "timeout"}
+    assert {name: stage["slowest"] for name, stage in episode["stages"].items()} == {
+        "direct": None,
+        "during": {"seconds": 5.0, "error": "timeout"},
+        "recovering": {"seconds": 0.5, "error": None},
+    }
+    assert episode["worst_response_seconds"] == 0.5
+
+
+def test_an_episode_of_which_a_process_heard_too_late_makes_its_part_of_the_run_uncertain() -> None:
+    within = "load rpc: failures during a == 0"
+    texts = (within, "load rpc: failures during b == 0", "load other: failures during a == 0")
+    story = Story().begin(faults=("a", "b"), loads=("rpc", "other"), thresholds=texts)
+    story.episode("a").tell(EpisodeUnheard(episode="a#1", loads=("rpc",))).episode("b")
+    for name in ("rpc", "other"):
+        story.window(name, piece("a#1:during", "b#1:during", ok=3))
+    judged = judge(story.end().records)
+
+    late = "a process of the load may have known of 1 episode too late: a#1"
+    assert {one.text: one.verdict for one in judged.thresholds} == {
+        within: "inconclusive",
+        texts[1]: "pass",
+        texts[2]: "pass",
+    }
+    assert late in judged.thresholds[0].why
+    assert any(
+        "load rpc: a process may have known of 1 episode too late" in note for note in notes(judged.tally)
+    )
 
 
 def test_operations_that_end_after_the_close_still_count_for_the_episode() -> None:

@@ -191,6 +191,32 @@ def test_samples_are_the_first_of_each_error_class() -> None:
     assert kept == [("refused", "op 0"), ("timeout", "op 0"), ("refused", "op 1"), ("timeout", "op 1")]
 
 
+def test_samples_of_what_no_episode_explains_are_never_crowded_out() -> None:
+    world = World()
+    world.record(0, 0, "failed", "refused")
+    world.open()
+    world.windows.clear()
+    for n in range(1000):
+        world.record(0, 0, "failed", f"error {n % recorder_module.ERROR_CLASSES}")
+    for _ in range(5):
+        world.recorder.record(intended=1.0, start=1.0, end=2.0, outcome="failed", error="error 0")
+    world.recorder.flush()
+    (window,) = world.windows
+    explained = [sample for sample in window.samples if sample.episodes]
+    assert len(explained) == recorder_module.SAMPLES
+    assert len(window.samples) - len(explained) == recorder_module.SAMPLES_PER_CLASS
+
+
+def test_the_slowest_failure_is_noted_with_its_class() -> None:
+    world = World()
+    for ago, error in ((0.5, "refused"), (5.0, "timeout"), (1.0, "refused")):
+        world.record(ago, 0, "indeterminate", error)
+    world.record(9, 0, "ok", "")
+    world.recorder.flush()
+    (part,) = world.windows[0].slices
+    assert (part.slowest_failure, part.slowest_error) == (5.0, "timeout")
+
+
 def test_too_many_sets_of_episodes_share_a_slice_but_never_hide_what_is_unexplained() -> None:
     world = World()
     rng = random.Random(7)  # noqa: S311  # the same every time

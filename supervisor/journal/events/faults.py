@@ -41,6 +41,14 @@ class FaultIntent(Event, kind="fault.intent", durable=True):
         return self.fault.removesuffix(BY_HAND)
 
 
+class EpisodeUnheard(Event, kind="episode.unheard"):
+    """Processes that share a load did not say in time that they know of an episode, which was injected all the same."""
+
+    episode: str
+    loads: tuple[str, ...]
+    """What these counted until they knew may lack the episode's mark."""
+
+
 class FaultInjected(Event, kind="fault.injected"):
     """Inject returned: the disturbance is on."""
 

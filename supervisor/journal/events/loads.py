@@ -48,6 +48,10 @@ class Slice(BaseModel):
     """Monotonic seconds at which the first ok operation ended; None: there was none, or nobody noted it."""
     first_failure: float | None = None
     """The same of the first failed or indeterminate operation."""
+    slowest_failure: float = 0.0
+    """Seconds that the longest failed or indeterminate operation took, from its intended start."""
+    slowest_error: str = ""
+    """Its error class."""
     response: tuple[int | float, ...] = ()
     """`histogram.Histogram.pack`: from the intended start to the end of ok operations."""
     service: tuple[int | float, ...] = ()
