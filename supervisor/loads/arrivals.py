@@ -33,6 +33,8 @@ class Crew(NamedTuple):
 
 WHOLE: Final = (0, 1)
 """The share of a process that is alone."""
+GAPS: Final = 1024
+"""Gaps that are drawn from one seed."""
 
 
 def constant(rate: float, since: float = 0.0, share: tuple[int, int] = WHOLE) -> Iterator[float]:
@@ -86,12 +88,33 @@ def poisson(rate: float, chance: random.Random, since: float = 0.0) -> Iterator[
         yield due
 
 
-def between(low: float, high: float, chance: random.Random, since: float = 0.0) -> Iterator[float]:
-    """Gaps are drawn evenly from `low` to `high` seconds."""
-    due = since
-    while True:
-        due += chance.uniform(low, high)
+def between(
+    low: float, high: float, seed: str, begin: float, share: tuple[int, int] = WHOLE, *, done: int = 0
+) -> Iterator[float]:
+    """Gaps are drawn evenly from `low` to `high` seconds, the first one from `begin` on.
+
+    All who share draw the same gaps and take every so many-th operation, so gaps of the whole are what they would be without sharing.
+    Who has scheduled `done` of its own before goes on with the next one of them, which is due at `begin`.
+    """
+    process, of = share
+    due, n = begin, 0
+    if done:
+        n = process + of * done
         yield due
+        n += 1
+    for n, gap in enumerate(_gaps(low, high, seed, n), n):  # noqa: B020  # from here on n is the operation
+        due += gap
+        if n % of == process:
+            yield due
+
+
+def _gaps(low: float, high: float, seed: str, first: int) -> Iterator[float]:
+    """Yield the gaps before operations `first` and on; drawn in blocks, so that one may begin anywhere at no cost."""
+    skipped = first % GAPS
+    for block in count(first // GAPS):
+        chance = random.Random(f"{seed}/{block}")  # noqa: S311  # draws are to be repeatable
+        yield from [chance.uniform(low, high) for _ in range(GAPS)][skipped:]
+        skipped = 0
 
 
 def bursts(size: int, every: float, first: float = 0.0, since: float = 0.0) -> Iterator[float]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from supervisor.journal.base import Journal
 from supervisor.journal.events import LoadWindow
@@ -36,6 +36,32 @@ class Sink(Protocol):
 
     def emit(self, event: LoadWindow) -> None:
         """Take one window; never blocks."""
+
+
+class Exchange(Protocol):
+    """What the processes of a load tell each other; all of it also comes to the load's `book`."""
+
+    epoch: int
+    """Which life of the whole load it is: alike in all processes, and in each life of theirs."""
+
+    def tell(self, note: Any) -> None:
+        """Tell all others, soon; `note` has the monotonic seconds of now as its first item. Never blocks."""
+
+    def hear(self, listener: Callable[[Any], None]) -> None:
+        """Hear what others tell from now on."""
+
+
+class Book(Protocol):
+    """What all that the processes of a load tell each other is put together in, in the run's own process."""
+
+    def take(self, process: int, notes: Sequence[Any], upto: float) -> None:
+        """Take what a process tells. What it tells later, happens after `upto`, in monotonic seconds."""
+
+    def left(self, process: int, *, well: bool) -> None:
+        """A process has ended; not `well`: without its last word."""
+
+    def finish(self) -> bool:
+        """Nothing more comes: decide on the rest, and say whether nothing was wrong. May be called again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +96,24 @@ class LoadContext:
     processes: int = 1
     together: Callable[[], Awaitable[float]] | None = None
     """Of a load that is shared: waits until every process is ready, and returns the monotonic seconds at which all begin."""
-    outlast: Callable[[bool], Awaitable[bool]] | None = None
+    leave: Callable[[bool], None] | None = None
     """Of a load that is shared: see `may_remove`."""
     owed: float | None = None
     """Seconds since the run's start from when on operations were due that nobody began, since the process before this one died."""
+    scheduled: int = 0
+    """Of a load that is shared: operations that earlier lives of this process have scheduled."""
+    exchange: Exchange | None = None
+    """Of a load that is shared and has to put together what its processes see."""
 
 
-async def may_remove(context: LoadContext, *, sound: bool) -> bool:
-    """Say whether a load may remove what it made: if nothing was wrong with it, in no process; then True in one of them.
+def may_remove(context: LoadContext, *, sound: bool) -> bool:
+    """Say whether a load may have removed what it made, which is if it is `sound`: nothing was wrong with it here.
 
-    That one waits some seconds for the others, who use it too.
+    What processes share is removed once all of them have ended, if nothing was wrong with it in any.
     """
-    return sound if context.outlast is None else await context.outlast(sound)
+    if context.leave is not None:
+        context.leave(sound)
+    return sound
 
 
 class Load(Kind):

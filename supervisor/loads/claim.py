@@ -11,7 +11,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from supervisor.journal.events import LoadStopped
 from supervisor.kinds import Strict
-from supervisor.loads.base import LoadContext
+from supervisor.loads.base import LoadContext, may_remove
+from supervisor.loads.claim_book import Book
 from supervisor.loads.claimers import Flow
 from supervisor.loads.claims import COUNTERS
 from supervisor.loads.clients import CONNECT, SEEN, open_client
@@ -75,10 +76,7 @@ class ClaimLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "claim"
-    alone: ClassVar[str] = (
-        "that a job is claimed twice is only seen by who sees all claims of a queue, so a load claim runs in one process; "
-        "declare several loads instead, each with a queue of its own"
-    )
+    shareable: ClassVar[bool] = True
     counters: ClassVar[tuple[str, ...]] = (
         *COUNTERS,
         *("claims", "taken_over", "late_claims", "abandoned", "contended", "empty"),
@@ -122,6 +120,10 @@ class ClaimLoad(NatsLoad):
             )
         return self
 
+    def book(self, context: LoadContext) -> Book:
+        """Return what sees the claims of all processes."""
+        return Book(self, context)
+
     @property
     def on_nats(self) -> bool:
         """Whether it needs the broker."""
@@ -156,10 +158,16 @@ class ClaimLoad(NatsLoad):
     @asynccontextmanager
     async def _open(self, context: LoadContext, flow: Flow) -> AsyncGenerator[Queue]:
         """Open the queue; what is made for it is removed again unless a job was claimed twice, stuck or orphaned."""
-        identity = Identity.new(context.run, context.name)
+        identity = Identity.new(context.run, context.name, context.process)
+        shared = context.exchange is not None
+        whose = f"{identity.writer + 1}-{identity.epoch}-" if shared else ""
+
+        def job(n: int) -> str:
+            return f"job-{whose}{n}"
+
         if self.claim.http is not None:
             async with open_browser() as browser:
-                prefix = f"{identity.run}-{identity.load}-{identity.epoch}-"
+                prefix = f"{identity.run}-{identity.load}-{whose or f'{identity.epoch}-'}"
                 yield HttpQueue(browser, _endpoint(self.claim.http), prefix=prefix, timeout=self.timeout)
             return
         async with open_client(context, self.client, self.connection) as client, nursery() as group:
@@ -184,6 +192,7 @@ class ClaimLoad(NatsLoad):
                     pull=pull,
                     timeout=self.timeout,
                     lease=lease,
+                    name=job,
                 )
             else:
                 name = f"KV_{self.claim.bucket}"
@@ -194,11 +203,16 @@ class ClaimLoad(NatsLoad):
                 )
                 with anyio.fail_after(CONNECT):
                     await make(handle, context.run, config)
-                prefix = f"{subject_prefix(handle)}$KV.{self.claim.bucket}.{identity.epoch}."
+                epoch = context.exchange.epoch if context.exchange else identity.epoch
                 yield BucketQueue(
-                    questions, flow.count, prefix=prefix, expired=flow.expired, doubt=flow.doubt
+                    questions,
+                    flow.count,
+                    prefix=f"{subject_prefix(handle)}$KV.{self.claim.bucket}.{epoch}.",
+                    name=job,
+                    expired=flow.expired,
+                    doubt=flow.doubt,
                 )
-            if not flow.wrong:
+            if may_remove(context, sound=flow.sound):
                 await remove(context, handle, name)
 
     def _stream(self, subject: str) -> dict[str, Any]:

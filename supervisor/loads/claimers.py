@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from anyio.abc import TaskGroup
 
-from supervisor.journal.events import InvariantViolated
 from supervisor.loads.base import LoadContext
-from supervisor.loads.claims import Claims, Job
+from supervisor.loads.claim_book import Shared
+from supervisor.loads.claims import Claims, Wrongs, note_no_claim
 from supervisor.loads.executor import Failure
 from supervisor.loads.queues import Queue
 
@@ -32,8 +32,6 @@ HELD: Final = 20_000
 """Jobs that are worked on at the same time."""
 PATIENCE: Final = 3.0
 """Seconds at the end for jobs that are worked on."""
-TOLD: Final = 20
-"""Double claims that are told with all their details; the others are only counted."""
 
 
 class Flow:
@@ -45,10 +43,10 @@ class Flow:
     def __init__(self, load: ClaimLoad, context: LoadContext) -> None:
         self._load, self._context = load, context
         self.count = context.recorder.count
-        self.wrong = 0
-        """Jobs with which something went wrong."""
-        self._claims = Claims(self.count, self._tell, lease=load.held_for, patience=load.patience)
-        self._log = context.journal.log(f"{context.name}.log")
+        self._wrongs = None if context.exchange else Wrongs(context)
+        """None: the book of all processes tells what is wrong."""
+        self._claims = self._claims_of(load, context)
+        self._backlog = load.share(load.backlog, context)
         self._idle: list[int] = []
         self._workers = 0
         self._at_work = 0
@@ -56,7 +54,21 @@ class Flow:
         """By the task of a worker of a closed loop: set when it has finished the job that it has."""
         self._workers_had_any = False
         self._supplied = anyio.Event()
-        self._chance = random.Random(f"{context.seed}/{context.name}/abandon")  # noqa: S311  # draws are to be repeatable
+        draws = f"{context.seed}/{context.name}/abandon/{context.process}"
+        self._chance = random.Random(draws)  # noqa: S311  # draws are to be repeatable
+
+    def _claims_of(self, load: ClaimLoad, context: LoadContext) -> Claims:
+        if self._wrongs is not None:
+            return Claims(self.count, self._wrongs.tell, lease=load.held_for, patience=load.patience)
+        assert context.exchange is not None  # noqa: S101  # then there are no wrongs here
+        shared = Shared(context.exchange.tell, lease=load.held_for, patience=load.patience)
+        context.exchange.hear(shared.hear)
+        return shared
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing was wrong, as far as can be told here."""
+        return not (self._wrongs and self._wrongs.count)
 
     # --- workers -------------------------------------------------------------------------------------------------------
 
@@ -70,7 +82,8 @@ class Flow:
                 self.count("empty", 1)
             return answer
         self._workers_had_any = True
-        self._claims.claimed(answer.job, worker, answer.asked, time.monotonic())
+        token = answer.token if isinstance(answer.token, int) else 0
+        self._claims.claimed(answer.job, worker, answer.asked, time.monotonic(), token)
         if self._chance.random() < self._load.abandon or self._at_work >= HELD:
             self.count("abandoned", 1)
             heapq.heappush(self._idle, worker)
@@ -88,18 +101,18 @@ class Flow:
             await done.wait()
 
     def _wake(self) -> int:
-        """Return the first worker that has nothing to do."""
+        """Return the first worker that has nothing to do; of several processes each has every so many-th number."""
         if self._idle:
             return heapq.heappop(self._idle)
         self._workers += 1
-        return self._workers
+        return (self._workers - 1) * self._context.processes + self._context.process + 1
 
     async def _work(self, job: str, worker: int, token: Any, ended: anyio.Event) -> None:
         if self._load.work:
             await anyio.sleep(self._load.work)
         done = await self._finish(job, worker, token)
         if done:
-            self._claims.finished(job, worker)
+            self._claims.finished(job, worker, time.monotonic())
         else:
             self.count("unconfirmed", 1)
             if done is None:
@@ -124,7 +137,7 @@ class Flow:
     async def supply(self) -> None:
         """Keep so many jobs waiting, for ever."""
         while True:
-            missing = self._load.backlog - self._claims.ready
+            missing = self._backlog - self._claims.ready
             if missing <= 0:
                 self._supplied.set()
                 await anyio.sleep(PAUSE)
@@ -150,8 +163,8 @@ class Flow:
         with anyio.move_on_after(PATIENCE):
             await self._supplied.wait()
 
-    def expired(self) -> str | None:
-        """Name a job whose holder's time is over, each time another."""
+    def expired(self) -> tuple[str, int] | None:
+        """Name a job whose holder's time is over, each time another, and its token."""
         lease = self._load.held_for
         if lease is None or not self._claims.held:
             return None
@@ -159,12 +172,11 @@ class Flow:
         if time.monotonic() < job.since + lease:
             return None
         self._claims.held.move_to_end(name)
-        return name
+        return name, job.token
 
     def doubt(self, job: str) -> None:
         """Offer a job no more that somebody may have claimed who will never hear of it."""
-        if self._claims.waiting.pop(job, None):
-            self.count("undecided", 1)
+        self._claims.forget(job)
 
     # --- what is wrong -------------------------------------------------------------------------------------------------
 
@@ -180,27 +192,5 @@ class Flow:
             while self._at_work:  # noqa: ASYNC110  # they end one by one
                 await anyio.sleep(0.02)
         self._claims.look(time.monotonic())
-        if not self._workers_had_any:
-            now, recorder = time.monotonic(), self._context.recorder
-            recorder.scheduled()
-            recorder.started()
-            recorder.record(
-                intended=now, start=now, end=now, outcome="failed", error="nothing was ever claimed"
-            )
-
-    def _tell(self, what: str, detail: str, job: Job) -> None:
-        self.wrong += 1
-        if self.wrong > TOLD:
-            return
-        worker = f" by worker {job.worker}" if job.worker >= 0 else ""
-        text = f"{job.name}, claimed{worker}: {detail}" if what != "stuck" else f"{job.name}: {detail}"
-        self._log.write(f"{what}: {text}\n".encode())
-        if what == "double_claims":
-            self._context.journal.emit(
-                InvariantViolated(
-                    invariant="a job belongs to one worker",
-                    subject=f"load {self._context.name}",
-                    detail=text,
-                    data={"job": job.name, "worker": job.worker},
-                )
-            )
+        if not self._workers_had_any and not self._context.exchange:
+            note_no_claim(self._context)

@@ -6,11 +6,11 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import anyio
 from pydantic import Field, field_validator, model_validator
@@ -21,6 +21,7 @@ from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.books import AGAIN, LATE, LOST, MALFORMED
 from supervisor.loads.cleanup import LAST, Cleaner, Cleanup
 from supervisor.loads.iterations import CUT_OFF, SKIPPED, Iterations, Task
+from supervisor.loads.pace import PACES
 from supervisor.loads.rounds import CRASHES, ENDS, Rounds
 from supervisor.supervision import nursery
 from supervisor.values import Duration
@@ -85,6 +86,22 @@ class CommandLoad(Load):
     cleanup: Cleanup | None = Field(
         None, description="What is removed from the broker between two iterations."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paces_itself(cls, entry: Any) -> Any:
+        keys = entry if isinstance(entry, Mapping) else {}
+        if "processes" in keys:
+            raise ValueError(
+                "processes: a command is a process of its own already; let the program start more of them, all telling their "
+                "operations on one descriptor, or declare several loads"
+            )
+        if found := next((pace for pace in PACES if pace in keys), None):
+            raise ValueError(
+                f"{found}: a command sets its own pace, one iteration after the other with `pause` in between; a program that "
+                "shall do operations at a rate does that itself, and tells them by `operations`"
+            )
+        return entry
 
     @field_validator("command")
     @classmethod

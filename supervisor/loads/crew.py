@@ -18,6 +18,7 @@ from supervisor.journal.fold import fold_windows
 from supervisor.loads.base import Load, LoadContext
 from supervisor.loads.executor import CRASHED, CUT_SHORT
 from supervisor.loads.made import remove
+from supervisor.loads.messages import Noted
 from supervisor.loads.nats_load import NatsLoad
 from supervisor.loads.pace import Paced
 from supervisor.loads.processes import Process, ProcessDied
@@ -71,6 +72,9 @@ class _Crew:
         self._streams: list[str] = []
         self._first, self._at = anyio.Event(), 0.0
         """When all began, in monotonic seconds; 0 as long as they have not."""
+        self._book = load.book(context)
+        """Where what the processes tell each other is put together; None: they tell nothing."""
+        self._epoch = None if self._book is None else time.time_ns() // 1_000_000
         self._settled: dict[str, set[int]] = {}
         """What is only known once somebody has looked, and which processes have: 0 is 0 when all of them say so."""
 
@@ -88,16 +92,18 @@ class _Crew:
                 supervisor = Supervisor(group, self.context.journal, give_up)
                 for process in range(of):
                     take = partial(self._take, process)
-                    member = Process(self.load, self.context, process, take, self)
+                    member = Process(self.load, self.context, process, take, self, epoch=self._epoch)
                     self._members.append(member)
                     supervisor.keep(f"load {name} {member.title}", member.run)
                 await self._begin_together()
         finally:
+            sound = self._book is None or self._book.finish()
             leave()
             self._flush()
         if self._beyond_help:
             raise ProcessDied(self._beyond_help)
-        await self._remove()
+        if sound and len(self._left) == of and all(self._left.values()):
+            await self._remove()
         self.context.journal.emit(LoadStopped(load=name, open=self._open))
 
     async def _begin_together(self) -> None:
@@ -114,10 +120,22 @@ class _Crew:
             member.begin(self._at)
 
     def has_left(self, member: Process, *, sound: bool) -> None:
-        """Take that a process needs no more what the load has made; the first one is told once that is so for all."""
+        """Take that a process needs no more what the load has made."""
         self._left[member] = sound
-        if not sound or len(self._left) == len(self._members):
-            self._members[0].outlast(sound=all(self._left.values()))
+
+    def noted(self, member: Process, notes: Noted) -> None:
+        """Take what a process tells the others."""
+        if self._book:
+            self._book.take(member.number, notes.notes, notes.upto)
+        if notes.notes:
+            for other in self._members:
+                if other is not member:
+                    other.hear(notes)
+
+    def has_ended(self, member: Process, *, well: bool) -> None:
+        """Take that a process is gone."""
+        if self._book:
+            self._book.left(member.number, well=well)
 
     def leaves(self, stream: str) -> None:
         """Take that a stream is to be removed unless the run fails."""
@@ -128,7 +146,7 @@ class _Crew:
         load, connections = self.load, self.context.connections
         if self._streams and connections and isinstance(load, NatsLoad):
             handle = await connections.handle(load.connection)
-            for stream in self._streams:
+            for stream in dict.fromkeys(self._streams):
                 await remove(self.context, handle, stream)
 
     def is_ready(self, member: Process) -> None:

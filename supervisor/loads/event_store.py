@@ -125,7 +125,7 @@ class EventStoreLoad(NatsLoad):
             with suppress(BrokerError):
                 await consumers.look(handle, self.event_store, CLEAR)
             await self._clear(handle, consumers, history.prefix if sound and not ours else None)
-            if await may_remove(context, sound=sound) and ours:
+            if may_remove(context, sound=sound) and ours:
                 await remove(context, handle, self.event_store)
         context.recorder.flush()
         context.journal.emit(LoadStopped(load=context.name, open=open_))

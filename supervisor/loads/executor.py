@@ -145,7 +145,8 @@ class Executor:
             first = begin if together else owed
             since = max(begin, now)
         seed = f"{self._context.seed}/{self._context.name}"
-        return since, self._pace.due(max(min(since, owed), 0.0), seed, *self._share, first=first)
+        whole = max(min(since, owed), 0.0)
+        return since, self._pace.due(whole, seed, *self._share, first=first, done=self._context.scheduled)
 
     def _start_all_due(self, group: TaskGroup, start: float, due: Iterator[float], intended: float) -> float:
         """Start what is due now, in one turn of the event loop, so that a burst begins together; return when the next one is due."""

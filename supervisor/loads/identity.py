@@ -60,6 +60,11 @@ class Writer:
         """Say whether a message is of this load, though another process or an earlier life of it may have written it."""
         return payload.startswith(f"{self.identity.run} {self.identity.load} ".encode())
 
+    def word(self, payload: bytes) -> str:
+        """Return the word that follows the number of a message of this load, whoever wrote it; empty for any other."""
+        words = payload.split(b" ", 6)
+        return words[5].decode(errors="replace") if self.ours(payload) and len(words) > 6 else ""
+
     def read_more(self, payload: bytes) -> bytes:
         """Return the word that follows the number of a message of ours; empty if there is none."""
         words = payload[len(self._prefix) :].split(b" ", 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack, suppress
 from functools import partial
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
 
 import anyio
 from pydantic import Field, StringConstraints, model_validator
@@ -14,7 +14,7 @@ from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.audit import Audit
-from supervisor.loads.base import LoadContext
+from supervisor.loads.base import LoadContext, may_remove
 from supervisor.loads.clients import CONNECT, SEEN, LoadClient, open_client
 from supervisor.loads.executor import TIMEOUT, Executor, Failure
 from supervisor.loads.identity import Identity, Writer
@@ -51,16 +51,13 @@ class JetStreamLoad(NatsLoad):
     """
 
     key: ClassVar[str] = "jetstream"
-    alone: ClassVar[str] = (
-        "a load jetstream reads all of its stream back, which several processes would all have to do; "
-        "declare several loads instead, each with a stream of its own"
-    )
     counters: ClassVar[tuple[str, ...]] = (
         *("attempts", "duplicates", "redelivered", "unexpected", "lost_to_retention", "consumers_lost"),
         *_ACKS.values(),
         *SEEN.values(),
     )
     settled: ClassVar[tuple[str, ...]] = LOST
+    shareable: ClassVar[bool] = True
 
     jetstream: Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")] = Field(
         description="The stream. One that does not exist is made, and removed at the end if nothing was lost."
@@ -84,7 +81,7 @@ class JetStreamLoad(NatsLoad):
 
     @property
     def published_to(self) -> str:
-        """The subject of every message."""
+        """The subject of every message, but for what `_Place` says."""
         return self.subject or f"soak.{self.jetstream}"
 
     async def run(self, context: LoadContext) -> None:
@@ -96,20 +93,20 @@ class JetStreamLoad(NatsLoad):
             )
             assert context.connections is not None  # noqa: S101  # `open_client` has looked
             handle = await context.connections.handle(self.connection)
-            identity = Identity.new(context.run, context.name)
-            consumer = f"soakd-{context.name.replace('.', '_')}-{identity.epoch}"
+            identity = Identity.new(context.run, context.name, context.process)
+            consumer = f"soakd-{context.name.replace('.', '_')}-{identity.epoch}-{identity.writer}"
             with anyio.fail_after(CONNECT):
-                ours = await self._prepare(handle, context.run, consumer)
-            flow = _Flow(self, context, Writer(identity, self.size), sender)
+                place = await self._prepare(handle, context, consumer)
+            flow = _Flow(self, context, Writer(identity, self.size), sender, place.subject)
             audit = Audit(
                 handle,
                 flow.ledger,
                 stream=self.jetstream,
                 consumer=consumer,
-                keeps=self.max_age if ours else 0.0,
-                remake=partial(self._remake, handle, context, consumer),
+                keeps=self.max_age if place.ours else 0.0,
+                remake=partial(self._remake, handle, context, consumer, place.only),
             )
-            flow.losses = Losses(self, context, audit, flow.ledger, flow.prefix)
+            flow.losses = Losses(self, context, audit, flow.ledger, prefix=flow.prefix, subject=place.subject)
             pull = Pull(
                 reader, f"{handle.api_prefix}.CONSUMER.MSG.NEXT.{self.jetstream}.{consumer}", flow.take
             )
@@ -124,29 +121,34 @@ class JetStreamLoad(NatsLoad):
                 open_ = await Executor(self, context, flow.publish).run()
             complete = await flow.last_look(audit)
             await self._clear(handle, consumer)
-            if ours and complete and flow.sound:
+            if may_remove(context, sound=complete and flow.sound) and place.ours:
                 await remove(context, handle, self.jetstream)
         context.recorder.flush()
         context.journal.emit(LoadStopped(load=context.name, open=open_))
 
-    async def _prepare(self, handle: Handle, run: str, consumer: str) -> bool:
-        """Make what is missing; return whether the stream is ours. BrokerError if JetStream does not let us."""
-        mark = f"made by soakd, run {run}"
+    async def _prepare(self, handle: Handle, context: LoadContext, consumer: str) -> _Place:
+        """Make what is missing; return where we publish. BrokerError if JetStream does not let us."""
+        mark = f"made by soakd, run {context.run}"
         try:
             info = await api.call(handle, f"STREAM.INFO.{self.jetstream}")
         except api.ApiError as error:
             if error.err_code != api.STREAM_NOT_FOUND:
                 raise
             info = await api.call(handle, f"STREAM.CREATE.{self.jetstream}", self._config(mark))
-        await self._consume(handle, consumer, info["state"]["last_seq"] + 1)
-        return bool(info["config"].get("description") == mark)
+        subject, only = self.published_to, f"{self.published_to}.{context.process}"
+        if self.processes == 1 or not any(_takes(one, only) for one in info["config"].get("subjects", ())):
+            only = ""
+        await self._consume(handle, consumer, only, info["state"]["last_seq"] + 1)
+        return _Place(info["config"].get("description") == mark, only or subject, only)
 
-    async def _remake(self, handle: Handle, context: LoadContext, consumer: str, start: int) -> None:
+    async def _remake(
+        self, handle: Handle, context: LoadContext, consumer: str, only: str, start: int
+    ) -> None:
         """Make the consumer again that the broker no longer has, though it is durable, so that what is owed can still arrive."""
         context.recorder.count("consumers_lost")
-        await self._consume(handle, consumer, start)
+        await self._consume(handle, consumer, only, start)
 
-    async def _consume(self, handle: Handle, consumer: str, start: int) -> None:
+    async def _consume(self, handle: Handle, consumer: str, only: str, start: int) -> None:
         config: dict[str, Any] = {
             "durable_name": consumer,
             "ack_policy": "explicit",
@@ -156,6 +158,8 @@ class JetStreamLoad(NatsLoad):
             "opt_start_seq": start,
             "inactive_threshold": int(CONSUMER_LIVES * 1e9),
         }
+        if only:
+            config["filter_subject"] = only
         body = {"stream_name": self.jetstream, "config": config}
         await api.call(handle, f"CONSUMER.DURABLE.CREATE.{self.jetstream}.{consumer}", body)
 
@@ -163,7 +167,7 @@ class JetStreamLoad(NatsLoad):
         return {
             "name": self.jetstream,
             "description": mark,
-            "subjects": [self.published_to],
+            "subjects": [self.published_to + (".*" if self.processes > 1 else "")],
             "num_replicas": self.replicas,
             "storage": self.storage,
             "max_age": int(self.max_age * 1e9),
@@ -177,15 +181,41 @@ class JetStreamLoad(NatsLoad):
             await api.call(handle, f"CONSUMER.DELETE.{self.jetstream}.{consumer}")
 
 
+class _Place(NamedTuple):
+    """Where one process publishes.
+
+    Of several each has a subject of its own below the load's, where the stream takes that, and reads back nothing else. Where the
+    stream is not ours and does not, all publish to the one subject, read everything, and pass over what others wrote.
+    """
+
+    ours: bool
+    """The stream was made by this run."""
+    subject: str
+    only: str
+    """What the consumer reads; empty: all."""
+
+
+def _takes(pattern: str, subject: str) -> bool:
+    """Say whether a stream's subject, which may have wildcards, takes a subject."""
+    wanted, given = pattern.split("."), subject.split(".")
+    if wanted[-1] == ">" and len(given) >= len(wanted):
+        wanted, given = wanted[:-1], given[: len(wanted) - 1]
+    return len(wanted) == len(given) and all(
+        one in {"*", other} for one, other in zip(wanted, given, strict=True)
+    )
+
+
 class _Flow:
     """Messages on their way through the stream."""
 
     losses: Losses
 
-    def __init__(self, load: JetStreamLoad, context: LoadContext, writer: Writer, client: LoadClient) -> None:
+    def __init__(
+        self, load: JetStreamLoad, context: LoadContext, writer: Writer, client: LoadClient, subject: str
+    ) -> None:
         self.ledger = Ledger()
         self._load, self._writer, self._client = load, writer, client
-        self._subject, self._count = load.published_to, context.recorder.count
+        self._subject, self._count = subject, context.recorder.count
         identity = writer.identity
         self._wrong = False
         self.prefix = f"{identity.run}.{identity.load}.{identity.epoch}.{identity.writer}."

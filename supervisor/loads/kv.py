@@ -112,7 +112,7 @@ class KvLoad(NatsLoad):
             ours = await make(handle, context.run, config, existing=self.existing)
         flow = _Flow(self, context, handle, questions)
         yield flow
-        whole = await may_remove(context, sound=not flow.wrong)
+        whole = may_remove(context, sound=not flow.wrong)
         if ours and whole:
             assert context.connections is not None  # noqa: S101  # `open_client` has looked
             shared = await context.connections.handle(self.connection)  # ours ends with the load

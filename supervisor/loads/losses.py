@@ -35,12 +35,19 @@ class Losses:
     """The losses of one life of a load."""
 
     def __init__(
-        self, load: JetStreamLoad, context: LoadContext, audit: Audit, ledger: Ledger, prefix: str
+        self,
+        load: JetStreamLoad,
+        context: LoadContext,
+        audit: Audit,
+        ledger: Ledger,
+        *,
+        prefix: str,
+        subject: str,
     ) -> None:
-        """`prefix` begins the id of every message."""
+        """`prefix` begins the id of every message, `subject` is what they are published to."""
         self.count = 0
         self._load, self._context, self._audit, self._ledger = load, context, audit, ledger
-        self._prefix = prefix
+        self._prefix, self._subject = prefix, subject
         self._saved: list[tuple[float, float, Mapping[str, str]]] = []
         """From when to when logs were saved, in wall time, and where they are."""
 
@@ -75,7 +82,7 @@ class Losses:
         held = self._with_silent(found["replicas"].get(acked.sequence, {}), one)
         where = "; ".join(f"{node}: {replica.holds}, {replica.why}" for node, replica in held.items())
         detail = (
-            f"{name} on {self._load.published_to} was acknowledged at {_clock(acked.at)} by {server} as message "
+            f"{name} on {self._subject} was acknowledged at {_clock(acked.at)} by {server} as message "
             f"{acked.sequence} of {acked.stream or 'a stream without name'}, and is lost: {_HOW[one.fate]}"
         )
         return InvariantViolated(
@@ -84,7 +91,7 @@ class Losses:
             detail=f"{detail}. Replicas: {where or 'unknown'}",
             data={
                 "id": name,
-                "subject": self._load.published_to,
+                "subject": self._subject,
                 "published": _clock(acked.began),
                 "acked": _clock(acked.at),
                 "stream": acked.stream,
@@ -150,6 +157,8 @@ class Losses:
             found["logs"] = {"?": f"saved {LOGS} times already"}
         else:
             title = f"{self._context.name}.lost.{datetime.fromtimestamp(until, UTC):%Y-%m-%dT%H-%M-%S}"
+            if self._context.processes > 1:
+                title += f".{self._context.process + 1}"  # others may save theirs in the same second
             found["logs"] = files = await logs.save(title, since, until)
             self._saved.append((since, until, files))
 

@@ -31,6 +31,11 @@ class Begin:
     process: int
     processes: int
     owed: float | None
+    scheduled: int
+    epoch: int | None
+    """Which life of the whole load it is; None: its processes tell each other nothing."""
+    logs: bool
+    """Whether the logs of the broker's servers can be saved."""
     base: Path
     directory: Path
     environment: Mapping[str, str]
@@ -42,6 +47,30 @@ class Happened(NamedTuple):
     """To a process: a record about an episode, for its own timeline."""
 
     record: Record
+
+
+class Noted(NamedTuple):
+    """From a process to all others, and to the load's book."""
+
+    notes: tuple[Any, ...]
+    upto: float
+    """Monotonic seconds before which nothing happened that is yet to be told."""
+
+
+class Save(NamedTuple):
+    """From a process: save what the broker's servers wrote between two wall times."""
+
+    n: int
+    title: str
+    since: float
+    until: float
+
+
+class Saved(NamedTuple):
+    """To a process: where that is."""
+
+    n: int
+    files: Mapping[str, str]
 
 
 class Ping(NamedTuple):
@@ -61,15 +90,9 @@ class Left(NamedTuple):
 
 
 class Leaves(NamedTuple):
-    """From a process: a stream that it has made, and that is to be removed unless the run fails."""
+    """From a process: a stream that this run has made, and that is to be removed if nothing was wrong with it in any of them."""
 
     stream: str
-
-
-class Outlasted(NamedTuple):
-    """To the first process: all others need it no more; `sound`: nothing was wrong with it anywhere."""
-
-    sound: bool
 
 
 class Go(NamedTuple):
@@ -95,7 +118,7 @@ class Ended(NamedTuple):
     error: str = ""
 
 
-Message = Begin | Happened | Ping | Ready | Go | Left | Leaves | Outlasted | Stop | Told | Ended
+Message = Begin | Happened | Noted | Save | Saved | Ping | Ready | Go | Left | Leaves | Stop | Told | Ended
 
 
 def pack(message: Message) -> bytes:

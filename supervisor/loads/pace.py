@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from supervisor.kinds import Strict
 from supervisor.loads import arrivals
-from supervisor.loads.base import Load, LoadContext
+from supervisor.loads.base import Book, Load, LoadContext
 from supervisor.values import Duration, Rate
 
 PACES: Final = ("rate", "ramp", "poisson", "between", "burst", "workers")
@@ -80,14 +80,14 @@ class Paced(Load):
     )
     """Why they may not, and what to do instead."""
 
+    def book(self, context: LoadContext) -> Book | None:  # noqa: ARG002  # for kinds that have one
+        """Return what puts together what several processes see, if it takes all of that to know what is wrong; a new one each time."""
+        return None
+
     @model_validator(mode="after")
     def _can_be_shared(self) -> Self:
         if self.processes > 1 and not self.shareable:
             raise ValueError(f"processes: {self.alone}")
-        if self.processes > 1 and self.between:
-            raise ValueError(
-                "processes: several cannot draw the gaps of `between` together; take rate or poisson"
-            )
         if self.processes > 1 and isinstance(self.workers, int) and self.workers < self.processes:
             raise ValueError(f"processes: {self.workers} workers are too few for {self.processes} processes")
         if self.burst and self.burst.size < self.processes:
@@ -115,6 +115,10 @@ class Paced(Load):
         """Return this process's part of a number of things that all processes have together, at least 1."""
         return max(_part(whole, context.process, context.processes), 1)
 
+    def share(self, whole: int, context: LoadContext) -> int:
+        """Return the same where it may be nothing."""
+        return _part(whole, context.process, context.processes)
+
     def room(self, process: int = 0, of: int = 1) -> int:
         """Return how many operations may be under way in one of so many processes."""
         return _part(self.in_flight, process, of)
@@ -129,12 +133,20 @@ class Paced(Load):
         return tuple(arrivals.Crew(_part(workers, process, of), seconds) for workers, seconds in stages)
 
     def due(
-        self, since: float, seed: str, process: int = 0, of: int = 1, *, first: float | None = None
+        self,
+        since: float,
+        seed: str,
+        process: int = 0,
+        of: int = 1,
+        *,
+        first: float | None = None,
+        done: int = 0,
     ) -> Iterator[float]:
         """Yield when operations of one of so many processes are due, in seconds since the run's start, from `since` on.
 
         Only for an open loop. The same seed gives the same draws. Processes need not agree on `since`: what is due from the latest one
-        on is due in exactly one of them. On `first`, when the first burst is due, they have to agree; left out: `since`.
+        on is due in exactly one of them. On `first`, when the first burst is due and the first gap begins, they have to agree; left out:
+        `since`. Of gaps a process must know how many operations it has `done`, if it is not in its first life; the next is due at `since`.
         """
         if (
             self.poisson is not None
@@ -144,7 +156,8 @@ class Paced(Load):
         if self.rate is not None:
             return arrivals.constant(self.rate, since, (process, of))
         if self.between is not None:
-            return arrivals.between(*self.between, random.Random(seed), since)  # noqa: S311  # as above
+            begin = since if done or first is None else first
+            return arrivals.between(*self.between, seed, begin, (process, of), done=done)
         if self.burst is not None:
             size, every = _part(self.burst.size, process, of), self.burst.every
             return arrivals.bursts(size, every, since if first is None else first, since)

@@ -40,9 +40,11 @@ from supervisor.loads.messages import (
     Happened,
     Leaves,
     Left,
-    Outlasted,
+    Noted,
     Ping,
     Ready,
+    Save,
+    Saved,
     Stop,
     Told,
     messages,
@@ -76,6 +78,12 @@ class Crew(Protocol):
     def leaves(self, stream: str) -> None:
         """A stream was made that is to be removed unless the run fails."""
 
+    def noted(self, member: Process, notes: Noted) -> None:
+        """A process tells all others something."""
+
+    def has_ended(self, member: Process, *, well: bool) -> None:
+        """A process is gone; not `well`: without its last word."""
+
 
 class Process:
     """One process, life after life."""
@@ -87,12 +95,18 @@ class Process:
         process: int,
         take: Callable[[Event], None],
         crew: Crew,
+        *,
+        epoch: int | None = None,
     ) -> None:
-        """`take` is given every event that it tells, and what it left unreported as a window."""
+        """`take` is given every event that it tells, and what it left unreported as a window; `epoch` as in `Begin`."""
         self._load, self._context, self._process, self._tell_crew = load, context, process, take
-        self._crew = crew
+        self._crew, self._epoch = crew, epoch
+        self.number = process
         self.title = f"process {process + 1} of {load.processes}"
         self._owed: float | None = None
+        self._scheduled = 0
+        """Operations that all its lives have scheduled."""
+        self._alive = False
         self._reported = Reported()
         self._queue = deque[bytes]()
         self._filled = anyio.Event()
@@ -122,7 +136,9 @@ class Process:
             code = process.returncode
         finally:
             self._take_rest(ledger)
+            self._crew.has_ended(self, well=self._ended_well)
             self._owe(ledger.next_due)
+            self._scheduled += ledger.read().scheduled
             ledger.close()
         if last := self._last_words(bytes(said)):
             how: Literal["raised", "killed"] = "raised" if self._ended else "killed"
@@ -145,6 +161,8 @@ class Process:
         self._queue.clear()
         self._tell(self._begin())  # with the present episodes; later ones follow
         async with AsyncExitStack() as stack:
+            self._alive = True
+            stack.callback(setattr, self, "_alive", False)
             stack.callback(context.journal.subscribe(self._forward))
             stack.callback(context.timeline.follow(context.name, self._has_heard))
             group = await stack.enter_async_context(anyio.create_task_group())
@@ -153,7 +171,10 @@ class Process:
             group.start_soon(self._stop)
             group.start_soon(self._watch, process.kill, said)
             async for message in messages(partial(_read, process.stdout.receive)):
-                self._take(message)
+                if isinstance(message, Save):
+                    group.start_soon(self._save, message)
+                else:
+                    self._take(message)
             for waiting in self._heard.values():
                 waiting.set()
             self._heard.clear()
@@ -163,9 +184,15 @@ class Process:
         """Let it begin at an instant, in monotonic seconds."""
         self._tell(Go(at))
 
-    def outlast(self, *, sound: bool) -> None:
-        """Tell it that all others are done with what the load has made, and whether nothing was wrong with it."""
-        self._tell(Outlasted(sound))
+    def hear(self, notes: Noted) -> None:
+        """Tell it what another process tells."""
+        if self._alive:
+            self._tell(notes)
+
+    async def _save(self, wanted: Save) -> None:
+        logs = self._context.server_logs
+        assert logs is not None  # noqa: S101  # it was told whether there are any
+        self._tell(Saved(wanted.n, await logs.save(wanted.title, wanted.since, wanted.until)))
 
     def _begin(self) -> Begin:
         context = self._context
@@ -179,6 +206,9 @@ class Process:
             process=self._process,
             processes=self._load.processes,
             owed=self._owed,
+            scheduled=self._scheduled,
+            epoch=self._epoch,
+            logs=context.server_logs is not None,
             base=context.base,
             directory=context.directory,
             environment=dict(context.environment),
@@ -186,7 +216,7 @@ class Process:
             timeline=context.timeline.copy(),
         )
 
-    def _tell(self, message: Begin | Happened | Ping | Go | Outlasted | Stop) -> None:
+    def _tell(self, message: Begin | Happened | Noted | Saved | Ping | Go | Stop) -> None:
         self._queue.append(pack(message))
         self._filled.set()
 
@@ -232,8 +262,10 @@ class Process:
 
     # --- counting ------------------------------------------------------------------------------------------------------
 
-    def _take(self, message: Told | Ping | Ready | Left | Leaves | Ended) -> None:
-        if isinstance(message, Ready):
+    def _take(self, message: Told | Noted | Ping | Ready | Left | Leaves | Ended) -> None:
+        if isinstance(message, Noted):
+            self._crew.noted(self, message)
+        elif isinstance(message, Ready):
             self._crew.is_ready(self)
         elif isinstance(message, Left):
             self._crew.has_left(self, sound=message.sound)
@@ -256,9 +288,13 @@ class Process:
         elif self._owed is None:
             self._owed = time.monotonic() - self._context.start
 
+    @property
+    def _ended_well(self) -> bool:
+        return self._ended is not None and not self._ended.error
+
     def _take_rest(self, ledger: Ledger) -> None:
         """Count what the process did and did not report, each operation with its own times and episodes."""
-        if self._ended is not None and not self._ended.error:
+        if self._ended_well:
             return  # it has told of all; but not where its load raised
         recorder = Recorder(self._context.name, _Told(self._tell_crew), self._context.timeline)
         self._reported.count_rest(ledger, recorder, self.title)

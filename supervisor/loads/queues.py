@@ -82,17 +82,19 @@ class StreamQueue:
         pull: str,
         timeout: float,
         lease: float,
+        name: Callable[[int], str],
     ) -> None:
-        """`pull` is the API's subject for the next message of the consumer, whose ack wait is `lease`."""
+        """`pull` is the API's subject for the next message of the consumer, whose ack wait is `lease`; `name` that of our n-th job."""
         self._client, self._questions, self._writer = client, questions, writer
         self._subject, self._pull, self._timeout, self._lease = subject, pull, timeout, lease
+        self._name = name
         self._free: list[_Inbox] = []
         self._resting: deque[tuple[float, _Inbox]] = deque()
 
     async def supply(self) -> str | None:
         """Publish a job."""
-        payload = self._writer.next()
-        name = f"job-{self._writer.n}"
+        name = self._name(self._writer.n + 1)
+        payload = self._writer.next(f"{name} ".encode())
         headers = {"Nats-Msg-Id": f"{self._writer.identity.run}.{self._writer.identity.epoch}.{name}"}
         return (
             None
@@ -128,11 +130,8 @@ class StreamQueue:
                 return EMPTY
             what = "no responders" if status == "503" else f"status {status}"
             return Failure(what, (msg.headers or {}).get("Description", ""))
-        n = self._writer.read(msg.data)
         return Claimed(
-            f"job-{n}" if n is not None else beginning(msg.data[:60].decode(errors="replace")),
-            asked,
-            msg.reply,
+            self._writer.word(msg.data) or beginning(msg.data[:60].decode(errors="replace")), asked, msg.reply
         )
 
     async def _inbox(self) -> _Inbox:
@@ -198,32 +197,29 @@ class BucketQueue:
         count: Callable[[str, float], None],
         *,
         prefix: str,
-        expired: Callable[[], str | None],
+        name: Callable[[int], str],
+        expired: Callable[[], tuple[str, int] | None],
         doubt: Callable[[str], None],
     ) -> None:
-        """`prefix` begins the subject of every job's key.
+        """`prefix` begins the subject of every job's key; `name` is that of our n-th job.
 
-        `expired` names a job that is held for too long; `doubt` is told a job that somebody may have claimed and never hears of it.
+        `expired` names a job that is held for too long, with the revision of its key; `doubt` is told a job that somebody may have claimed and never hears of it.
         """
         self._questions, self._count, self._prefix = questions, count, prefix
         self._expired, self._doubt = expired, doubt
-        self._n = 0
-        self._revisions: dict[str, int] = {}
-        """Of the jobs that are held."""
-        self._chance = random.Random(prefix)  # noqa: S311  # which job to try next
+        self._name, self._n = name, 0
+        self._chance = random.Random(prefix + name(0))  # noqa: S311  # which job to try next
 
     async def supply(self) -> str | None:
         """Name a new job."""
         self._n += 1
-        return f"job-{self._n}"  # a job of a bucket is a number that nobody has made a key of yet
+        return self._name(self._n)  # a job of a bucket is a number that nobody has made a key of yet
 
     async def claim(self, worker: int, offered: Sequence[str]) -> Claimed | Failure:
         """Create a job's key, or take over that of a job whose holder's time is over."""
-        asked, job = time.monotonic(), self._expired()
-        expected = self._revisions.get(job, 0) if job is not None else 0
-        if job is None:
-            # The oldest, as everybody does; who came too late looks further on.
-            job = offered[0] if offered else None
+        # The oldest, as everybody does; who came too late looks further on.
+        asked, first = time.monotonic(), offered[0] if offered else None
+        job, expected = self._expired() or (first, 0)
         for _ in range(len(offered) + 1):
             if job is None:
                 return EMPTY
@@ -231,7 +227,6 @@ class BucketQueue:
                 self._questions, f"{self._prefix}{job}", f"worker {worker}".encode(), expected
             )
             if isinstance(answer, int):
-                self._revisions[job] = answer
                 return Claimed(job, asked, answer)
             if answer is not CONFLICT:
                 if answer.outcome == "indeterminate":
@@ -248,6 +243,5 @@ class BucketQueue:
             self._questions, f"{self._prefix}{job}", f"done by {worker}".encode(), token
         )
         if isinstance(answer, int) or answer is CONFLICT:
-            self._revisions.pop(job, None)
             return isinstance(answer, int)
         return None

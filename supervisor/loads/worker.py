@@ -10,8 +10,9 @@ import asyncio
 import os
 import pickle
 import sys
+import time
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from itertools import count
@@ -34,9 +35,11 @@ from supervisor.loads.messages import (
     Happened,
     Leaves,
     Left,
-    Outlasted,
+    Noted,
     Ping,
     Ready,
+    Save,
+    Saved,
     Stop,
     Told,
     messages,
@@ -51,10 +54,69 @@ REPORT: Final = 1.0
 """Seconds from one report of what was counted to the next."""
 LAGS: Final = 10
 """Reports from one that tells how late the event loop was to the next."""
-OUTLAST: Final = 3.0
-"""Seconds at the end for other processes of the load; what was made stays where one of them takes longer."""
 LAST: Final = 5.0
 """Seconds that the last messages may take."""
+PULSE: Final = 0.05
+"""Seconds from one word to the load's book to the next, if only that nothing has happened."""
+
+
+class Among:
+    """What a load's process tells the others, and hears of them."""
+
+    def __init__(self, epoch: int, writer: asyncio.StreamWriter) -> None:
+        self.epoch = epoch
+        self._writer, self._listeners = writer, list[Callable[[Any], None]]()
+        self._notes: list[Any] = []
+        self._loop = asyncio.get_running_loop()
+
+    def tell(self, note: Any) -> None:
+        """Tell a note with the others of this turn of the event loop."""
+        if not self._notes:
+            self._loop.call_soon(self.flush)
+        self._notes.append(note)
+
+    def hear(self, listener: Callable[[Any], None]) -> None:
+        """Hear what others tell from now on."""
+        self._listeners.append(listener)
+
+    def flush(self) -> None:
+        """Send what there is, and that there is no more by now."""
+        notes, self._notes = tuple(self._notes), []
+        self._writer.write(pack(Noted(notes, time.monotonic())))
+
+    def take(self, notes: Sequence[Any]) -> None:
+        """Hand over what others have told."""
+        for note in notes:
+            for listener in self._listeners:
+                listener(note)
+
+    async def run(self) -> None:
+        """Say how far we are, for ever."""
+        while True:
+            self.flush()
+            await anyio.sleep(PULSE)
+
+
+class LogsAbove:
+    """The logs of the broker's servers, which the run saves."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._asked: dict[int, anyio.Event] = {}
+        self._files: dict[int, Mapping[str, str]] = {}
+
+    async def save(self, title: str, since: float, until: float) -> Mapping[str, str]:
+        """Have them saved, as the protocol says."""
+        n = len(self._asked)
+        self._asked[n] = anyio.Event()
+        self._writer.write(pack(Save(n, title, since, until)))
+        await self._asked[n].wait()
+        return self._files.pop(n)
+
+    def saved(self, message: Saved) -> None:
+        """Take where they are."""
+        self._files[message.n] = message.files
+        self._asked[message.n].set()
 
 
 class Upstream:
@@ -77,6 +139,8 @@ async def main(totals: int) -> None:
         group.start_soon(worker.listen, incoming)
         group.start_soon(worker.report)
         group.start_soon(worker.lag.run)
+        if worker.among:
+            group.start_soon(worker.among.run)
         await worker.work()
         with anyio.move_on_after(LAST):
             await writer.drain()
@@ -92,9 +156,10 @@ class _Worker:
         self._begin, self._writer, self._journal = begin, writer, Upstream(writer)
         self._recorder = CountedRecorder(begin.name, self._journal, begin.timeline)
         self._recorder.ledger = ledger
+        self.among = None if begin.epoch is None else Among(begin.epoch, writer)
+        self._logs = LogsAbove(writer) if begin.logs else None
         self._stop, self._go = anyio.Event(), anyio.Event()
         self._at = 0.0
-        self._alone, self._sound = anyio.Event(), False
 
     async def work(self) -> None:
         """Run the load, and say how it ended."""
@@ -107,7 +172,14 @@ class _Worker:
                 left = Leftovers()
                 keep_what_is_there()
                 await load.run(
-                    replace(context, together=self._together, outlast=self._outlast, leftovers=left)
+                    replace(
+                        context,
+                        together=self._together,
+                        leave=self._leave,
+                        leftovers=left,
+                        exchange=self.among,
+                        server_logs=self._logs,
+                    )
                 )
                 for _, stream in left.streams:
                     self._writer.write(pack(Leaves(stream)))
@@ -116,37 +188,40 @@ class _Worker:
             error = traceback.format_exc()
         self._recorder.close()
         self._tell_lag()
+        if self.among:
+            self.among.flush()
         self._writer.write(pack(Ended(error)))
 
     async def _together(self) -> float:
+        if self.among:
+            self.among.flush()  # the book has to count on us before anything happens here
         self._writer.write(pack(Ready()))
         await self._go.wait()
         return self._at
 
-    async def _outlast(self, sound: bool) -> bool:  # as `LoadContext` has it
+    def _leave(self, sound: bool) -> None:  # as `LoadContext` has it
         self._writer.write(pack(Left(sound)))
-        if self._begin.process:
-            return False
-        with anyio.move_on_after(OUTLAST):
-            await self._alone.wait()
-        return self._sound
 
     async def listen(self, incoming: AsyncIterator[Any]) -> None:
         """Do as the run says, for as long as there is one."""
         async for message in incoming:
-            if isinstance(message, Happened):
-                self._begin.timeline.apply(message.record)
-            elif isinstance(message, Ping):
-                self._writer.write(pack(message))
-            elif isinstance(message, Go):
-                self._at = message.at
-                self._go.set()
-            elif isinstance(message, Outlasted):
-                self._sound = message.sound
-                self._alone.set()
-            elif isinstance(message, Stop):
-                self._stop.set()
+            self._hear(message)
         os._exit(1)  # the run is gone: whatever is under way here is nobody's any more
+
+    def _hear(self, message: Any) -> None:
+        if isinstance(message, Happened):
+            self._begin.timeline.apply(message.record)
+        elif isinstance(message, Noted) and self.among:
+            self.among.take(message.notes)
+        elif isinstance(message, Saved) and self._logs:
+            self._logs.saved(message)
+        elif isinstance(message, Ping):
+            self._writer.write(pack(message))
+        elif isinstance(message, Go):
+            self._at = message.at
+            self._go.set()
+        elif isinstance(message, Stop):
+            self._stop.set()
 
     async def report(self) -> None:
         """Tell what was counted, for ever."""
@@ -186,6 +261,7 @@ async def _context(
             process=begin.process,
             processes=begin.processes,
             owed=begin.owed,
+            scheduled=begin.scheduled,
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice, pairwise, takewhile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.loads.arrivals import Crew, Slope, between, bursts, constant, crew, poisson, ramp
@@ -29,7 +29,7 @@ def test_no_schedule_goes_back_or_before_its_beginning(
         constant(rate, since),
         ramp(slopes, since),
         poisson(rate, chance, since),
-        between(1 / rate, 2 / rate, chance, since),
+        between(1 / rate, 2 / rate, str(seed), since),
         bursts(3, 1 / rate, since, since),
         bursts(3, 1 / rate, 0.7 / rate, since),
     ):
@@ -91,11 +91,21 @@ def test_poisson_has_its_rate_and_its_spread(seed: int) -> None:
 
 def test_the_same_seed_gives_the_same_times() -> None:
     def draw() -> list[float]:
-        chance = random.Random("1/rpc")  # noqa: S311  # draws of a schedule
-        return list(islice(between(0.05, 0.2, chance), 20))
+        return list(islice(between(0.05, 0.2, "1/rpc", 3), 20))
 
     assert draw() == draw()
-    assert all(0.05 <= one - other <= 0.2 + 1e-9 for other, one in pairwise(draw()))
+    assert all(0.05 <= one - other <= 0.2 + 1e-9 for other, one in pairwise([3, *draw()]))
+
+
+@settings(max_examples=20)
+@given(of=st.integers(1, 5), done=st.integers(1, 2000))
+def test_gaps_that_are_shared_are_those_of_the_whole(of: int, done: int) -> None:
+    whole = list(islice(between(0.05, 0.2, "1/rpc", 3), of * (done + 20)))
+    for process in range(of):
+        mine = list(islice(between(0.05, 0.2, "1/rpc", 3, (process, of)), done + 20))
+        assert mine == whole[process::of]
+        later = list(islice(between(0.05, 0.2, "1/rpc", mine[done], (process, of), done=done), 20))
+        assert later == pytest.approx(mine[done:]), "who begins anew goes on where it was"
 
 
 def test_bursts_are_due_at_one_instant() -> None:

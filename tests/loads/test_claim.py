@@ -69,7 +69,7 @@ def test_one_job_for_one_worker_is_right() -> None:
     ledger = Ledger()
     ledger.submitted("a", 0)
     ledger.claimed("a", 1, 1, 2)
-    ledger.finished("a", 1)
+    ledger.finished("a", 1, 3)
     ledger.look(1000)
     assert ledger.found == {}
     assert not ledger.waiting
@@ -82,7 +82,7 @@ def test_a_job_that_two_have_is_claimed_twice() -> None:
     ledger.claimed("a", 2, 8, 9.9)
     assert ledger.found == {"double_claims": 1}
     assert ledger.told == ["double_claims a held by worker 1 since 9.900s"]
-    ledger.finished("a", 2)
+    ledger.finished("a", 2, 12)
     ledger.claimed("a", 3, 100, 101)
     assert ledger.counts["double_claims"] == 2, "it was finished, whatever its lease"
 
@@ -92,7 +92,7 @@ def test_after_its_lease_a_job_may_be_anothers() -> None:
     ledger.claimed("a", 1, 0, 9)
     ledger.claimed("a", 2, 9, 10)
     assert ledger.found == {"taken_over": 1}
-    ledger.finished("a", 1)  # who lost it cannot finish it for the other
+    ledger.finished("a", 1, 11)  # who lost it cannot finish it for the other
     assert "a" in ledger.held
     never = Ledger(lease=None)
     never.claimed("a", 1, 0, 0)

@@ -140,6 +140,12 @@ async def test_a_queue_that_gives_a_job_twice_is_flagged_by_its_threshold_alone(
 
 JOB_QUEUES: dict[str, tuple[dict[str, Any], type[FalseJetStream], dict[str, Any], str]] = {
     "stream that gives a job twice": ({"stream": "JOBS"}, GivesTwice, {"work": "20ms"}, "double_claims"),
+    "stream that gives a job to two processes": (
+        {"stream": "JOBS"},
+        GivesTwice,
+        {"work": "20ms", "processes": 2},
+        "double_claims",
+    ),
     "stream that loses jobs": (
         {"stream": "JOBS"},
         LosesJobs,
