@@ -72,7 +72,7 @@ class Pick(Written):
             case number:
                 size = int(number)
         if not 1 <= size <= total:
-            raise ValueError(f"cannot pick {self.text} of {total} units")
+            raise ValueError(f"cannot pick {self.text} of {total} {'unit' if total == 1 else 'units'}")
         return size
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Annotated, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from supervisor.engines.selectors import Pick
 from supervisor.faults.command import Argv
@@ -15,6 +15,7 @@ from supervisor.kinds import Strict
 
 MOST_ENTRIES: Final = 100
 """Entries, or messages, of one episode."""
+_OF_NATS: Final = frozenset({"$JS", "$SYS"})
 NOISE: Final = 256
 """Bytes that a drawn message has at most."""
 
@@ -49,6 +50,16 @@ class Published(Strict):
     subject: Annotated[str, Field(pattern=r"^[^\s*>]+$")]
     value: str | None = Field(None, description="What they say; left out: noise that is drawn.")
     count: int = Field(1, ge=1, le=MOST_ENTRIES, description="How many.")
+
+    @field_validator("subject")
+    @classmethod
+    def _of_the_system(cls, subject: str) -> str:
+        if subject.split(".", maxsplit=1)[0] in _OF_NATS:
+            raise ValueError(
+                f"subjects that begin with {subject.split('.', maxsplit=1)[0]} are requests to NATS itself, which could remove what existed before "
+                "the run: use purge, delete_consumer, stepdown or another fault, or a command of yours"
+            )
+        return subject
 
 
 class Duplicates(Strict):

@@ -52,7 +52,11 @@ class RollingLameDuck(Rolling):
         """A system account or nodes that are not named, and servers that would refuse to start."""
         yield from super().problems(layout)
         broker, nodes = layout.broker, layout.nodes()
-        if broker is None or broker.system is None:
+        if broker is None:
+            yield Problem(
+                (), f"{self.key} needs a broker: add the section broker, with its servers and nodes"
+            )
+        elif broker.system is None:
             yield Problem(
                 (),
                 f"{self.key} needs the system account: add system: {{user: ..., password: ...}} to the section broker",

@@ -21,7 +21,7 @@ from supervisor.soakfile import disturbances, judging, linking, traffic
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.shape import leaves, member
-from supervisor.soakfile.wording import SHOWN, Finding, either, unknown
+from supervisor.soakfile.wording import NEAR, SHOWN, Finding, did_you_mean, either, unknown
 
 PROTECT: Final = "soakd.protect"
 _UNIT_FILES: Final = re.compile(r".*\.mon|.*\.crash\..*")
@@ -49,6 +49,15 @@ class _Names(UnitNames):
         self.broker = parts.broker
         self.all_known = "engines" not in parts.bad and not discovered
         """False: there may be units that only the run, or a corrected file, knows."""
+        self.labels_known = self.all_known and all(
+            set(engine.unit_names()) <= set(engine.labels()) for engine in parts.engines.values()
+        )
+        self._parts = parts
+
+    def labels(self) -> list[str]:
+        """Return all labels of all units, each as a selector writes it."""
+        found = (of for engine in self._parts.engines.values() for of in engine.labels().values())
+        return sorted({f"{key}={value}" for of in found for key, value in of.items()})
 
     def nodes(self) -> frozenset[str]:
         """Return the units that are servers of the broker."""
@@ -99,6 +108,40 @@ def _selected(names: _Names, parts: Parts) -> Iterator[Finding]:
                 yield Finding(_locate(parts.data, path, name), what)
 
 
+def _labelled(names: _Names, parts: Parts) -> Iterator[Finding]:
+    """Labels that no unit has, or too few: nothing would ever be chosen."""
+    for path, selector in _selectors(parts) if names.labels_known else ():
+        if label := selector.label:
+            found, protected = names.selected(selector), names.labelled(PROTECT, "true")
+            fit = [unit for unit in found if not (_disturbs(path) and unit in protected)]
+            if not found:
+                known = names.labels()
+                rest = f": expected {either(known[:SHOWN])}" if known else ": none has any"
+                what = f'no unit has the label "{label}"{did_you_mean(label, known[:NEAR]) or rest}'
+            elif not fit:
+                what = (
+                    f"all units with the label {label} have {PROTECT}: true too, so no fault may touch them"
+                )
+            else:
+                what = _too_few(selector, len(fit))
+            if what:
+                yield Finding(_locate(parts.data, path, label), what)
+
+
+def _too_few(selector: Selector, count: int) -> str:
+    try:
+        if selector.pick:
+            selector.pick.size(count)
+    except ValueError as error:
+        return f"{error} with the label {selector.label}"
+    return ""
+
+
+def _disturbs(path: Path) -> bool:
+    """Say whether a selector at a path is a fault's own: what it means is disturbed, not looked at."""
+    return path[0] == "faults" and "expect" not in path
+
+
 def _started_after(names: _Names, parts: Parts) -> Iterator[Finding]:
     for engine, kind in parts.engines.items():
         for unit, others in kind.after().items():
@@ -136,7 +179,7 @@ def _watched_twice(names: _Names, parts: Parts) -> Iterator[Finding]:
 def _protected(names: _Names, parts: Parts) -> Iterator[Finding]:
     protected = names.labelled(PROTECT, "true")
     for path, selector in _selectors(parts):
-        for name in selector.names() if path[0] == "faults" and "expect" not in path else ():
+        for name in selector.names() if _disturbs(path) else ():
             if names.find(name) in protected:
                 what = f"{name} has the label {PROTECT}: true, so no fault may touch it"
                 yield Finding(_locate(parts.data, path, name), what)
@@ -173,6 +216,7 @@ _RULES: Final[Sequence[Callable[[_Names, Parts], Iterator[Finding]]]] = (
     _unit_names,
     _load_names,
     _selected,
+    _labelled,
     _started_after,
     _circles,
     _watched_twice,

@@ -22,7 +22,7 @@ AROUND = {
     "engines": """engines:
   around:
     process:
-      units: {api: {command: api}, worker: {command: worker}, orders: {command: orders}, nats1: {command: nats-server}}
+      units: {api: {command: api}, worker: {command: worker, labels: {tier: backend}}, orders: {command: orders}, nats1: {command: nats-server}}
 """,
     "broker": "broker: {servers: [127.0.0.1]}\n",
     "loads": "loads: {e2e: {command: pytest}}\n",
