@@ -39,8 +39,9 @@ def listed() -> dict[tuple[str, str], str]:
 class Gate:
     """What was let through, and what was not."""
 
-    def __init__(self, path: Path, engine: str, without: str = "") -> None:
+    def __init__(self, path: Path | None, engine: str, without: str = "") -> None:
         self.path, self._engine = path, engine
+        self.url = f"unix://{path}"
         self._calls = {
             call: re.compile(f"(?:{VERSION})?{pattern}")
             for call, pattern in listed().items()
@@ -50,10 +51,6 @@ class Gate:
         self.refused: list[str] = []
         self.away = 0
         """Calls that came while the engine was not there."""
-
-    @property
-    def url(self) -> str:
-        return f"unix://{self.path}"
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.rel_url.raw_path
@@ -103,16 +100,20 @@ class Gate:
         """Serve until `over`."""
         runner = web.ServerRunner(web.Server(self._handle, handler_cancellation=True), shutdown_timeout=1.0)
         await runner.setup()
-        await web.UnixSite(runner, str(self.path)).start()
+        site = web.UnixSite(runner, str(self.path)) if self.path else web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        if not self.path:
+            self.url = "tcp://{}:{}".format(*runner.addresses[0])
         begun.set()
         await over.wait()
         await runner.cleanup()
 
 
 @contextmanager
-def gated(engine: str, folder: Path, without: str = "") -> Iterator[Gate]:
-    """Run a gate in a thread of its own, since tests block; `without` a path of the list."""
-    gate, begun, over = Gate(folder / "gate.sock", engine, without), threading.Event(), asyncio.Event()
+def gated(engine: str, folder: Path | None, without: str = "") -> Iterator[Gate]:
+    """Run a gate in a thread of its own, since tests block; `without` a path of the list. Without a folder it listens on TCP."""
+    path = folder / "gate.sock" if folder else None
+    gate, begun, over = Gate(path, engine, without), threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=lambda: loop.run_until_complete(gate.serve(begun, over)), name="gate")
     thread.start()

@@ -127,6 +127,7 @@ def service(docker: Client, images: str, folder: Path) -> Iterator[Service]:
         return done.stdout.strip()
 
     with gated(docker.url, socket) as gate:
+        assert gate.path
         os.chown(gate.path, 0, GROUP)
         gate.path.chmod(0o660)
         try:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
 import anyio
 import pytest
-from docker_engine import LABEL, Client, PrivateEngine
-from docker_gate import VERSION, Gate, gated, listed
+from docker_engine import LABEL, Client, PrivateEngine, reached
+from docker_gate import VERSION, gated, listed
 from docker_soak import IDLE, engine_of, new_name, soaking
 from ruamel.yaml import YAML
+from yarl import URL
 
 from supervisor.engines.base import EngineContext, EngineError
 from supervisor.engines.capabilities import CanDisconnect, CanExecute, CanLimit, CanPause
@@ -28,7 +32,8 @@ from supervisor.engines.dockerd.powers import Powers
 from supervisor.journal.writer import JournalWriter
 
 PATIENCE = 60.0
-COMPOSE = Path(__file__).parents[3] / "deploy" / "compose.yaml"
+PROXY = "docker-proxy.cfg"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 SOAK = """
 soak: gated
 seed: 1
@@ -107,7 +112,7 @@ async def test_there_is_no_call_on_the_list_that_is_not_made(
         assert (docker.state(upper), docker.state(lower)) == ("running", "exited")
         assert gate.refused == []
         assert set(listed()) - gate.used == set(), "listed, and never made"
-        await refuses(gate, docker, upper)
+        await refuses(gate.url, docker, upper)
 
 
 async def test_an_engine_that_restarts_behind_a_proxy_is_waited_for(
@@ -184,12 +189,15 @@ async def use_everything(
     assert await engine.recover(context) == []
 
 
-async def refuses(gate: Gate, docker: Client, unit: str) -> None:
-    """See that the gate is one: what would make a man root does not get through, nor what would remove things of others."""
+async def refuses(url: str, docker: Client, unit: str) -> None:
+    """See that a gate is one: what would make a man root does not get through, nor what would remove things of others."""
     volume = new_name("volume")
     docker.call("POST", "volumes/create", {"Name": volume, "Labels": {LABEL: "true"}})
     try:
-        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(gate.path))) as session:
+        place = reached(url)
+        connector = aiohttp.UnixConnector(place) if isinstance(place, str) else aiohttp.TCPConnector()
+        host = "docker" if isinstance(place, str) else f"{place[0]}:{place[1]}"
+        async with aiohttp.ClientSession(connector=connector) as session:
             for method, path in (
                 ("POST", "containers/create"),
                 ("DELETE", f"containers/{unit}"),
@@ -198,22 +206,54 @@ async def refuses(gate: Gate, docker: Client, unit: str) -> None:
                 ("GET", f"containers/{unit}/archive"),
                 ("GET", f"containers/{unit}/json/../../../system/df"),
             ):
-                async with session.request(method, f"http://docker/v1.41/{path}") as answer:
+                asked = URL(f"http://{host}/v1.41/{path}", encoded=True)  # as it stands, dots and all
+                async with session.request(method, asked) as answer:
                     assert answer.status == 403, path
+                    assert "is not let through" in (await answer.json())["message"]
     finally:
         docker.call("DELETE", f"volumes/{volume}")
 
 
 def test_the_proxy_of_the_compose_file_lets_through_what_the_list_has() -> None:
-    command = YAML(typ="safe").load(COMPOSE)["services"]["docker-proxy"]["command"]
-    allowed = dict(re.findall(r"^-allow([A-Z]+)=(.+)$", "\n".join(command), re.MULTILINE))
-    wanted: dict[str, list[str]] = {}
-    for (method, _), pattern in listed().items():
-        wanted.setdefault(method, []).append(pattern.removeprefix("/"))
-    assert allowed == {
-        method: f"({VERSION})?/({'|'.join(patterns)})".replace("$", "$$")
-        for method, patterns in wanted.items()
-    }
+    proxy = YAML(typ="safe").load(DEPLOY / "compose.yaml")["services"]["docker-proxy"]
+    assert f"./{PROXY}:/usr/local/etc/haproxy/haproxy.cfg:ro" in proxy["volumes"]
+    allowed = re.findall(r"^ *acl (\w+) path_reg '(.+)'$", (DEPLOY / PROXY).read_text(), re.MULTILINE)
+    assert allowed == [(method, f"^({VERSION})?{path}$") for (method, _), path in listed().items()]
+
+
+@contextmanager
+def haproxy(docker: Client) -> Iterator[str]:
+    """Run the proxy of the compose file as it stands, in front of an engine behind a socket; yield where it listens."""
+    program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if not program:
+        pytest.skip("haproxy is missing; scripts/test installs it on Debian")
+    place = reached(docker.url)
+    if not isinstance(place, str):
+        pytest.skip(f"the engine is at {docker.url}; deploy/{PROXY} is for one behind a socket")
+    with socket.create_server(("127.0.0.1", 0)) as listens:
+        where = {"LISTEN": f"fd@{listens.fileno()}", "ENGINE": place}
+        command = [program, "-db", "-f", str(DEPLOY / PROXY)]
+        with subprocess.Popen(command, env=os.environ | where, pass_fds=[listens.fileno()]) as proxy:
+            try:
+                yield f"tcp://127.0.0.1:{listens.getsockname()[1]}"
+            finally:
+                proxy.kill()
+
+
+async def test_a_soak_behind_the_proxy_of_the_compose_file(docker: Client, journal: JournalWriter) -> None:
+    unit, lower, network = new_name(), new_name(), new_name("network")
+    docker.call("POST", "networks/create", {"Name": network, "Internal": True, "Labels": {LABEL: "true"}})
+    for name in (unit, lower):
+        docker.create(name, IDLE, host={"NetworkMode": network})
+    docker.start(unit)
+    with haproxy(docker) as url:
+        engine = engine_of(docker, unit, lower, host=url, start=True, stop_timeout="1s")
+        async with soaking(journal, engine) as soak:
+            docker.end(unit)
+            assert soak.last_words(await soak.crashed(unit)) == ["up"]
+        await use_everything(engine, journal, unit, lower, network)
+        await refuses(url, docker, unit)
+    assert (docker.state(unit), docker.state(lower)) == ("running", "exited")
 
 
 @pytest.mark.parametrize("word", ["containers/create", "images", "build", "swarm", "secrets"])
