@@ -62,8 +62,8 @@ class Aiming:
             before, aim = aim, await self.choose(fault, drawn)
             if steady and aim.units == before.units:
                 break
-            claims.drop(drawn.episode)
             if not steady:
+                claims.drop(drawn.episode)
                 await self.steady()
         return aim
 

@@ -18,18 +18,26 @@ LOOK: Final = 0.2
 class Claims:
     """Episodes and what they would disturb, in the order in which they came.
 
-    A claim is granted as soon as it shares no unit with an earlier one and fits beside all of them into the bounds. That order is
-    total, so nobody starves and no two wait for each other.
+    A claim is granted as soon as it shares no unit with an earlier one, nor with one that is granted, and fits beside all of them into
+    the bounds. That order is total, so nobody starves and no two wait for each other. Who aims at others by then keeps his place: else
+    a leader that moves with each rollout would never be had.
     """
 
     def __init__(self, bounds: Bounds | None = None, down: Callable[[], Iterable[str]] = tuple) -> None:
         """`down` tells the units that are down just now, by whatever cause."""
         self.bounds, self._down = bounds or Bounds(Limits()), down
         self._wanted: dict[str, Demand] = {}
+        self._granted: set[str] = set()
         self._changed = anyio.Event()
 
     async def take(self, episode: str, demand: Demand) -> bool:
-        """Wait until there is room for this episode; return whether it had to wait. Cancelled: nothing is claimed."""
+        """Wait until there is room for this episode; return whether it had to wait. Cancelled: nothing is claimed.
+
+        What it has claimed already is given back for this claim, in the same place of the order.
+        """
+        self._granted.discard(episode)
+        if episode in self._wanted:
+            self._tell()
         self._wanted[episode] = demand
         waited = False
         try:
@@ -40,12 +48,14 @@ class Claims:
         except BaseException:
             self.drop(episode)
             raise
+        self._granted.add(episode)
         return waited
 
     def take_now(self, episode: str, demand: Demand) -> tuple[str, ...] | None:
         """Claim without waiting; None if that is granted, else the episodes that are in the way (none: the bounds are)."""
         self._wanted[episode] = demand
         if self._has_room(episode):
+            self._granted.add(episode)
             return None
         ahead = self.ahead(episode)
         self.drop(episode)
@@ -60,10 +70,11 @@ class Claims:
 
     def _before(self, episode: str) -> list[str]:
         order = list(self._wanted)
-        return order[: order.index(episode)]
+        place = order.index(episode)
+        return order[:place] + [other for other in order[place + 1 :] if other in self._granted]
 
     def ahead(self, episode: str) -> tuple[str, ...]:
-        """Return the earlier episodes that share a unit with this one."""
+        """Return the episodes that share a unit with this one, and go before it."""
         units = self._wanted[episode].units
         return tuple(
             other for other in self._before(episode) if not units.isdisjoint(self._wanted[other].units)
@@ -72,8 +83,12 @@ class Claims:
     def drop(self, episode: str) -> None:
         """Give the units of an episode back; no error if it has none."""
         if self._wanted.pop(episode, None) is not None:
-            self._changed.set()
-            self._changed = anyio.Event()
+            self._granted.discard(episode)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
 
 class Disturbances:
