@@ -328,18 +328,15 @@ def bots(url: str, **entry: Any) -> ClaimLoad:
     [
         (Dispatcher, set(), set()),
         (Racy, {"double_claims"}, {"unconfirmed", "undecided"}),
-        (Forgetful, {"orphans"}, {"unconfirmed"}),
-        (Jams, {"stuck"}, set()),
     ],
 )
 async def test_an_endpoint_of_the_users(
     bench: Bench, kind: type[Dispatcher], caught: set[str], also: set[str]
 ) -> None:
     dispatcher = kind()
-    patience = "3s" if caught - {"double_claims"} else "20s"
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(service(dispatcher))
-        context = await stack.enter_async_context(bench.under(bots(url, patience=patience, jobs=10)))
+        context = await stack.enter_async_context(bench.under(bots(url, patience="20s", jobs=10)))
         await bench.until_counted(context, "claims", 150)
         for name in caught:
             await bench.until_counted(context, name, 2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -29,6 +30,7 @@ from known_bad import (
 from load_bench import PATIENCE
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 from nats_bench import Answer, NatsBench, honest
 
 from supervisor.judge.verdict import Judgement
@@ -153,10 +155,22 @@ def reordering() -> Answer:
     return relay
 
 
+def made_up(msg: Msg) -> bytes:
+    """Return a message of which its writer is far from writing it."""
+    words = msg.data.split(b" ", 5)
+    return b" ".join([*words[:4], b"1000000", words[5]])
+
+
+async def on_with_another(client: Client, msg: Msg) -> None:
+    await on(client, msg)
+    await client.publish("out", made_up(msg))
+
+
 BAD_RELAYS: dict[str, tuple[Callable[[], Answer], str]] = {
     "drops": (lambda: now_and_then(nothing, on), "lost == 0"),
     "duplicates": (lambda: now_and_then(on_twice, on), "duplicates == 0"),
     "reorders": (reordering, "reordered == 0"),
+    "makes events up": (lambda: now_and_then(on_with_another, on), "unexpected == 0"),
     "stalls": (lambda: once(LONG, on), SLOW),
 }
 
@@ -201,9 +215,15 @@ async def store_twice(client: Client, msg: Msg) -> None:
     await client.request("real", msg.data, timeout=PATIENCE)
 
 
+async def store_another(client: Client, msg: Msg) -> None:
+    await store(client, msg)
+    await client.request("real", made_up(msg), timeout=PATIENCE)
+
+
 BAD_STREAMS: dict[str, tuple[Callable[[], Answer], str]] = {
     "loses what it acknowledged": (lambda: now_and_then(lie, store), "lost == 0"),
     "stores twice": (lambda: now_and_then(store_twice, store), "duplicates == 0"),
+    "stores what nobody wrote": (lambda: now_and_then(store_another, store), "unexpected == 0"),
     "stalls": (lambda: once(LONG, store), SLOW),
 }
 
@@ -226,3 +246,61 @@ async def test_a_bad_stream_is_flagged_by_its_threshold_alone(nats_bench: NatsBe
     judgement = await stored(nats_bench, relay(), threshold)
 
     assert broken(judgement) == {threshold}, flagged(judgement)
+
+
+LOSSES = (
+    *("failures == 0", "lost_in_stream == 0", "lost_in_delivery == 0", "duplicates == 0", "unexpected == 0"),
+    *("lost_to_retention == 0",),
+)
+PLACES = (
+    *("failures == 0", "lost_in_delivery == 0", "lost_prefix == 0", "lost_middle == 0", "lost_postfix == 0"),
+    *("duplicates == 0", "unexpected == 0"),
+)
+
+
+async def lie_of_the_past(_: Client, msg: Msg) -> None:
+    """Acknowledge at a place before all that the stream has."""
+    await msg.respond(b'{"stream": "REAL", "seq": 7}')
+
+
+@asynccontextmanager
+async def a_stream_of_ours(bench: NatsBench, relay: Answer) -> AsyncIterator[JetStreamContext]:
+    """A stream that counts as made by the run, which so keeps every message, and begins with message 1000."""
+    async with bench.responder("in", relay) as system:
+        mark = f"made by soakd, run {bench.bench.run_id}"
+        await system.jetstream().add_stream(name="REAL", subjects=["real"], description=mark, first_seq=1000)
+        yield system.jetstream()
+
+
+def short(**entry: Any) -> JetStreamLoad:
+    entry = {"jetstream": "REAL", "subject": "in", "settle": "500ms", "attempt": "20s", **PATIENT, **entry}
+    return JetStreamLoad.model_validate(entry)
+
+
+async def test_a_stream_that_loses_its_beginning_is_flagged_by_its_threshold_alone(
+    nats_bench: NatsBench,
+) -> None:
+    async with a_stream_of_ours(nats_bench, now_and_then(lie_of_the_past, store)):
+        judgement = await soaked(nats_bench.bench, short(workers=10), PLACES, ok=150)
+
+    assert broken(judgement) == {"lost_prefix == 0"}, flagged(judgement)
+
+
+async def test_a_stream_that_passes_messages_over_is_flagged_by_its_threshold_alone(
+    nats_bench: NatsBench,
+) -> None:
+    """Somebody else takes three of them by our own consumer, and says that they have arrived."""
+
+    async def take_away(js: JetStreamContext) -> None:
+        while not (there := await js.consumers_info("REAL")):  # noqa: ASYNC110  # nobody tells
+            await anyio.sleep(0.01)
+        sub = await js.pull_subscribe_bind(there[0].name, "REAL")
+        for _ in range(3):
+            (msg,) = await sub.fetch(1, timeout=PATIENCE)
+            await msg.ack_sync(timeout=PATIENCE)
+
+    async with a_stream_of_ours(nats_bench, store) as js, anyio.create_task_group() as group:
+        group.start_soon(take_away, js)
+        judgement = await soaked(nats_bench.bench, short(rate=RATE), LOSSES, ok=150, lost=3)
+
+    assert broken(judgement) == {"lost_in_delivery == 0"}, flagged(judgement)

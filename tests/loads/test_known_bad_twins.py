@@ -31,7 +31,7 @@ CLEAN: dict[str, Twin] = {
     "stream of jobs": lambda bench: soaked(bench.bench, claim({"stream": "JOBS"}), JOBS, claims=100),
     "bucket of jobs": lambda bench: soaked(bench.bench, claim({"bucket": "JOBS"}), JOBS, claims=100),
     "registers": lambda bench: soaked(bench.bench, kv(), REGISTERS, ok=200),
-    "event store": lambda bench: appended(bench, honest_store, 100),
+    "event store": lambda bench: appended(bench, honest_store),
 }
 
 

@@ -6,14 +6,15 @@ import sys
 from abc import ABC, abstractmethod
 from typing import Any
 
+import anyio
 import pytest
 from aiohttp import web
 from false_jetstream import FalseJetStream, playing
 from http_bench import service
-from known_bad import broken, flagged, soaked, with_latency
+from known_bad import LONG, SLOW, broken, flagged, soaked, with_latency
 from load_bench import Bench
 from nats_bench import NatsBench
-from test_claim import Dispatcher, GivesTwice, LosesJobs, Racy, TwoWinners, bots
+from test_claim import Dispatcher, Forgetful, GivesTwice, Jams, LosesJobs, Racy, TwoWinners, bots
 from test_claim import load as claim
 from test_http import ORDER, Orders
 from test_http import load as http
@@ -48,10 +49,16 @@ BAD_PROGRAMS = {
 }
 
 
-async def told(bench: Bench, bad: str) -> Judgement:
-    program = PROGRAM.replace("BAD", bad)
+async def told(
+    bench: Bench,
+    bad: str,
+    when: str = "n == 1234",
+    thresholds: tuple[str, ...] = LINES,
+    ok: int = 2999,
+) -> Judgement:
+    program = PROGRAM.replace("BAD", bad).replace("n == 1234", when)
     load = CommandLoad.model_validate({"command": [sys.executable, "-c", program], "operations": "stdout"})
-    return await soaked(bench, load, LINES, ok=2999)
+    return await soaked(bench, load, thresholds, ok=ok)
 
 
 @pytest.mark.parametrize("bad", BAD_PROGRAMS)
@@ -59,6 +66,23 @@ async def test_what_a_program_tells_is_flagged_by_its_threshold_alone(bench: Ben
     judgement = await told(bench, bad)
 
     assert broken(judgement) == {BAD_PROGRAMS[bad]}, flagged(judgement)
+
+
+LATE = ("p99 < 2s", "service p99 < 2s")
+LATE_PROGRAMS = {
+    "begins late": ({"ms": 3000, "service_ms": 1}, {"p99 < 2s"}),
+    "takes long": ({"ms": 3000, "service_ms": 3000}, {*LATE}),
+}
+
+
+@pytest.mark.parametrize("late", LATE_PROGRAMS)
+async def test_waiting_and_being_served_are_told_apart(bench: Bench, late: str) -> None:
+    """Who has to wait for others breaks what is wanted of responses alone; who is served slowly breaks both."""
+    said, expected = LATE_PROGRAMS[late]
+    bad = f'tell(outcome="ok", id=str(n), **{said})'
+    judgement = await told(bench, bad, when="n % 20 == 0", thresholds=(*LINES, *LATE), ok=3000)
+
+    assert broken(judgement) == expected, flagged(judgement)
 
 
 # --- services over HTTP -------------------------------------------------------------------------------------------------
@@ -100,24 +124,31 @@ class MakesTwice(Orders):
         return self.made.setdefault(f"{key} {len(self.made)}", len(self.made))
 
 
+class AnswersLate(Spoils):
+    async def spoil(self, request: web.BaseRequest) -> web.Response:
+        await anyio.sleep(LONG)
+        return await Orders.__call__(self, request)
+
+
 BAD_SERVICES: dict[str, tuple[type[Orders], str]] = {
     "refuses": (Refuses500, "failed == 0"),
     "never answers": (CutsOff, "indeterminate == 0"),
     "makes an order twice": (MakesTwice, "duplicates == 0"),
+    "answers late": (AnswersLate, SLOW),
 }
 
 
-async def ordered(bench: Bench, orders: Orders, count: int = 120) -> Judgement:
+async def ordered(bench: Bench, orders: Orders, expected: str = "", count: int = 120) -> Judgement:
     async with service(orders) as url:
         load = http(url, replay={"share": "20%", "same": "order.id"}, **ORDER)
-        return await soaked(bench, load, with_latency(SERVICE), ok=count)
+        return await soaked(bench, load, with_latency(SERVICE, expected), ok=count)
 
 
 @pytest.mark.parametrize("bad", BAD_SERVICES)
 async def test_a_bad_service_is_flagged_by_its_threshold_alone(bench: Bench, bad: str) -> None:
     kind, threshold = BAD_SERVICES[bad]
 
-    judgement = await ordered(bench, kind())
+    judgement = await ordered(bench, kind(), threshold)
 
     assert broken(judgement) == {threshold}, flagged(judgement)
 
@@ -127,15 +158,38 @@ async def test_a_bad_service_is_flagged_by_its_threshold_alone(bench: Bench, bad
 JOBS = ("failed == 0", "double_claims == 0", "orphans == 0", "stuck == 0")
 
 
-async def claimed(bench: Bench, dispatcher: Dispatcher, **counts: int) -> Judgement:
+async def claimed(
+    bench: Bench, dispatcher: Dispatcher, expected: str = "", patience: str = "20s", **counts: int
+) -> Judgement:
     async with service(dispatcher) as url:
-        return await soaked(bench, bots(url, patience="20s", jobs=10), JOBS, **counts)
+        load, thresholds = bots(url, patience=patience, jobs=10), with_latency(JOBS, expected)
+        return await soaked(bench, load, thresholds, **counts)
 
 
-async def test_a_queue_that_gives_a_job_twice_is_flagged_by_its_threshold_alone(bench: Bench) -> None:
-    judgement = await claimed(bench, Racy(), claims=100, double_claims=2)
+class Hesitates(Dispatcher):
+    """Takes long to give every fiftieth job, and lets nobody wait for it."""
 
-    assert broken(judgement) == {"double_claims == 0"}, flagged(judgement)
+    async def claim(self, said: dict[str, str]) -> web.Response:
+        if next(self.numbers) % 50 == 0:
+            await anyio.sleep(LONG)
+        return await super().claim(said)
+
+
+BAD_DISPATCHERS: dict[str, tuple[type[Dispatcher], str, dict[str, Any]]] = {
+    "gives a job twice": (Racy, "double_claims == 0", {"double_claims": 2}),
+    "forgets who has a job": (Forgetful, "orphans == 0", {"orphans": 2, "patience": "3s"}),
+    "never gives a job": (Jams, "stuck == 0", {"stuck": 2, "patience": "3s"}),
+    "gives jobs late": (Hesitates, SLOW, {}),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_DISPATCHERS)
+async def test_a_bad_dispatcher_is_flagged_by_its_threshold_alone(bench: Bench, bad: str) -> None:
+    kind, threshold, counts = BAD_DISPATCHERS[bad]
+
+    judgement = await claimed(bench, kind(), threshold, claims=100, **counts)
+
+    assert broken(judgement) == {threshold}, flagged(judgement)
 
 
 JOB_QUEUES: dict[str, tuple[dict[str, Any], type[FalseJetStream], dict[str, Any], str]] = {
