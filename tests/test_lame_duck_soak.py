@@ -155,14 +155,15 @@ def test_a_client_of_somebody_else_is_judged_by_what_it_prints(tmp_path: Path) -
         assert told.pop("load client: counter rpc.ok >= 50") == "pass"
         assert told.pop("load client: counter event.ok >= 20") == "pass"
         assert told["load client: counter program_crashes == 0"] == "pass"
-        bad = verdict["loads"]["client"]["unexplained_failures"] or counters.get("duplicates")
-        assert ("fail" in told.values()) == bool(bad or verdict["loads"]["client"]["ok_share"] < 0.95)
+        assert told["load client: counter hot_swaps >= 1"] == "pass"
+        client = verdict["loads"]["client"]
+        bad = failures(verdict) + client["unexplained_failures"] + counters["duplicates"] + counters["lost"]
+        assert ("fail" in told.values()) == bool(bad or client["ok_share"] < 0.95)
         (episode,) = verdict["episodes"]
-        assert episode["unmet"] == [], "its server's log told of lame-duck mode"
+        assert episode["unmet"] == [], "its server's log told of lame-duck mode, and that it moved"
         evidence = (rollout.directory / "evidence.csv").read_text()
-        assert re.search(
-            r"^rollout#1\.during\.log .*LAME DUCK MODE DETECTED.*,[1-9]", evidence, re.MULTILINE
-        ), evidence
+        for seen in ("LAME DUCK MODE DETECTED", "HOT SWAP"):
+            assert re.search(rf"^rollout#1\.during\.log .*{seen}.*,[1-9]", evidence, re.MULTILINE), evidence
     finally:
         rollout.close()
 
