@@ -24,7 +24,15 @@ from supervisor.faults.base import World
 from supervisor.faults.recovery import undo_open
 from supervisor.faults.registry import FAULTS
 from supervisor.journal.base import JournalError
-from supervisor.journal.events import EndReason, EpisodeClosed, FaultIntent, RunEnded, RunStarted
+from supervisor.journal.events import (
+    Cause,
+    EndReason,
+    EpisodeClosed,
+    FaultIntent,
+    RunEnded,
+    RunStarted,
+    UnitExited,
+)
 from supervisor.journal.replay import ReplayError, replay
 from supervisor.journal.runs import Entry, Locked, RunIndex, state_dir
 from supervisor.journal.timeline import Timeline
@@ -64,11 +72,13 @@ class Past:
     """Episodes that are to be undone, those included that are undone and may have an effect all the same (`Fault.lingers`)."""
     undone: tuple[str, ...]
     """Other episodes that are undone and not closed."""
+    causes: Mapping[str, Cause]
+    """Why the last life of each unit ended that has ended, by its incarnation."""
 
 
 def read_past(directory: Path) -> Past:
     """Read a run's journal; NoBeginning if the directory is no run."""
-    timeline, started, ended = Timeline(), None, False
+    timeline, started, ended, exits = Timeline(), None, False, dict[str, UnitExited]()
     try:
         for record in replay(directory):
             timeline.apply(record)
@@ -76,6 +86,8 @@ def read_past(directory: Path) -> Past:
                 started = record.event
             elif isinstance(record.event, RunEnded):
                 ended = True
+            elif isinstance(record.event, UnitExited):
+                exits[record.event.unit] = record.event
     except (ReplayError, OSError) as error:
         raise NoBeginning(str(error)) from error
     if started is None:
@@ -85,7 +97,8 @@ def read_past(directory: Path) -> Past:
     undone = timeline.undone()
     lingering = {name: one for name, one in undone.items() if _lingers(one)}
     rest = tuple(name for name in undone if name not in lingering)
-    return Past(started, ended, timeline.intents() | lingering, rest)
+    causes = {gone.incarnation: gone.cause for gone in exits.values()}
+    return Past(started, ended, timeline.intents() | lingering, rest, causes)
 
 
 def _lingers(intent: FaultIntent) -> bool:
@@ -143,6 +156,7 @@ async def _heal(directory: Path) -> list[str]:
                 journal,
                 recovering=True,
                 units=names_of(past.started.engines, name),
+                causes=past.causes,
             )
             for name in soak.engines
         }

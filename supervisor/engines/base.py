@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, Self, TypedDict, Unpack
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from supervisor.journal.base import Journal
+from supervisor.journal.events import Cause
 from supervisor.kinds import Kind
 
 
@@ -120,6 +121,8 @@ class EngineContext:
     """True: the run is dead. What it changed is left for `recover` to take back; only faults are undone with these units."""
     units: tuple[str, ...] = ()
     """In recovery: the names of the units that the run had here. Those that are gone by now are `ABSENT`."""
+    causes: Mapping[str, Cause] = field(default_factory=dict)
+    """In recovery: why the last life of each unit ended of which the run has seen the end, by its incarnation."""
 
 
 class Part(TypedDict, total=False):
@@ -152,7 +155,7 @@ class Units(Protocol):
     async def ready(self, unit: str) -> None:
         """Wait until the unit's readiness check says yes; EngineError if it exits first or the check's time is up."""
 
-    async def stop(self, unit: str, timeout: float | None = None) -> None:
+    async def stop(self, unit: str, timeout: float | None = None, signal: int | None = None) -> None:
         """Stop in order: stop signal, up to `timeout` seconds (the unit's own if None), then SIGKILL. Down already: no error."""
 
     async def kill(self, unit: str, signal: int) -> None:

@@ -242,7 +242,7 @@ class DockerEngine(Engine):
         async with self.docker.connect(context.base) as api:
             for lock in await left_by(api, context.run, context.name):
                 if lock.found:
-                    done += await restore(api, lock.found)
+                    done += await restore(api, lock.found, causes=context.causes)
                 await remove(api, lock.name)
         return done
 

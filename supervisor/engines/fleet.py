@@ -11,6 +11,7 @@ import random
 import signal as signals
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Unpack
 
@@ -58,6 +59,8 @@ class Fleet:
         }
         self._ours: set[str] = set()
         """Units that this run brought up: the only ones it takes down."""
+        self._found_up: set[str] = set()
+        """Units that ran before it: they shall run after it."""
         for unit in resting:
             self._roster[unit].entrust(OUTSIDE, Desired.DOWN)
 
@@ -178,18 +181,22 @@ class Fleet:
         self._lives.began(member, by, time.monotonic() - begun)
         return observed
 
-    async def stop(self, unit: str, *, by: str, timeout: float | None = None) -> None:
+    async def stop(
+        self, unit: str, *, by: str, timeout: float | None = None, signal: int | None = None
+    ) -> None:
         """Stop a unit in order (see `Units.stop`); down already: no error."""
         member = self._find(unit)
         async with member.lock:
             await member.admit(by, "stop it")
-            await self._stop(member, by, timeout)
+            await self._stop(member, by, timeout, signal)
 
-    async def _stop(self, member: Member, by: str, timeout: float | None = None) -> bool:
+    async def _stop(
+        self, member: Member, by: str, timeout: float | None = None, signal: int | None = None
+    ) -> bool:
         """Stop a unit; return whether it was up."""
         seen = await member.look()
         member.claim(by, signals.SIGTERM)
-        await member.engine.stop(member.name, timeout)
+        await member.engine.stop(member.name, timeout, signal)
         member.observed = replace(seen, state=UnitState.DOWN, incarnation=None, pid=None)
         return seen.incarnation is not None
 
@@ -238,6 +245,7 @@ class Fleet:
         async def bring_up(unit: str) -> None:
             member = self._roster[unit]
             if member.is_up:
+                self._found_up.add(unit)
                 self._lives.began(member, OUTSIDE)
             elif member.holder == OUTSIDE:
                 self._refuse_waiting(unit)
@@ -259,16 +267,20 @@ class Fleet:
             )
 
     async def stop_all(self) -> None:
-        """Take down what this run brought up, each after those that come after it; nothing can be started any more.
+        """Take down what this run brought up, each after those that come after it; nothing can be started by others any more.
 
-        Holds of others are overridden. EngineError at the end names every unit that could not be stopped.
+        What was up before it and is down by nobody's will is started again. Holds of others are overridden. EngineError at the end
+        names every unit that could not be stopped.
         """
         failures: list[str] = []
 
         async def take_down(unit: str) -> None:
             member = self._roster[unit]
             async with member.lock:
+                wanted = unit in self._found_up and member.holder != OUTSIDE
                 member.entrust("run", Desired.DOWN)
+                if wanted:
+                    await self._leave_up(member)
                 if unit in self._ours:
                     exits = member.exits
                     try:
@@ -283,6 +295,13 @@ class Fleet:
         await in_order(reverse(self._after), take_down)
         if failures:
             raise EngineError("; ".join(failures))
+
+    async def _leave_up(self, member: Member) -> None:
+        """Start a unit that has crashed, or was given up, unless it has ended in peace; that it cannot be started is on record."""
+        seen = await member.look()
+        if seen.state is UnitState.DOWN and not member.done:
+            with suppress(EngineError):
+                await self._start(member, "run")
 
     # --- what happens to it ------------------------------------------------------------------------------------------
 

@@ -126,13 +126,13 @@ class LocalUnits:
 
     # --- stop, kill, pause -------------------------------------------------------------------------------------------
 
-    async def stop(self, unit: str, timeout: float | None = None) -> None:
+    async def stop(self, unit: str, timeout: float | None = None, signal: int | None = None) -> None:
         """Stop signal to the process, later SIGKILL to the group; down already: no error."""
         known = self._units[unit]
         if life := known.life:
-            life.child.send(known.spec.stop_signal)
+            life.child.send(signal or known.spec.stop_signal)
             if life.paused:
-                life.child.send_group(signal.SIGCONT)
+                life.child.send_group(_SIGCONT)
             with anyio.move_on_after(known.spec.stop_timeout if timeout is None else timeout):
                 await life.gone.wait()
             if not life.gone.is_set():
@@ -230,6 +230,7 @@ class LocalUnits:
 
 
 _SIGKILL: Final = signal.SIGKILL
+_SIGCONT: Final = signal.SIGCONT
 
 
 def _nothing() -> None:

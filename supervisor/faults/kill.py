@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal as signals
 from collections.abc import Collection
 from contextlib import suppress
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from supervisor.engines.base import GoneError
 from supervisor.engines.member import HARMLESS
@@ -25,6 +25,16 @@ by it, is so at once. USR2 is none of these: it is nats-server's lame duck."""
 _FREEZES: Final = frozenset({signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU})
 
 
+def _ends(signal: signals.Signals) -> signals.Signals:
+    if signal in _FREEZES:
+        raise ValueError(f"{signal.name} freezes a process until somebody lets it go on: use pause instead")
+    return signal
+
+
+Ending = Annotated[Signal, AfterValidator(_ends)]
+"""A signal that may end a unit."""
+
+
 class Kill(AtOnce):
     """Send units a signal, all at the same time. Nobody holds them: bringing them back is what their watchdogs are for.
 
@@ -36,18 +46,9 @@ class Kill(AtOnce):
     lingers: ClassVar[bool] = True
 
     kill: Selector = Field(description="The units that get the signal.")
-    signal: Signal = Field(
+    signal: Ending = Field(
         signals.SIGKILL, description="The signal; SIGKILL ends a unit's whole process group."
     )
-
-    @field_validator("signal")
-    @classmethod
-    def _ends(cls, signal: signals.Signals) -> signals.Signals:
-        if signal in _FREEZES:
-            raise ValueError(
-                f"{signal.name} freezes a process until somebody lets it go on: use pause instead"
-            )
-        return signal
 
     async def inject(self, world: World, intent: FaultIntent) -> None:
         """Send it."""

@@ -8,7 +8,7 @@ many turns of the event loop as hypothesis likes.
 
 from __future__ import annotations
 
-import signal
+import signal as signals
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -80,8 +80,8 @@ class Imagined:
     async def ready(self, unit: str) -> None:
         await self.turns()
 
-    async def stop(self, unit: str, timeout: float | None = None) -> None:
-        incarnation = self._mark(unit, signal.SIGTERM)
+    async def stop(self, unit: str, timeout: float | None = None, signal: int | None = None) -> None:
+        incarnation = self._mark(unit, signal or signals.SIGTERM)
         await self.turns()
         self.end(unit, incarnation)
 

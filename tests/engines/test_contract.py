@@ -119,6 +119,10 @@ async def test_who_does_not_stop_is_killed(harness: Harness, journal: JournalWri
         await bench.logs_have("stubborn", b"up")
         await bench.units.stop("stubborn", timeout=0.1)
         assert (await bench.exit()).signal == "SIGKILL"
+        await bench.units.start("stubborn")
+        await bench.logs_have("stubborn", b"up\nup\n")
+        await bench.units.stop("stubborn", timeout=PATIENCE, signal=signal.SIGUSR1)
+        assert (await bench.exit()).signal == "SIGUSR1", "which was sent in place of its own"
 
 
 async def test_kill_sends_the_signal_that_was_asked_for(harness: Harness, journal: JournalWriter) -> None:

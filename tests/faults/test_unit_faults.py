@@ -46,7 +46,7 @@ def episode_kinds(stage: Stage, episode: str = "a#1") -> list[str]:
 async def test_a_stopped_unit_stays_down_for_as_long_as_it_is_held(stage: Stage, opened: Open) -> None:
     async with opened(n1=IDLE, n2=IDLE) as fleet, watched(stage, "n1", "n2"):
         before = incarnations(fleet)
-        async with stage.running(a=kind(stop=["n1", "n2"], hold="300ms")):
+        async with stage.running(a=kind(stop=["n1", "n2"], hold="300ms", signal="USR1")):
             await stage.watch.until(FaultInjected)
             assert {fleet.status(unit).desired for unit in fleet.ids} == {Desired.DOWN}
             closed = await stage.watch.until(EpisodeClosed)
@@ -56,7 +56,8 @@ async def test_a_stopped_unit_stays_down_for_as_long_as_it_is_held(stage: Stage,
     assert times["fault.undone"] - times["fault.injected"] >= 0.25
     assert closed.truncated == ""
     assert not stage.watch.all(UnitRestarted)
-    assert {event.by for event in stage.watch.all(UnitExited, cause=Cause.EPISODE)} == {"a#1"}
+    ends = stage.watch.all(UnitExited, cause=Cause.EPISODE)
+    assert {(event.by, event.signal) for event in ends} == {("a#1", "SIGUSR1")}
 
 
 async def test_a_stop_that_is_cut_short_brings_all_back(stage: Stage, opened: Open) -> None:

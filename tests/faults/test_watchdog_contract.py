@@ -115,9 +115,11 @@ class Book:
 class Told(Fleet):
     """The real fleet; the engine in memory is told who calls, so that it knows the truth about each end."""
 
-    async def stop(self, unit: str, *, by: str, timeout: float | None = None) -> None:
+    async def stop(
+        self, unit: str, *, by: str, timeout: float | None = None, signal: int | None = None
+    ) -> None:
         ACTOR.set(by)
-        await super().stop(unit, by=by, timeout=timeout)
+        await super().stop(unit, by=by, timeout=timeout, signal=signal)
 
     async def kill(self, unit: str, *, by: str, signal: int) -> None:
         ACTOR.set(by)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
+_SIGNAL: Final = re.compile(r"(?P<number>\d+)|(?:SIG)?(?P<name>[A-Z]+\d?)(?P<more>[+-]\d+)?")
 _BY_SIGNAL: Final = 128
 """A process that a signal ended is given 128 and the signal's number as its code, as shells do."""
 NO_POLICY: Final = {"Name": "no", "MaximumRetryCount": 0}
@@ -174,12 +175,10 @@ def _ends(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _signal(text: str | None) -> int:
-    """Read SIGINT, INT or 2; SIGTERM if nothing is said, as engines do."""
-    if not text:
-        return signal.SIGTERM
-    if text.isdigit():
-        return int(text)
-    name = text.upper().removeprefix("SIG")
-    if name.startswith("RTMIN+"):
-        return signal.SIGRTMIN + int(name.removeprefix("RTMIN+"))
-    return signal.Signals[f"SIG{name}"]
+    """Read SIGINT, INT, RTMAX-3 or 2; SIGTERM if nothing is said, or nothing that we know, as engines do."""
+    if match := _SIGNAL.fullmatch((text or "").upper()):
+        if match["number"]:
+            return int(match["number"])
+        if number := getattr(signal, f"SIG{match['name']}", None):
+            return int(number) + int(match["more"] or 0)
+    return signal.SIGTERM

@@ -8,7 +8,8 @@ codes, and then everything is compared with what is seen.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import signal
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -16,7 +17,7 @@ from typing import Any, Final, Protocol
 import anyio
 import structlog
 
-from supervisor.engines.dockerd.api import Api, ApiError
+from supervisor.engines.dockerd.api import Api, ApiError, AwayError
 from supervisor.engines.dockerd.names import PROJECT, Which
 from supervisor.supervision import nursery
 
@@ -31,6 +32,7 @@ RECHECK: Final = 30.0
 """Seconds between two looks at all units while the stream lives: an engine skips a slow reader without a word."""
 SET_BACK: Final = 1_000_000_000
 """Nanoseconds by which the engine's clock is behind its last event if it was set back; less is an error of our estimate."""
+_READ: Final = 200
 _LINE: Final = 1_000_000
 """Bytes of one event at most; labels make them long."""
 _log: Final = structlog.get_logger("soakd.docker")
@@ -52,11 +54,24 @@ class Event:
         """The container's name."""
         return self.attributes.get("name", "")
 
+    @property
+    def signal(self) -> int:
+        """The signal of a `kill`, written as 9, SIGKILL or KILL; 0 if it is none that we know."""
+        text = self.attributes.get("signal", "").upper()
+        if text.isdigit():
+            return int(text)
+        name = text if text.startswith("SIG") else f"SIG{text}"
+        return signal.Signals[name] if name in signal.Signals.__members__ else 0
+
 
 def parse(data: Mapping[str, Any]) -> Event:
     """Read one event."""
     actor = data["Actor"]
     return Event(data["Action"], actor["ID"], data["timeNano"], actor.get("Attributes") or {})
+
+
+class TornError(AwayError):
+    """A line of the stream is no event."""
 
 
 class Listener(Protocol):
@@ -97,6 +112,10 @@ class Follower:
                 why = "the engine ended it"
             except ApiError as error:
                 why = str(error)
+                if isinstance(
+                    error, TornError
+                ):  # it would come again: what has happened by now is seen by looking
+                    self._seen = self._api.now()
             if self._api.online.is_set():
                 _log.warning("the stream of events is lost: connecting again", why=why)
                 pause = FIRST_PAUSE
@@ -118,10 +137,8 @@ class Follower:
             self._seen = now
         if now <= self._seen + 1:
             return
-        params = self._params() | {"until": _written(now)}
-        async with self._api.answer("GET", "events", params=params) as answer:
-            for line in (await answer.read()).splitlines():
-                self._pass_on(line)
+        async for event in events(self._api, self._params(), self._seen + 1, now):
+            self._take(event)
 
     async def _live(self) -> None:
         """Take events as they happen, until the stream ends."""
@@ -135,22 +152,39 @@ class Follower:
             rest = b""
             async for chunk in answer.content.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    self._pass_on(line)
+                for event in _read(lines):
+                    self._take(event)
                 if len(rest) > _LINE:
                     break
 
-    def _pass_on(self, line: bytes) -> None:
-        if line.strip():
-            event = parse(json.loads(line))
-            self._seen = max(self._seen, event.at)
-            self._listener.take(event)
+    def _take(self, event: Event) -> None:
+        self._seen = max(self._seen, event.at)
+        self._listener.take(event)
 
     async def _look_again(self) -> None:
         while True:
             await anyio.sleep(RECHECK)
             with suppress(ApiError):
                 await self._listener.recheck()
+
+
+async def events(api: Api, params: Mapping[str, object], since: int, until: int) -> AsyncIterator[Event]:
+    """Yield what the engine remembers of the time between two times of its own, both in nanoseconds since the epoch."""
+    times = {"since": _written(since), "until": _written(until)}
+    async with api.answer("GET", "events", params={**params, **times}) as answer:
+        lines = (await answer.read()).splitlines()
+    for event in _read(lines):
+        yield event
+
+
+def _read(lines: Iterable[bytes]) -> Iterator[Event]:
+    """Read events, each a line; TornError of one that is none: an engine, or what stands before it, has torn it."""
+    for line in lines:
+        if line.strip():
+            try:
+                yield parse(json.loads(line))
+            except (ValueError, LookupError, TypeError) as error:
+                raise TornError(_READ, f"its event {line[:200]!r} cannot be read") from error
 
 
 def _written(at: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from typing import Final
 
@@ -56,9 +55,8 @@ class Taker:
             case "destroy":
                 self._destroyed(unit, event)
             case "kill":
-                number = _number(event.attributes.get("signal", ""))
-                if number not in HARMLESS:
-                    unit.signalled(number, event.at)
+                if event.signal not in HARMLESS:
+                    unit.signalled(event.signal, event.at)
             case "update" if (
                 unit.last and unit.last.id == event.container
             ):  # it may have another restart policy now
@@ -122,12 +120,3 @@ class Taker:
         unit.forget(event.container)
         if not unit.containers:
             self._herald.stands(unit)
-
-
-def _number(text: str) -> int:
-    """Read a signal of an event: 9, SIGKILL or KILL."""
-    if text.isdigit():
-        return int(text)
-    name = text.upper()
-    name = name if name.startswith("SIG") else f"SIG{name}"
-    return signal.Signals[name] if name in signal.Signals.__members__ else 0

@@ -187,7 +187,7 @@ class DockerUnits(Powers):
 
     # --- stop, kill, pause -------------------------------------------------------------------------------------------
 
-    async def stop(self, unit: str, timeout: float | None = None) -> None:
+    async def stop(self, unit: str, timeout: float | None = None, signal: int | None = None) -> None:
         """Send the container's stop signal, and SIGKILL if that does not end it in time."""
         known = self._tracker.units[unit]
         life, last = known.life, known.last
@@ -200,7 +200,7 @@ class DockerUnits(Powers):
         life.ours = True
         if life.paused:
             await self.resume(unit)
-        await self._signal(known, life, last.stop_signal if last else signal.SIGTERM)
+        await self._signal(known, life, signal or (last.stop_signal if last else _SIGTERM))
         with anyio.move_on_after(timeout):
             await life.gone.wait()
         if not life.gone.is_set():
@@ -293,6 +293,7 @@ class DockerUnits(Powers):
 
 
 _SIGKILL: Final = signal.SIGKILL
+_SIGTERM: Final = signal.SIGTERM
 
 
 def stop_timeout(asked: float | None, container: Container | None) -> float:

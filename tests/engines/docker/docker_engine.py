@@ -300,6 +300,7 @@ class PrivateEngine(Client):
         """End dockerd alone. SIGKILL leaves its containers running, SIGTERM stops them."""
         if self._dockerd:
             self._dockerd.send_signal(number)
+            self._dockerd.send_signal(signal.SIGCONT)  # it may be frozen
             self._dockerd.wait(PATIENCE)
             self._dockerd = None
             (self._root / "dockerd.pid").unlink(missing_ok=True)

@@ -49,6 +49,8 @@ class Gate:
         }
         self.used: set[tuple[str, str]] = set()
         self.refused: list[str] = []
+        self.torn: list[bytes] = []
+        """What is put before the next events, one before each."""
         self.away = 0
         """Calls that came while the engine was not there."""
 
@@ -93,6 +95,8 @@ class Gate:
             through.content_type = answer.content_type
             await through.prepare(request)
             async for chunk in answer.content.iter_any():
+                if self.torn and request.path.endswith("/events"):
+                    await through.write(self.torn.pop(0))
                 await through.write(chunk)
             await through.write_eof()
 

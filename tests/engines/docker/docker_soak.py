@@ -136,7 +136,10 @@ class Soaking:
         crashed = [(event.unit, event.incarnation) for event in self.of(UnitCrashed)]
         crashes = [(event.unit, event.incarnation) for event in self.of(UnitExited) if event.cause == "crash"]
         assert sorted(crashed) == sorted(crashes)
-        assert len(self.of(UnitRestarted)) <= len(exits)
+        for unit in {event.unit for event in self.of(UnitRestarted)}:
+            assert len(self.of(UnitRestarted, unit)) <= len(self.of(UnitExited, unit)), (
+                f"{unit} was restarted twice"
+            )
 
 
 @asynccontextmanager

@@ -58,6 +58,16 @@ def test_only_a_signal_that_explains_an_exit_makes_it_outside(
     assert unit.end(code, BEGUN + 2, None, live=True).outside is outside
 
 
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("", 15), ("2", 2), ("int", 2), ("SIGUSR2", 12), ("SIGRTMIN+3", 37), ("RTMAX-3", 61), ("NONESUCH", 15)],
+)
+def test_every_stop_signal_that_an_image_may_have(written: str, number: int) -> None:
+    last = living(written).last
+    assert last
+    assert last.stop_signal == number
+
+
 def test_the_containers_own_stop_signal_is_meant_to_end_it() -> None:
     unit = living("SIGHUP")
     unit.signalled(signal.SIGHUP, BEGUN + 1)

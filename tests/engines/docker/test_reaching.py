@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import anyio
 import pytest
 from docker_engine import NAME, SHELL, Client, PrivateEngine, make_certificates
+from docker_gate import gated
 from docker_proxy import proxied
 from docker_soak import PATIENCE, end, engine_of, new_name, running, said, soaking
 
@@ -290,3 +291,19 @@ async def test_the_clocks_differ(
             assert await soak.fleet.logs(unit, since=ours.time() - 60) == b"up\n" * 2
             assert await soak.fleet.logs(unit, since=ours.time() + 60) == b""
             assert await soak.fleet.logs(unit, until=ours.time() - 60) == b""
+
+
+async def test_a_line_of_the_stream_that_is_no_event(
+    docker: Client, journal: JournalWriter, tmp_path: Path
+) -> None:
+    """The stream is begun anew, and what has happened is seen by looking."""
+    unit = new_name()
+    running(docker, unit)
+    with gated(docker.url, tmp_path) as gate:
+        gate.torn = [b'{"Type":"container","Acti\n', b'{"Type":"container","Action":"die"}\n']
+        async with soaking(journal, engine_of(docker, unit, host=gate.url)) as soak:
+            for times in (1, 2, 3):
+                await soak.until(lambda n=times: said(docker, unit, n))
+                end(docker, unit)
+                assert soak.last_words(await soak.crashed(unit, times)) == ["up"] * times
+    assert not gate.torn

@@ -81,7 +81,7 @@ async def test_nobody_saw_how_the_old_one_ended(
     lived, crashed = new_name("lived"), new_name("crashed")
     running(docker, lived, crashed)
     async with (
-        proxied(docker.path, tmp_path) as proxy,
+        proxied(docker.url, tmp_path) as proxy,
         soaking(journal, engine_of(docker, lived, crashed, host=proxy.url)) as soak,
     ):
         async with blind(proxy, docker, how, lived, crashed):
@@ -108,7 +108,7 @@ async def test_a_crash_that_the_engine_remembers_though_its_container_is_gone(
     crashed, stopped = new_name("crashed"), new_name("stopped")
     running(docker, crashed, stopped)
     async with (
-        proxied(docker.path, tmp_path) as proxy,
+        proxied(docker.url, tmp_path) as proxy,
         soaking(journal, engine_of(docker, crashed, stopped, host=proxy.url)) as soak,
     ):
         async with blind(proxy, docker, "socket", crashed, stopped):
@@ -134,7 +134,7 @@ async def test_the_old_one_is_still_there_or_the_new_one_has_crashed_as_well(
     kept, short = new_name("kept"), new_name("short")
     running(docker, kept, short)
     async with (
-        proxied(docker.path, tmp_path) as proxy,
+        proxied(docker.url, tmp_path) as proxy,
         soaking(journal, engine_of(docker, kept, short, host=proxy.url)) as soak,
     ):
         async with blind(proxy, docker, "stream", short):
@@ -162,7 +162,7 @@ async def test_one_that_is_made_again_after_a_crash_that_was_seen(
     unit = new_name()
     running(docker, unit)
     async with (
-        proxied(docker.path, tmp_path) as proxy,
+        proxied(docker.url, tmp_path) as proxy,
         soaking(journal, engine_of(docker, unit, host=proxy.url), delay="10m") as soak,
     ):
         end(docker, unit)

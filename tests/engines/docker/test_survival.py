@@ -297,10 +297,13 @@ async def test_containers_that_outlive_their_engine(private: PrivateEngine, jour
 
 
 async def test_the_engine_is_restarted_in_order(private: PrivateEngine, journal: JournalWriter) -> None:
-    """It ends its containers when it ends; the watchdogs bring them back."""
+    """It ends its containers when it ends; the watchdogs bring them back, and the one that crashes just then."""
     names = [new_name() for _ in range(3)]
     running(private, *names)
     async with soaking(journal, engine_of(private, *names)) as soak:
+        pid = private.inspect(names[0])["State"]["Pid"]
+        private.freeze(frozen=True)
+        os.kill(pid, signal.SIGKILL)  # it hears of that and of its own end at once
         await anyio.to_thread.run_sync(private.down)
         private.up()
         for name in names:
@@ -367,10 +370,19 @@ async def test_a_restart_whose_events_never_came_is_seen_all_the_same(docker: Cl
     assert tracker.units[kept].life is before[kept]
 
 
+def made_anew(docker: Client, renamed: str, removed: str) -> str:
+    """Rename one container there and back, and make another one anew; return the beginning of its id."""
+    docker.call("POST", f"containers/{renamed}/rename", name=f"{renamed}-away")
+    docker.call("POST", f"containers/{renamed}-away/rename", name=renamed)
+    docker.remove(removed)
+    running(docker, removed)
+    return str(docker.inspect(removed)["Id"])[:12]
+
+
 async def test_nothing_grows_with_the_number_of_crashes(
     docker: Client, journal: JournalWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In short what scripts/prove_docker shows with hundreds: crashes while all is well, and while the socket is away."""
+    """In short what scripts/prove_docker shows with hundreds: crashes while all is well, and while the socket is away; others' work."""
     monkeypatch.setattr(evidence, "FIRST_KEPT", 1)
     monkeypatch.setattr(evidence, "LAST_KEPT", 1)
     names, held = [new_name() for _ in range(2)], list[dict[str, int]]()
@@ -391,6 +403,11 @@ async def test_nothing_grows_with_the_number_of_crashes(
             for name in names:
                 await soak.crashed(name)
             await soak.until(lambda: {docker.state(name) for name in names} == {"running"})
+            if number % 2:
+                new = made_anew(docker, *names)
+                await soak.until(
+                    lambda new=new: (soak.fleet.status(names[1]).observed.incarnation or "").startswith(new)
+                )
             soak.each_once()
             gc.collect()
             us = psutil.Process()
