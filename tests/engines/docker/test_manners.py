@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import anyio
 import pytest
 from docker_engine import LABEL, Client
+from docker_gate import gated
 from docker_proxy import proxied
 from docker_soak import IDLE, PATIENCE, end, engine_of, new_name, said, soaking, wait_said
 
@@ -307,16 +309,26 @@ async def test_a_container_that_comes_in_mid_run_gets_its_own_policy_back(
 # --- other runs ------------------------------------------------------------------------------------------------------
 
 
-async def test_two_runs_keep_off_each_others_units(docker: Client, journal: JournalWriter) -> None:
+async def test_two_runs_keep_off_each_others_units(
+    docker: Client, journal: JournalWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From two hosts, as it were: the other soakd has a state directory of its own, and reaches the engine over TCP."""
     project, shared = new_name("project"), new_name()
     docker.create(shared, IDLE, {PROJECT: project, SERVICE: "api", NUMBER: "1"})
     docker.start(shared)
-    async with soaking(journal, engine_of(docker, project=project)) as first:
-        with pytest.raises(EngineError, match=rf"cannot use {shared}: the run {first.context.run} .*has it"):
-            async with soaking(journal, engine_of(docker, shared)):
-                raise AssertionError
-    async with soaking(journal, engine_of(docker, shared)):
-        pass
+    with gated(docker.url, None) as gate:
+        soak_file(tmp_path, f'host: "{gate.url}", names: [{shared}]')
+        monkeypatch.setenv("SOAKD_STATE_DIR", str(tmp_path / "elsewhere"))
+        async with soaking(journal, engine_of(docker, project=project)) as first:
+            command = [sys.executable, "-m", "supervisor", "run", "soak.yaml"]
+            done = await anyio.run_process(command, cwd=tmp_path, check=False)
+            said = done.stderr.decode()
+            assert done.returncode == 2, said
+            assert f"cannot use {shared}: the run {first.context.run} (pid {os.getpid()} on " in said
+            assert f"`docker volume rm soakd-lock-{shared}`" in said
+            assert first.fleet.status("api").observed.state is UnitState.UP
+        async with soaking(journal, engine_of(docker, shared, host=gate.url)):
+            pass
 
 
 VICTIM = """
@@ -380,8 +392,9 @@ async def test_a_dead_run_is_put_back_by_the_next_one(
     kept, lower = up(docker, host=ALWAYS), new_name()
     docker.create(lower, IDLE)
     die(docker, tmp_path / "dead", "dead-run", kept, lower)
-    async with soaking(journal, engine_of(docker, kept, lower, own_policy="suspend")):
-        assert (policy(docker, kept), docker.state(lower)) == ("no", "exited")
+    with gated(docker.url, None) as gate:  # by another way to the engine than the dead run's
+        async with soaking(journal, engine_of(docker, kept, lower, host=gate.url, own_policy="suspend")):
+            assert (policy(docker, kept), docker.state(lower)) == ("no", "exited")
     assert (policy(docker, kept), docker.state(lower)) == ("always", "exited")
 
 
