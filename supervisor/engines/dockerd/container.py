@@ -14,6 +14,10 @@ _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\
 _SIGNAL: Final = re.compile(r"(?P<number>\d+)|(?:SIG)?(?P<name>[A-Z]+\d?)(?P<more>[+-]\d+)?")
 _BY_SIGNAL: Final = 128
 """A process that a signal ended is given 128 and the signal's number as its code, as shells do."""
+_NANO: Final = 1_000_000_000
+_CHECK: Final = 30
+"""Seconds between two health checks, and for one of them, if a container does not say."""
+_RETRIES: Final = 3
 NO_POLICY: Final = {"Name": "no", "MaximumRetryCount": 0}
 SHORT: Final = 12
 _READABLE: Final = frozenset({"json-file", "local", "journald"})
@@ -63,7 +67,8 @@ class Container:
     pid: int | None
     health: str | None
     """starting, healthy, unhealthy; None without a health check."""
-    has_health: bool
+    health_within: float
+    """Seconds that its own health check may take to its verdict; 0: it has none."""
     policy: Mapping[str, Any]
     restarts: int
     """How often the engine itself has started it again."""
@@ -129,11 +134,19 @@ def incarnation(container: str, begun: int) -> str:
     return f"{container[:SHORT]}@{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{nanos:09d}"
 
 
+def _health_within(check: Mapping[str, Any]) -> float:
+    if (check.get("Test") or ["NONE"])[0] == "NONE":
+        return 0.0
+    interval, timeout = (check.get(name) or _CHECK * _NANO for name in ("Interval", "Timeout"))
+    return (
+        float(check.get("StartPeriod", 0) + (check.get("Retries") or _RETRIES) * (interval + timeout)) / _NANO
+    )
+
+
 def read(data: Mapping[str, Any]) -> Container:
     """Read the answer to an inspection."""
     state, config, host = data["State"], data["Config"], data["HostConfig"]
     health = (state.get("Health") or {}).get("Status")
-    check = (config.get("Healthcheck") or {}).get("Test") or []
     log = host.get("LogConfig") or {}
     driver, copied = log.get("Type", ""), (log.get("Config") or {}).get("cache-disabled") != "true"
     return Container(
@@ -149,7 +162,7 @@ def read(data: Mapping[str, Any]) -> Container:
         memory=host.get("Memory") or 0,
         pid=state["Pid"] or None,
         health=None if health in {None, "none"} else health,
-        has_health=bool(check) and check[0] != "NONE",
+        health_within=_health_within(config.get("Healthcheck") or {}),
         policy=host.get("RestartPolicy") or NO_POLICY,
         restarts=data.get("RestartCount", 0),
         image=data["Image"],

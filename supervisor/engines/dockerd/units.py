@@ -40,7 +40,7 @@ STOP: Final = 10.0
 BACKOFF: Final = 70.0
 """Seconds that an engine may wait before it restarts a container by itself: up to a minute."""
 HEALTHY: Final = 60.0
-"""Seconds that a container may take to its first `healthy` where the soak file has no `ready` for it."""
+"""Seconds that a container may take to its first `healthy` where the soak file has no `ready` for it, if its own check takes no longer."""
 LAST_LINES: Final = 10
 _NANO: Final = 1_000_000_000
 AT_ONCE: Final = 2 * _NANO
@@ -122,7 +122,7 @@ class DockerUnits(Powers):
         life, check = known.life, self._spec.ready.get(unit)
         if life is None:
             raise EngineError(await self._never_ready(known, check, ""))
-        timeout = check.timeout if check else HEALTHY
+        timeout = _patience(known, check)
         seen, is_ready = "", False
 
         def say(what: str) -> None:
@@ -142,7 +142,7 @@ class DockerUnits(Powers):
                     group.start_soon(self._watch_output, known.last, life, awaited)
                 if check:
                     await check.wait(awaited, say)
-                elif known.last and known.last.has_health:
+                elif known.last and known.last.health_within:
                     await self._healthy(life, say)
                 is_ready = not life.gone.is_set()
                 group.cancel_scope.cancel()
@@ -174,8 +174,8 @@ class DockerUnits(Powers):
         if known.life is None:
             what = f"it {how(known.ended)} before that; waited for {check or 'its start'}"
         else:
-            timeout = check.timeout if check else HEALTHY
-            what = f"waited {format_duration(timeout)} for {check or 'its health check'}, last seen: {seen or 'not healthy'}"
+            what = f"waited {format_duration(_patience(known, check))} for {check or 'its health check'}, last seen: {seen or 'not healthy'}"
+            what += "" if check else "; `ready` may name a better sign of this unit"
         text = ""
         if known.last:
             try:
@@ -294,6 +294,10 @@ class DockerUnits(Powers):
 
 _SIGKILL: Final = signal.SIGKILL
 _SIGTERM: Final = signal.SIGTERM
+
+
+def _patience(known: Unit, check: Ready | None) -> float:
+    return check.timeout if check else max(HEALTHY, known.last.health_within if known.last else 0.0)
 
 
 def stop_timeout(asked: float | None, container: Container | None) -> float:

@@ -253,6 +253,11 @@ async def test_a_soak_behind_the_proxy_of_the_compose_file(docker: Client, journ
             assert soak.last_words(await soak.crashed(unit)) == ["up"]
         await use_everything(engine, journal, unit, lower, network)
         await refuses(url, docker, unit)
+    with (
+        haproxy(Client("unix:///no/such/socket")) as url,
+        pytest.raises(EngineError, match="is DOCKER_GROUP the group"),
+    ):
+        await engine_of(docker, unit, host=url).discover(journal.run_dir)
     assert (docker.state(unit), docker.state(lower)) == ("running", "exited")
 
 

@@ -6,14 +6,14 @@ import signal
 
 import pytest
 
-from supervisor.engines.dockerd.container import read
+from supervisor.engines.dockerd.container import Container, read
 from supervisor.engines.dockerd.life import Unit
 
 BEGUN = 1_700_000_000 * 1_000_000_000
 CRASHED = 3
 
 
-def living(stop: str = "") -> Unit:
+def container(config: dict[str, object]) -> Container:
     state = {
         "Running": True,
         "Restarting": False,
@@ -23,8 +23,7 @@ def living(stop: str = "") -> Unit:
         "Pid": 1,
     }
     times = {"StartedAt": "2023-11-14T22:13:20Z", "FinishedAt": "0001-01-01T00:00:00Z"}
-    config = {"StopSignal": stop}
-    seen = read(
+    return read(
         {
             "Id": "c" * 64,
             "Name": "/unit",
@@ -34,8 +33,11 @@ def living(stop: str = "") -> Unit:
             "Image": "",
         }
     )
+
+
+def living(stop: str = "") -> Unit:
     unit = Unit("unit")
-    unit.begin(seen, BEGUN)
+    unit.begin(container({"StopSignal": stop}), BEGUN)
     return unit
 
 
@@ -66,6 +68,28 @@ def test_every_stop_signal_that_an_image_may_have(written: str, number: int) -> 
     last = living(written).last
     assert last
     assert last.stop_signal == number
+
+
+@pytest.mark.parametrize(
+    ("check", "seconds"),
+    [
+        ({}, 0),
+        ({"Test": ["NONE"]}, 0),
+        ({"Test": ["CMD", "true"]}, 180),
+        (
+            {
+                "Test": ["CMD", "true"],
+                "Interval": 10**9,
+                "Timeout": 2 * 10**9,
+                "Retries": 5,
+                "StartPeriod": 10**11,
+            },
+            115,
+        ),
+    ],
+)
+def test_how_long_a_health_check_may_take(check: dict[str, object], seconds: float) -> None:
+    assert container({"Healthcheck": check}).health_within == seconds
 
 
 def test_the_containers_own_stop_signal_is_meant_to_end_it() -> None:
