@@ -167,7 +167,7 @@ class JetStreamLoad(NatsLoad):
         return {
             "name": self.jetstream,
             "description": mark,
-            "subjects": [self.published_to + (".*" if self.processes > 1 else "")],
+            "subjects": [self.published_to, *([f"{self.published_to}.*"] if self.processes > 1 else [])],
             "num_replicas": self.replicas,
             "storage": self.storage,
             "max_age": int(self.max_age * 1e9),

@@ -1,9 +1,10 @@
-"""What no load on NATS can see by itself: whether there is a broker, and whether it has the connection that the load takes."""
+"""What no load on NATS can see by itself: whether there is a broker, with the connection that the load takes, and what others claim from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from supervisor.loads.claim import ClaimLoad
 from supervisor.loads.nats_load import NatsLoad
 from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.wording import Finding, did_you_mean, either
@@ -11,6 +12,7 @@ from supervisor.soakfile.wording import Finding, did_you_mean, either
 
 def check(_: object, parts: Parts) -> Iterator[Finding]:
     """Yield what is wrong with the loads on NATS of a soak file."""
+    queues: dict[str, str] = {}
     for name, load in parts.loads.items():
         if not isinstance(load, NatsLoad) or not load.on_nats:
             continue
@@ -20,3 +22,11 @@ def check(_: object, parts: Parts) -> Iterator[Finding]:
         if parts.broker is not None and load.connection not in (known := parts.broker.names):
             hint = did_you_mean(load.connection, known) or f": expected {either(known)}"
             yield Finding(("loads", name, "as"), f'there is no connection "{load.connection}"{hint}')
+        if isinstance(load, ClaimLoad):
+            queue = f"stream {load.claim.stream}" if load.claim.stream else f"bucket {load.claim.bucket}"
+            if (other := queues.setdefault(queue, name)) != name:
+                what = (
+                    f"load {other} claims from {queue} too, and each would take the other's jobs for lost: name another one, or "
+                    "have one load with more workers, or processes"
+                )
+                yield Finding(("loads", name, "claim"), what)
