@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -98,8 +99,10 @@ class HasVolumes(Protocol):
 class CanExecute(Protocol):
     """Capability: run a program inside a unit."""
 
-    async def execute(self, unit: str, command: Sequence[str], timeout: float) -> tuple[int, bytes]:
+    async def execute(
+        self, unit: str, command: Sequence[str], timeout: float, env: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[int, bytes]:
         """Run a program to its end, at most `timeout` seconds; return its exit code and the end of its output.
 
-        EngineError if it cannot be run or does not end in time; it is then left running in the unit.
+        After a signal the code is 128 and the signal's number. `env` is added to the unit's environment. EngineError if it cannot be run, the unit being down for one, or does not end in time; a container's is then left running there.
         """

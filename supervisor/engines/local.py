@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Unpack
 
 import anyio
@@ -16,8 +17,9 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from supervisor.engines import cgroups
 from supervisor.engines.base import EngineContext, EngineError, Exit, Observed, Part
 from supervisor.engines.local_unit import Kills, Life, LocalUnit
-from supervisor.engines.output import Generations
+from supervisor.engines.output import ANSWER, Generations
 from supervisor.engines.problems import explain, how
+from supervisor.engines.program import run_program
 from supervisor.engines.spawn import stopped
 from supervisor.engines.survivors import end_survivors
 from supervisor.journal.base import JournalError
@@ -203,6 +205,34 @@ class LocalUnits:
         if life is None or life.over:
             raise EngineError(f"cannot {what}: {unit} is not running")
         return life
+
+    async def execute(
+        self, unit: str, command: Sequence[str], timeout: float, env: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[int, bytes]:
+        """Run a program in the unit's directory, with its environment; it ends with its time, or with the engine."""
+        self._running(unit, f"run {command[0]}")
+        known, kept = self._units[unit], bytearray()
+
+        def keep(chunk: bytes) -> None:
+            kept.extend(chunk)
+            del kept[:-ANSWER]
+
+        try:
+            ended = await run_program(
+                command,
+                cwd=known.cwd,
+                env={**known.env, **env},
+                output=keep,
+                timeout=timeout,
+                stop=anyio.Event(),
+            )
+        except (OSError, ValueError) as error:
+            raise EngineError(
+                f"cannot run {command[0]} in {unit}: {explain(error, command[0], known.cwd)}"
+            ) from error
+        if ended.why != "exit":
+            raise EngineError(f"{command[0]} in {unit} did not end within {timeout:g} s, and was ended")
+        return (128 + signal.Signals[ended.status] if ended.code is None else ended.code), bytes(kept)
 
     async def close(self) -> None:
         """End everything, also what left its group."""

@@ -12,6 +12,7 @@ from supervisor.faults.corrupt import Corrupt
 from supervisor.faults.crash_loop import CrashLoop
 from supervisor.faults.delete_consumer import DeleteConsumer
 from supervisor.faults.disconnect import Disconnect
+from supervisor.faults.execute import Execute
 from supervisor.faults.fill_disk import FillDisk
 from supervisor.faults.kill import Kill
 from supervisor.faults.latency import Latency
@@ -38,6 +39,6 @@ FAULTS: Registry[Fault] = Registry(
         *(Partition, Disconnect, CpuSqueeze, MemorySqueeze, FillDisk),
         *(Latency, Bandwidth, Blackhole, Slice, Reset, Refuse, ConnectionKill),
         *(RollingLameDuck, LameDuck, Stepdown, Kick, Purge, DeleteConsumer),
-        *(Corrupt, Command),
+        *(Corrupt, Command, Execute),
     ],
 )

@@ -67,6 +67,15 @@ CASES: dict[str, Case] = {
             "hold": "300ms",
         }
     ),
+    "exec": Case(
+        {
+            "exec": ["{one}"],
+            "run": ["sh", "-c", "sleep 0.1; touch /tmp/broken; sleep 0.1"],
+            "undo": ["sh", "-c", "sleep 0.1; rm -f /tmp/broken"],
+            "hold": "300ms",
+        },
+        on=("docker",),
+    ),
     "by-hand": Case({"pause": ["{one}"], "hold": "300ms"}, asked="inject"),
     HOLD: Case({"unit_hold": "{one}", "hold": "300ms"}, asked="hold"),
     "latency": Case({"latency": "db", "delay": "50ms", "jitter": "20ms", "hold": "300ms"}, on=LINKS),

@@ -12,7 +12,7 @@ import pytest
 from harness import PATIENCE, Harness, Program, opened
 
 from supervisor.engines.base import EngineError, UnitState
-from supervisor.engines.capabilities import CanPause
+from supervisor.engines.capabilities import CanExecute, CanPause
 from supervisor.engines.output import since, stamp
 from supervisor.engines.process import ProcessEngine
 from supervisor.journal.writer import JournalWriter
@@ -297,3 +297,18 @@ async def test_the_root_cause_between_the_lines_of_the_other_stream(
         log = await bench.units.logs("interleaved", last=100, until=gone.wall, stamped=True)
     assert log.count(b"\n") == 13, log.decode()
     assert signature(log) == "KeyError: <n> [shop.py in main]"
+
+
+async def test_a_program_runs_inside_a_unit(harness: Harness, journal: JournalWriter) -> None:
+    async with opened(harness, journal, journal.run_dir, [Program.IDLE]) as bench:
+        assert isinstance(bench.units, CanExecute)
+        with pytest.raises(EngineError, match="idle is not running"):
+            await bench.units.execute("idle", ["sh"], PATIENCE)
+        await bench.units.start("idle")
+        program = ["sh", "-c", "echo $SOAKD_EPISODE; echo two >&2; exit 7"]
+        code, said = await bench.units.execute("idle", program, PATIENCE, {"SOAKD_EPISODE": "a#1"})
+        assert (code, sorted(said.split())) == (7, [b"a#1", b"two"])
+        code, said = await bench.units.execute("idle", ["sh", "-c", "kill -9 $$"], PATIENCE)
+        assert (code, said) == (128 + signal.SIGKILL, b"")
+        with pytest.raises(EngineError, match=r"sleep in idle did not end within 0\.2 s"):
+            await bench.units.execute("idle", ["sleep", "1000"], 0.2)

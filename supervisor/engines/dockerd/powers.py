@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import anyio
@@ -158,10 +159,13 @@ class Powers:
         except ApiError as error:
             raise EngineError(f"cannot limit {unit}: {error}") from error
 
-    async def execute(self, unit: str, command: Sequence[str], timeout: float) -> tuple[int, bytes]:
+    async def execute(
+        self, unit: str, command: Sequence[str], timeout: float, env: Mapping[str, str] = MappingProxyType({})
+    ) -> tuple[int, bytes]:
         """Run a program in the container as its own user."""
         _, life = self._running(unit, f"run {command[0]}")
-        body = {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True}
+        variables = [f"{name}={value}" for name, value in env.items()]
+        body = {"Cmd": list(command), "AttachStdout": True, "AttachStderr": True, "Env": variables}
         records = Records(plain=False, lines=False, limit=OUTPUT)
         try:
             made = await self._api.call("POST", f"containers/{life.container}/exec", body=body)

@@ -75,6 +75,10 @@ async def test_every_kind_from_aim_to_close(docker: Client, journal: JournalWrit
         "restart": ({"restart": [a, b]}, 2),
         "rolling": ({"rolling_restart": [a, b]}, 2),
         "pause": ({"pause": [a, b], "hold": "200ms"}, 0),
+        "exec": (
+            {"exec": [a, b], "run": ["touch", "/tmp/made"], "undo": ["rm", "/tmp/made"], "hold": "200ms"},  # noqa: S108  # the container's
+            0,
+        ),
         "crash-loop": ({"crash_loop": a, "crashes": 3, "uptime": "50ms"}, 3),
     }
     async with soaking(journal, engine_of(docker, a, b, stop_timeout="5s")) as soak:
