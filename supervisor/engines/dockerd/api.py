@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -15,6 +16,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypedDict, Unpack, cast
+from urllib.parse import urlsplit
 
 import aiodocker
 import aiohttp
@@ -27,6 +29,10 @@ from supervisor.engines.dockerd.container import nanoseconds
 
 SOCKET: Final = "unix:///var/run/docker.sock"
 SCHEMES: Final = ("unix://", "tcp://", "http://", "https://")
+_NO_PORT: Final = re.compile(r"tcp://([^:/\[\]]+|\[[^\]]*\])/?")
+_PORT: Final = 2375
+_TLS_PORT: Final = 2376
+"""Where the docker command looks for an engine whose port is not said."""
 CLOSE: Final = 2.0
 """Seconds that closing the connections may take."""
 AWAY: Final = 60.0
@@ -97,9 +103,28 @@ class Endpoint:
             folder = environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker"
             if tls is None and environ.get("DOCKER_TLS_VERIFY") and not host.startswith("unix:"):
                 tls = Tls(*(Path(folder) / name for name in ("ca.pem", "cert.pem", "key.pem")))
+        if _NO_PORT.fullmatch(host):
+            host = f"{host.rstrip('/')}:{_PORT if tls is None else _TLS_PORT}"
         if tls is not None:
             host = host.replace("tcp://", "https://", 1)
         return cls(host, tls)
+
+    @property
+    def wrong(self) -> str:
+        """Say what is wrong with the URL; empty if nothing is."""
+        if not self.url.startswith(SCHEMES):
+            return (
+                f"expected {', '.join(SCHEMES)}; bring one behind ssh here with "
+                "`ssh -N -L /run/user/1000/docker.sock:/var/run/docker.sock HOST`, and say host: unix:///run/user/1000/docker.sock"
+            )
+        try:
+            place = urlsplit(self.url)
+            port = place.port
+        except ValueError as error:  # no number, or no IPv6 address
+            return f"{str(error).lower()}; expected host and port, as in tcp://10.0.0.7:2375"
+        if place.scheme == "unix":
+            return "" if place.path and not place.netloc else "expected unix:/// and the path of a socket"
+        return "" if place.hostname and port != 0 else "expected a host, as in tcp://10.0.0.7:2375"
 
 
 class Api:
@@ -230,11 +255,8 @@ def connect(endpoint: Endpoint, deadline: float) -> AbstractAsyncContextManager[
 
 @asynccontextmanager
 async def _connect(endpoint: Endpoint, deadline: float) -> AsyncIterator[Api]:
-    if not endpoint.url.startswith(SCHEMES):
-        raise EngineError(
-            f"cannot use the Docker engine at {endpoint.url}: expected {', '.join(SCHEMES)}; bring one behind ssh here with "
-            "`ssh -N -L /run/user/1000/docker.sock:/var/run/docker.sock HOST`, and say host: unix:///run/user/1000/docker.sock"
-        )
+    if endpoint.wrong:
+        raise EngineError(f"cannot use the Docker engine at {endpoint.url}: {endpoint.wrong}")
     try:
         context = await to_thread.run_sync(endpoint.tls.context) if endpoint.tls else None
         docker = aiodocker.Docker(endpoint.url, ssl_context=context, timeout=aiohttp.ClientTimeout())

@@ -75,6 +75,8 @@ def test_where_the_engine_is() -> None:
     assert Endpoint.of(None, None, {}).url == "unix:///var/run/docker.sock"
     assert Endpoint.of(None, None, {"DOCKER_HOST": "tcp://h:1"}) == Endpoint("tcp://h:1")
     assert Endpoint.of("tcp://h:2", tls, {"DOCKER_HOST": "tcp://h:1"}) == Endpoint("https://h:2", tls)
+    assert Endpoint.of("tcp://h", None, {}).url == "tcp://h:2375"
+    assert Endpoint.of("tcp://[::1]/", tls, {}).url == "https://[::1]:2376"
     given = {"DOCKER_HOST": "tcp://h:1", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/certs"}
     assert str(Endpoint.of(None, None, given).tls).count("/certs/") == 3
 

@@ -78,6 +78,10 @@ async def test_who_cannot_be_trusted(secured: PrivateEngine, tmp_path: Path) -> 
     ("url", "why"),
     [
         ("ssh://me@somewhere", "expected unix://, tcp://.*ssh -N -L"),
+        ("unix://no/such/socket", "expected unix:/// and the path of a socket"),
+        ("tcp://127.0.0.1:docker", "as in tcp://10.0.0.7:2375"),
+        ("tcp://:2375", "expected a host"),
+        ("tcp://[::1", "as in tcp://10.0.0.7:2375"),
         ("unix:///no/such/socket", "start Docker, or say where it is"),
         ("tcp://127.0.0.1:1", "start Docker, or say where it is"),
     ],
