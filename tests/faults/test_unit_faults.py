@@ -7,13 +7,13 @@ import sys
 from typing import Any
 
 import anyio
+import psutil
 import pytest
 from pydantic import ValidationError
 from real_units import IDLE, kind, process, stands_still, watched
 from scripted_fault import PATIENCE, Open, Stage, cut, free_and_up, incarnations, until
 
 from supervisor.engines.base import UnitState
-from supervisor.engines.fleet import Desired
 from supervisor.faults.base import World
 from supervisor.faults.hold import HOLD, terms
 from supervisor.faults.recovery import undo_open
@@ -47,13 +47,12 @@ async def test_a_stopped_unit_stays_down_for_as_long_as_it_is_held(stage: Stage,
     async with opened(n1=IDLE, n2=IDLE) as fleet, watched(stage, "n1", "n2"):
         before = incarnations(fleet)
         async with stage.running(a=kind(stop=["n1", "n2"], hold="300ms", signal="USR1")):
-            await stage.watch.until(FaultInjected)
-            assert {fleet.status(unit).desired for unit in fleet.ids} == {Desired.DOWN}
             closed = await stage.watch.until(EpisodeClosed)
         assert free_and_up(fleet)
         assert not set(before.values()) & set(incarnations(fleet).values())
     times = {record.event.kind: record.mono for record in stage.watch.records}
-    assert times["fault.undone"] - times["fault.injected"] >= 0.25
+    again = [record.mono for record in stage.watch.records if isinstance(record.event, UnitStarted)][-2:]
+    assert min(again) - times["fault.injected"] >= 0.25
     assert closed.truncated == ""
     assert not stage.watch.all(UnitRestarted)
     ends = stage.watch.all(UnitExited, cause=Cause.EPISODE)
@@ -145,10 +144,12 @@ async def test_a_paused_unit_stands_still_and_goes_on_as_the_same(stage: Stage, 
         watched(stage, "n1"),
     ):
         before, ticks = incarnations(fleet), stage.journal.run_dir / "units" / "n1" / "ticks"  # type: ignore[attr-defined]
-        async with stage.running(a=kind(pause="n1", hold="200ms")):
+        async with stage.running(a=kind(pause="n1", hold="1h")) as scheduler:
             await stage.watch.until(FaultInjected)
-            assert stands_still(fleet, "n1")
+            # A shell that waits for a child to become its command (vfork) while that one is frozen stands still, too: in the kernel.
+            assert process(fleet, "n1").status() in {psutil.STATUS_STOPPED, psutil.STATUS_DISK_SLEEP}
             assert fleet.status("n1").observed.state is UnitState.PAUSED
+            cut(scheduler, "a")
             closed = await stage.watch.until(EpisodeClosed)
         assert incarnations(fleet) == before
         assert free_and_up(fleet)
