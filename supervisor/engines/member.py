@@ -30,6 +30,11 @@ HARMLESS: Final = frozenset(
     }
 )
 """Signals that do not end a process by default: signal(7)."""
+REQUESTS: Final = (
+    HARMLESS | {signal.SIGHUP, signal.SIGUSR1} | set(range(signal.SIGRTMIN, signal.SIGRTMAX + 1))
+)
+"""Signals by which servers are asked for something, such as to read their configuration again. Who does not know one of them and is ended
+by it, is so at once. USR2 is none of these: it is nats-server's lame duck."""
 OUTSIDE: Final = "outside"
 """Who holds a unit that somebody outside soakd has stopped, taken away or left down: it stays so until he brings it up."""
 _CAUSES: Final = {

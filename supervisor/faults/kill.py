@@ -10,18 +10,13 @@ from typing import Annotated, ClassVar, Final
 from pydantic import AfterValidator, Field
 
 from supervisor.engines.base import GoneError
-from supervisor.engines.member import HARMLESS
+from supervisor.engines.member import REQUESTS
 from supervisor.engines.process import Signal
 from supervisor.engines.selectors import Selector
 from supervisor.faults.base import World
 from supervisor.faults.units import HURRY, AtOnce, still, survivors, together
 from supervisor.journal.events import FaultIntent
 
-_REQUESTS: Final = (
-    HARMLESS | {signals.SIGHUP, signals.SIGUSR1} | set(range(signals.SIGRTMIN, signals.SIGRTMAX + 1))
-)
-"""Signals by which servers are asked for something, such as to read their configuration again. Who does not know one of them and is ended
-by it, is so at once. USR2 is none of these: it is nats-server's lame duck."""
 _FREEZES: Final = frozenset({signals.SIGSTOP, signals.SIGTSTP, signals.SIGTTIN, signals.SIGTTOU})
 
 
@@ -57,7 +52,7 @@ class Kill(AtOnce):
 
     async def undo(self, world: World, intent: FaultIntent) -> None:
         """Start what is down and has nobody who would."""
-        told = () if self.signal in _REQUESTS else survivors(world, intent)
+        told = () if self.signal in REQUESTS else survivors(world, intent)
         with still("down", "start them"):
             await start_unwatched(world, intent, told)
 

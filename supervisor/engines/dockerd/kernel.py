@@ -1,4 +1,4 @@
-"""What this machine's kernel shows of containers that run on it: their processes, and who was killed for want of memory.
+"""What this machine's kernel shows of containers that run on it, their processes and who was killed for want of memory, and does to them.
 
 An engine may be elsewhere, also behind a socket that looks local; then nothing here is about its containers. Blocks.
 """
@@ -6,6 +6,7 @@ An engine may be elsewhere, also behind a socket that looks local; then nothing 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,21 @@ def runs_here(pid: int | None, container: str) -> bool:
         # The engine mounts files into each container that have its id in their paths.
         marks = (Path(f"/proc/{pid}/{name}").read_text() for name in ("mountinfo", "cgroup"))
         return pid is not None and any(container in mark for mark in marks)
+    return False
+
+
+def signalled(pid: int | None, container: str, number: int) -> bool:
+    """Send a container's process a signal; return whether it is one of this machine to which we may."""
+    if pid is None:
+        return False
+    with suppress(OSError):
+        process = os.pidfd_open(pid)  # whoever has that number later is not meant
+        try:
+            if runs_here(pid, container):
+                signal.pidfd_send_signal(process, number)
+                return True
+        finally:
+            os.close(process)
     return False
 
 

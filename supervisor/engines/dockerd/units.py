@@ -16,7 +16,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from supervisor.engines.base import EngineError, GoneError, Observed, Part, container_of
 from supervisor.engines.dockerd.api import Api, ApiError
 from supervisor.engines.dockerd.container import Container
-from supervisor.engines.dockerd.kernel import oom_kills
+from supervisor.engines.dockerd.kernel import oom_kills, signalled
 from supervisor.engines.dockerd.life import Life, Unit
 from supervisor.engines.dockerd.logs import Wanted, follow, read
 from supervisor.engines.dockerd.news import News
@@ -25,7 +25,7 @@ from supervisor.engines.dockerd.restore import inspect
 from supervisor.engines.dockerd.settings import Containers
 from supervisor.engines.dockerd.taker import UNTOLD
 from supervisor.engines.dockerd.tracker import Tracker
-from supervisor.engines.member import HARMLESS
+from supervisor.engines.member import HARMLESS, REQUESTS
 from supervisor.engines.output import Awaited
 from supervisor.engines.problems import how
 from supervisor.engines.readiness import Ready
@@ -212,10 +212,17 @@ class DockerUnits(Powers):
         if signal == _SIGKILL:
             life.ours = True
             await self._end(known, life)
-        else:
+        elif not (signal in REQUESTS and await self._ask(life, signal)):
             if signal not in HARMLESS:
                 known.sent[signal] += 1
             await self._signal(known, life, signal)
+
+    async def _ask(self, life: Life, number: int) -> bool:
+        """Send a signal that is not meant to end a container past its engine; return whether that could be done.
+
+        An engine that was asked to signal it, with whatever, does not start it again by its restart policy, long after the run.
+        """
+        return await to_thread.run_sync(signalled, life.pid, life.container, number)
 
     async def _end(self, known: Unit, life: Life) -> None:
         await self._signal(known, life, _SIGKILL)

@@ -425,3 +425,19 @@ def test_cleaning_a_users_engine_leaves_what_others_have_there(docker: Client) -
     assert client.clean() == locks[:1]
     assert docker.state(others) == "created"
     assert docker.call("GET", f"volumes/{locks[1]}")["Name"] == locks[1]
+
+
+async def test_a_signal_that_only_asks_leaves_the_restart_policy_as_it_was(
+    docker: Client, journal: JournalWriter
+) -> None:
+    """Docker starts no container again that it was asked to signal, with whatever: days later, when nobody thinks of soakd."""
+    unit = new_name()
+    docker.create(unit, "trap '' HUP; echo up; exec sleep 1000", host=ALWAYS)
+    docker.start(unit)
+    wait_said(docker, unit)
+    async with soaking(journal, engine_of(docker, unit, own_policy="adopt")) as soak:
+        await soak.fleet.kill(unit, by="reload#1", signal=signal.SIGHUP)
+    end(docker, unit)
+    with anyio.fail_after(PATIENCE):
+        while docker.inspect(unit)["RestartCount"] != 1:  # noqa: ASYNC110  # nobody tells
+            await anyio.sleep(0.01)
