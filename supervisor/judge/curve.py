@@ -51,12 +51,13 @@ class Curve:
     def at(self, mono: float) -> Step:
         """Return the step of a moment, to add to."""
         index = int(mono // self.seconds)
-        if index not in self.steps:
+        step = self.steps.get(index)
+        if step is None:
             if len(self.steps) >= STEPS:
                 self._coarsen()
                 return self.at(mono)
-            self.steps[index] = Step()
-        return self.steps[index]
+            step = self.steps[index] = Step()
+        return step
 
     def spans(self) -> Iterator[Span]:
         """Yield the steps in order."""

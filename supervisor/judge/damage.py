@@ -50,6 +50,10 @@ class Stage:
         if piece.slowest_failure > self.slowest_failure:
             self.slowest_failure, self.slowest_error = piece.slowest_failure, piece.slowest_error
 
+    def crashed(self, unit: str) -> None:
+        """Count a crash."""
+        self.crashes[unit] = self.crashes.get(unit, 0) + 1
+
     @property
     def slowest(self) -> Slowest | None:
         """The operation that took longest, whatever became of it; None if there was none."""
@@ -64,16 +68,8 @@ class Damage:
 
     by_stage: dict[str, Stage] = field(default_factory=lambda: {stage: Stage() for stage in STAGES})
 
-    def overlap(self, stage: str, piece: Slice) -> None:
-        """Count the operations of a slice that overlapped in this stage."""
-        self._at(stage).overlap(piece)
-
-    def crashed(self, stage: str, unit: str) -> None:
-        """Count a crash."""
-        crashes = self._at(stage).crashes
-        crashes[unit] = crashes.get(unit, 0) + 1
-
-    def _at(self, stage: str) -> Stage:
+    def at(self, stage: str) -> Stage:
+        """Return a stage, to add to."""
         if stage not in self.by_stage:
             self.by_stage[stage] = Stage()
         return self.by_stage[stage]

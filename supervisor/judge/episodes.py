@@ -29,7 +29,7 @@ from supervisor.journal.events import (
     UndoFailed,
 )
 from supervisor.judge.counting import Moment, Some, slot
-from supervisor.judge.damage import STAGES, Damage
+from supervisor.judge.damage import STAGES, Damage, Stage
 
 _TELLING: Final = frozenset(
     {
@@ -162,8 +162,8 @@ class _Touched(NamedTuple):
     """What marks stand for."""
 
     marks: tuple[str, ...]
-    damages: Sequence[tuple[Damage, str]] = ()
-    """What counts something with these marks, each once and with its earliest stage."""
+    stages: Sequence[Stage] = ()
+    """What counts something with these marks, each once, in its earliest stage."""
     episodes: Sequence[tuple[Episode, str]] = ()
 
 
@@ -215,8 +215,8 @@ class Episodes:
 
     def crashed(self, unit: str, marks: Iterable[str]) -> None:
         """Count a crash for the episodes that were open when it happened."""
-        for damage, stage in self._stand_for(tuple(marks)).damages:
-            damage.crashed(stage, unit)
+        for stage in self._stand_for(tuple(marks)).stages:
+            stage.crashed(unit)
 
     def fault(self, name: str) -> FaultTotals:
         """Return the totals of a fault."""
@@ -300,11 +300,12 @@ class Episodes:
 
     def _overlap(self, piece: Slice) -> None:
         touched = self._stand_for(piece.episodes)
-        for damage, stage in touched.damages:
-            damage.overlap(stage, piece)
-        for episode, stage in touched.episodes:
-            episode.first_failure = _earlier(episode.first_failure, piece.first_failure)
-            if stage == "recovering":
+        for stage in touched.stages:
+            stage.overlap(piece)
+        for episode, when in touched.episodes:
+            if piece.first_failure is not None:
+                episode.first_failure = _earlier(episode.first_failure, piece.first_failure)
+            if when == "recovering" and piece.first_ok is not None:
                 episode.first_ok = _earlier(episode.first_ok, piece.first_ok)
 
     def _stand_for(self, marks: tuple[str, ...]) -> _Touched:
@@ -314,7 +315,8 @@ class Episodes:
                 for name, stage in map(split_mark, marks)
                 if (episode := self._kept.get(name))
             ]
-            self._touched = _Touched(marks, [*self._damages(marks)], episodes)
+            stages = [damage.at(stage) for damage, stage in self._damages(marks)]
+            self._touched = _Touched(marks, stages, episodes)
         return self._touched
 
     def _damages(self, marks: Iterable[str]) -> Iterator[tuple[Damage, str]]:
@@ -343,7 +345,5 @@ def _first(stage: str, other: str | None) -> str:
     return stage if other is None or order.index(stage) < order.index(other) else other
 
 
-def _earlier(one: float | None, other: float | None) -> float | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)
+def _earlier(one: float | None, other: float) -> float:
+    return other if one is None or other < one else one

@@ -32,11 +32,12 @@ class Firsts(dict[str, First]):
     def window(self, window: LoadWindow, moment: Moment) -> None:
         """Take the failed operations of a window; `moment` is its record's."""
         for piece in window.slices:
-            if piece.first_failure is not None and (piece.episodes or unexplained(piece)):
-                when = moment.at(piece.first_failure)
-                if self._earliest(_FAILED if piece.episodes else _UNEXPLAINED_FAILURE, when):
-                    what = f"{window.load}: {', '.join(list(piece.errors)[:3])}"
-                    self.note(_FAILED, First(when, what, piece.episodes))
+            if piece.first_failure is None or not (piece.episodes or unexplained(piece)):
+                continue
+            known = self.get(_FAILED if piece.episodes else _UNEXPLAINED_FAILURE)
+            if known is None or piece.first_failure < known.moment.mono:
+                what = f"{window.load}: {', '.join(list(piece.errors)[:3])}"
+                self.note(_FAILED, First(moment.at(piece.first_failure), what, piece.episodes))
 
     def _earliest(self, name: str, moment: Moment) -> bool:
         return name not in self or moment.mono < self[name].moment.mono

@@ -130,7 +130,7 @@ class LoadTotals(Amounts):
     def window(self, window: LoadWindow) -> None:
         """Add what the load did between two instants."""
         self.whole(window)
-        for sample in window.samples:
+        for sample in window.samples if len(self.unexplained_samples) < SAMPLES else ():
             if len(self.samples) < SAMPLES:
                 self.samples.append(sample)
             stands_out = not sample.episodes and sample.error != CUT_OFF

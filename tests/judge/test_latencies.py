@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from supervisor.histogram import Histogram
-from supervisor.judge.latencies import PackedSum
+from supervisor.judge.latencies import MANY, PackedSum
 
 
 def test_a_sum_of_packed_histograms_is_the_histogram_of_everything() -> None:
@@ -23,6 +23,30 @@ def test_a_sum_of_packed_histograms_is_the_histogram_of_everything() -> None:
     total.add(())
     assert total.histogram() == everything
     assert total.highest == pytest.approx(everything.highest, abs=1e-6)
+
+
+@pytest.mark.parametrize("often", [3, MANY - 1, MANY, 3 * MANY])
+def test_sums_of_few_and_of_many_add_up_alike(often: int) -> None:
+    rng = Random(often)  # noqa: S311  # samples
+    few, total, everything = PackedSum(), PackedSum(), Histogram()
+    for n in range(often):
+        part = Histogram()
+        for _ in range(9):
+            part.record(rng.lognormvariate(-5.5, 1))
+        everything.merge(part)
+        total.add(part.pack())
+        if n < 3:
+            few.add(part.pack())
+    assert total.histogram() == everything
+    for one, other in ((total, few), (few, total)):
+        both = PackedSum()
+        both.merge(one)
+        both.merge(other)
+        one.merge(other)
+        assert one.histogram() == both.histogram() == Histogram.unpack(both.histogram().pack())
+        one.merge(other, -1)
+    assert total.histogram() == everything
+    assert set(total.counts) == set(everything.buckets)
 
 
 @pytest.mark.parametrize(
