@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Self
 
 import anyio
+import structlog
 from pydantic import PrivateAttr
 
 from supervisor.engines.base import Engine, EngineContext, EngineError, Units
@@ -32,6 +33,7 @@ from supervisor.supervision import nursery
 
 RESTORE: Final = 60.0
 """Seconds that putting everything back may take at the end."""
+_log: Final = structlog.get_logger("soakd.docker")
 
 
 class DockerEngine(Engine):
@@ -172,7 +174,7 @@ class DockerEngine(Engine):
                 # The events are still followed: an engine that is away just now is waited for.
                 failed = f"the engine does not answer within {RESTORE:g} s"
                 with anyio.move_on_after(RESTORE, shield=True):
-                    failed = "" if context.recovering else await self._put_back(api, locks)
+                    failed = "" if context.recovering else await self._put_back(api, locks, tracker)
                 tracker.close()
             if failed:
                 raise EngineError(
@@ -221,13 +223,17 @@ class DockerEngine(Engine):
 
         return suspend
 
-    async def _put_back(self, api: Api, locks: Locks) -> str:
-        """Put every unit back as it was found; return what failed, in which case the locks stay for recovery."""
-        failures: list[str] = []
+    async def _put_back(self, api: Api, locks: Locks, tracker: Tracker) -> str:
+        """Put every unit back as it was found; return what failed, in which case the locks stay for recovery.
+
+        The fleet has started by now what had crashed: what is down all the same has crashed since, or while the engine was away.
+        """
+        failures, causes = list[str](), tracker.causes()
 
         async def put_back(found: Found) -> None:
             try:
-                await restore(api, found, dead=False)
+                for line in await restore(api, found, causes=causes):
+                    _log.debug("put back", unit=found.unit, done=line)
             except EngineError as error:
                 failures.append(f"{found.unit}: {error}")
 

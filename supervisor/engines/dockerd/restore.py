@@ -20,13 +20,11 @@ START: Final = 60.0
 _NOT_FOUND: Final = 404
 
 
-async def restore(
-    api: Api, found: Found, *, dead: bool = True, causes: Mapping[str, Cause] = MappingProxyType({})
-) -> list[str]:
+async def restore(api: Api, found: Found, *, causes: Mapping[str, Cause] = MappingProxyType({})) -> list[str]:
     """Put a unit back as it was; return what was done, in words. Idempotent. A container that was removed is left at that.
 
-    `dead`: the run has ended without a word, so what crashed shortly before that or since had nobody to restart it. `causes` says
-    why lives ended that are on record (see `ought_to_run`).
+    What crashed shortly before the end of its run, or since, had nobody to restart it. `causes` says why lives ended that are on
+    record (see `ought_to_run`).
     """
     container = await inspect(api, found.container) or await inspect(api, found.name)
     done: list[str] = []
@@ -39,7 +37,7 @@ async def restore(
         done.append(f"gave {found.unit} its restart policy {found.policy['Name']} back")
         container = await inspect(api, container.id) or container
     kept = bool(found.policy) or not container.has_policy  # otherwise Docker has kept it up, or has not
-    if dead and kept and found.running and _is_down(container) and container.begun:
+    if kept and found.running and _is_down(container) and container.begun:
         done += await _start(api, found.unit, container, causes)
     if found.ours and not found.running and not _is_down(container):
         patience = math.ceil(found.patience)

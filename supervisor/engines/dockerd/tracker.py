@@ -24,6 +24,7 @@ from supervisor.engines.dockerd.news import Herald, Manner, News, Recreated
 from supervisor.engines.dockerd.restore import inspect
 from supervisor.engines.dockerd.taker import UNTOLD, Taker
 from supervisor.engines.order import at_once
+from supervisor.journal.events import Cause
 
 FIRST_LOOK: Final = 30.0
 """Seconds that following the events may take to begin."""
@@ -70,6 +71,14 @@ class Tracker:
     def news(self) -> MemoryObjectReceiveStream[News]:
         """What the fleet is told, in order."""
         return self._herald.news
+
+    def causes(self) -> dict[str, Cause]:
+        """Say why the last life of each unit ended that has ended, by its incarnation, as far as containers tell."""
+        ends = [unit.ended for unit in self.units.values() if unit.ended]
+        return {
+            one.incarnation: Cause.OUTSIDE if one.outside else Cause.CRASH if one.code != 0 else Cause.DONE
+            for one in ends
+        }
 
     # --- who is who --------------------------------------------------------------------------------------------------
 

@@ -153,3 +153,17 @@ async def test_ends_that_the_engine_has_forgotten(
         f"started {coded}, which ran before the run",
     ]
     assert [docker.state(unit) for unit in units] == ["running", "exited", "exited"]
+
+
+async def test_what_crashes_when_the_fleet_has_gone_already_is_started(
+    docker: Client, journal: JournalWriter
+) -> None:
+    crashed, halted = new_name("crashed"), new_name("halted")
+    running(docker, crashed, halted)
+    engine = await engine_of(docker, crashed, halted).discover(journal.run_dir)
+    context = EngineContext("docker", new_name("run"), journal.run_dir, journal.run_dir, journal)
+    async with engine.open(context):
+        end(docker, crashed)
+        docker.call("POST", f"containers/{halted}/kill")
+        wait("their ends", lambda: {docker.state(unit) for unit in (crashed, halted)} == {"exited"})
+    assert (docker.state(crashed), docker.state(halted)) == ("running", "exited")
