@@ -30,6 +30,7 @@ import structlog
 
 import supervisor
 from supervisor import lifetimes
+from supervisor.abandoned import heal_abandoned
 from supervisor.broker.embedded import ports_in_use
 from supervisor.claiming import claimed, opened
 from supervisor.ending import End, Guardian, Interrupted, signals
@@ -52,7 +53,6 @@ from supervisor.journal.writer import JournalWriter
 from supervisor.judge.report import write_reports
 from supervisor.judge.verdict import Judgement, judge
 from supervisor.lifetimes import CannotStart, Run
-from supervisor.recover import heal_abandoned
 from supervisor.soakfile.discovery import discovered, tidied
 from supervisor.soakfile.load import Loaded, load
 from supervisor.soakfile.plan import warnings

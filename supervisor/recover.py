@@ -6,104 +6,37 @@ person does. All of it works from the run directory alone and may be done twice.
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.to_thread
-import structlog
 
 from supervisor.broker.connection import Connections, open_connections
 from supervisor.engines.base import Engine, EngineContext, EngineError
 from supervisor.engines.survivors import end_survivors
 from supervisor.faults.base import World
 from supervisor.faults.recovery import undo_open
-from supervisor.faults.registry import FAULTS
 from supervisor.journal.base import JournalError
 from supervisor.journal.events import (
-    Cause,
     EndReason,
     EpisodeClosed,
-    FaultIntent,
     RunEnded,
-    RunStarted,
-    UnitExited,
 )
-from supervisor.journal.replay import ReplayError, replay
-from supervisor.journal.runs import Entry, Locked, RunIndex, state_dir
-from supervisor.journal.timeline import Timeline
+from supervisor.journal.runs import Locked, RunIndex, state_dir
 from supervisor.journal.writer import JournalWriter, open_journal
 from supervisor.links import remains
 from supervisor.links.base import LinkError
+from supervisor.past import CannotRecover, Past, read_past
 from supervisor.reaching import Reached, names_of
 from supervisor.soak import Soak
 from supervisor.soakfile.errors import SoakFileError
-from supervisor.soakfile.load import load, load_saved
+from supervisor.soakfile.load import load_saved
 
 WAIT_FOR_OTHERS: Final = 20.0
 """Seconds that somebody else may take to heal the same run."""
-_log: Final = structlog.get_logger("soakd.recover")
-
-
-class CannotRecover(Exception):  # noqa: N818  # what happened is in the name
-    """A run could not be healed, or not all of it; the text says why and what to do."""
-
-    def __init__(self, text: str, done: Sequence[str] = ()) -> None:
-        super().__init__(text)
-        self.done = tuple(done)
-        """What was done all the same, in words."""
-
-
-class NoBeginning(CannotRecover):
-    """A directory has no journal that says what was started there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What the journal of a dead run says."""
-
-    started: RunStarted
-    ended: bool
-    open: Mapping[str, FaultIntent]
-    """Episodes that are to be undone, those included that are undone and may have an effect all the same (`Fault.lingers`)."""
-    undone: tuple[str, ...]
-    """Other episodes that are undone and not closed."""
-    causes: Mapping[str, Cause]
-    """Why the last life of each unit ended that has ended, by its incarnation."""
-
-
-def read_past(directory: Path) -> Past:
-    """Read a run's journal; NoBeginning if the directory is no run."""
-    timeline, started, ended, exits = Timeline(), None, False, dict[str, UnitExited]()
-    try:
-        for record in replay(directory):
-            timeline.apply(record)
-            if isinstance(record.event, RunStarted):
-                started = record.event
-            elif isinstance(record.event, RunEnded):
-                ended = True
-            elif isinstance(record.event, UnitExited):
-                exits[record.event.unit] = record.event
-    except (ReplayError, OSError) as error:
-        raise NoBeginning(str(error)) from error
-    if started is None:
-        raise NoBeginning(
-            f"cannot recover {directory}: its journal does not say that a run was started there"
-        )
-    undone = timeline.undone()
-    lingering = {name: one for name, one in undone.items() if _lingers(one)}
-    rest = tuple(name for name in undone if name not in lingering)
-    causes = {gone.incarnation: gone.cause for gone in exits.values()}
-    return Past(started, ended, timeline.intents() | lingering, rest, causes)
-
-
-def _lingers(intent: FaultIntent) -> bool:
-    kind = FAULTS.kinds.get(intent.type)  # those of others are not known here
-    return kind is not None and kind.lingers
 
 
 @asynccontextmanager
@@ -176,7 +109,7 @@ async def _heal(directory: Path) -> list[str]:
         why = journal.trouble[0].detail
         failed.append(f"the journal cannot record that {', '.join(left)} is undone: {why}")
     try:  # last of all: until here it relayed
-        done += await _end_links(past.started.run)
+        done += await end_links(past.started.run)
     except CannotRecover as error:
         failed.append(str(error))
     if failed:
@@ -209,7 +142,7 @@ async def _read_soak(directory: Path, file: Path, run: str) -> Soak:
     try:
         return (await anyio.to_thread.run_sync(load_saved, directory / "soak.yaml", file)).soak
     except SoakFileError as error:
-        ended = await _end_processes(run) + len(await _end_links(run))
+        ended = await end_processes(run) + len(await end_links(run))
         problems = "; ".join(map(str, error.problems))
         raise CannotRecover(
             f"cannot recover {directory}: {problems}; {ended} processes of it were ended, its open faults cannot be "
@@ -237,82 +170,14 @@ async def _end_processes_of(
     """End units that end with their run, and the commands of its loads and probes; return what was done, and what could not be."""
     done, failed = await _recover_engines(soak.engines, contexts, outliving=False)
     try:
-        if commands := await _end_processes(run):
+        if commands := await end_processes(run):
             done.append(f"ended {commands} processes of loads, probes and faults")
     except CannotRecover as error:
         failed.append(str(error))
     return done, failed
 
 
-async def recover_all(what: Path) -> list[str]:
-    """Heal a run by its directory, or every dead run of a soak file; return what was done, and which runs of it live, in words.
-
-    Each run is healed whatever becomes of the others; CannotRecover names those that could not be.
-    """
-    index = RunIndex(state_dir())
-    directory = await anyio.to_thread.run_sync(lambda: what.resolve() if what.is_dir() else None)
-    dead, living = await anyio.to_thread.run_sync(index.abandoned), list[str]()
-    if directory is None:
-        dead, living = await anyio.to_thread.run_sync(_of_file, what, index, dead)
-    else:
-        dead = [entry for entry in dead if entry.run_dir == directory]
-        if not dead:
-            return await recover(directory) or [f"{what}: nothing was left to heal"]
-    done, failed = list[str](), list[str]()
-    for entry in dead:
-        try:
-            lines = await _heal_entry(entry)
-        except CannotRecover as error:
-            lines = list(error.done)
-            failed.append(str(error))
-        done += lines if directory or not lines else [f"{entry.run_dir}:", *lines]
-    if failed:
-        raise CannotRecover("\n".join(failed), done)
-    return [*(done or [f"{what}: nothing was left to heal"]), *living]
-
-
-def _of_file(file: Path, index: RunIndex, dead: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """Return the dead runs that were started with a soak file or are of the same soak, and what is to be said of the living ones.
-
-    A file that is wrong by now leads to its own runs all the same: these are healed by their copy of it. SoakFileError if it has none.
-    """
-    found = [entry for entry in dead if entry.source == str(file.resolve())]
-    living = index.living(source=file)
-    try:
-        soak = load(file).soak.soak
-    except SoakFileError:
-        if not (found or living):
-            raise
-    else:
-        found = [entry for entry in dead if entry in found or entry.soak == soak]
-        living = [*dict.fromkeys([*living, *index.living(soak)])]
-    return found, _left_alone(index, living)
-
-
-def _left_alone(index: RunIndex, living: Sequence[Path]) -> list[str]:
-    """Say which runs live: nobody shall take "nothing was left" for "nothing is there"."""
-    pids = {directory: index.alive(directory) for directory in living}
-    return [
-        f"{one}: left alone: the run goes on; end it with `kill {pid}`" for one, pid in pids.items() if pid
-    ]
-
-
-async def _heal_entry(entry: Entry) -> list[str]:
-    """Heal a dead run of the index and take it out; return what was done, in words."""
-    try:
-        done = await recover(entry.run_dir)
-    except NoBeginning as error:
-        # Nothing is started or injected before the beginning is on disk. Should the journal be gone: processes carry the run's id.
-        done = [f"ended {await _end_processes(entry.run_id)} processes; there is no more to go by: {error}"]
-        done += await _end_links(entry.run_id)
-    try:
-        await anyio.to_thread.run_sync(entry.leave)
-    except OSError as error:
-        raise CannotRecover(f"cannot take {entry.run_id} out of the index: {error}") from error
-    return done
-
-
-async def _end_processes(run: str) -> int:
+async def end_processes(run: str) -> int:
     """End the processes that carry a run's id, which takes neither its soak file nor its journal; return how many."""
     try:
         return len(await anyio.to_thread.run_sync(end_survivors, run))
@@ -320,7 +185,7 @@ async def _end_processes(run: str) -> int:
         raise CannotRecover(str(error)) from error
 
 
-async def _end_links(run: str) -> list[str]:
+async def end_links(run: str) -> list[str]:
     """End the process of a run's links, if it is there; return what was done."""
     try:
         ended = await anyio.to_thread.run_sync(remains.end, run)
@@ -346,22 +211,3 @@ def _servers_ended(soak: Soak, places: Mapping[str, str]) -> bool:
     nodes = soak.broker.nodes if soak.broker else ()
     found = [places.get(node) or places.get(node.partition("/")[2]) for node in nodes]
     return bool(found) and all(name and not soak.engines[name].units_outlive_run for name in found)
-
-
-async def heal_abandoned(index: RunIndex) -> None:
-    """Heal every run of this host that is dead and has not been healed. What cannot be healed is said and kept for later."""
-    for entry in await anyio.to_thread.run_sync(index.abandoned):
-        await heal(entry)
-
-
-async def heal(entry: Entry) -> bool:
-    """Heal one abandoned run of the index; say whether nothing is left to do."""
-    started = time.monotonic()
-    try:
-        done = await _heal_entry(entry)
-    except CannotRecover as error:
-        _log.error("a run that died could not be healed", run=entry.run_id, why=str(error))
-        return False
-    took = round(time.monotonic() - started, 2)
-    _log.warning("healed a run that died", run=entry.run_id, run_dir=str(entry.run_dir), done=done, took=took)
-    return True

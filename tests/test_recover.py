@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from dead_run import started
 
+from supervisor.abandoned import heal_abandoned, recover_all
 from supervisor.engines.base import EngineContext, EngineError
 from supervisor.engines.process import ProcessEngine
 from supervisor.journal.events import (
@@ -31,7 +32,7 @@ from supervisor.journal.runs import RunIndex
 from supervisor.journal.timeline import Timeline
 from supervisor.journal.writer import open_journal
 from supervisor.judge.verdict import judge
-from supervisor.recover import CannotRecover, heal_abandoned, recover_all
+from supervisor.past import CannotRecover
 from supervisor.soakfile.errors import SoakFileError
 
 

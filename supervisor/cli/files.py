@@ -44,7 +44,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _recover(arguments: argparse.Namespace) -> int:
-    from supervisor.recover import CannotRecover, recover_all
+    from supervisor.abandoned import recover_all
+    from supervisor.past import CannotRecover
     from supervisor.soakfile.errors import SoakFileError
     from supervisor.telemetry.logging import plain
 

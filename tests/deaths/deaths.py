@@ -28,7 +28,7 @@ from supervisor.faults.registry import FAULTS
 from supervisor.journal.events import EndReason, RunEnded, UndoFailed
 from supervisor.journal.replay import replay
 from supervisor.journal.runs import RunIndex
-from supervisor.recover import read_past
+from supervisor.past import read_past
 from supervisor.web.place import SOCKET
 
 PHASES = ("aim", "inject", "hold", "undo")
