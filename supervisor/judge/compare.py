@@ -7,7 +7,7 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from supervisor.judge.episodes import FaultTotals
+from supervisor.judge.episode import FaultTotals
 from supervisor.judge.looking import show
 from supervisor.judge.metrics import Unit
 from supervisor.judge.operations import LoadTotals

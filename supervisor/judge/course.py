@@ -10,7 +10,7 @@ from typing import Final
 
 from supervisor.judge.counting import plural
 from supervisor.judge.curve import Curve, Span
-from supervisor.judge.episodes import Episode
+from supervisor.judge.episode import Episode
 from supervisor.judge.looking import show
 from supervisor.judge.metrics import Unit
 from supervisor.judge.operations import LoadTotals

@@ -9,7 +9,7 @@ from typing import Any, Final
 from supervisor.histogram import Histogram
 from supervisor.judge.counting import Moment
 from supervisor.judge.damage import Damage, Slowest
-from supervisor.judge.episodes import Episode, FaultTotals
+from supervisor.judge.episode import Episode, FaultTotals
 from supervisor.judge.notes import notes
 from supervisor.judge.operations import LoadTotals
 from supervisor.judge.tally import Tally

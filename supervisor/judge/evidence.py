@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 
 from supervisor.judge.document import iso
-from supervisor.judge.episodes import Episode
+from supervisor.judge.episode import Episode
 from supervisor.judge.verdict import Judgement
 
 Line = tuple[str, object]

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET  # it only writes here
 
 from supervisor.judge.counting import times
 from supervisor.judge.document import iso
-from supervisor.judge.episodes import Episode, Outcome
+from supervisor.judge.episode import Episode, Outcome
 from supervisor.judge.evaluation import Verdict
 from supervisor.judge.tally import Tally
 from supervisor.judge.verdict import Judgement

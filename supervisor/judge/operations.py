@@ -10,7 +10,7 @@ from supervisor.journal.events import CUT_OFF, LoadBroken, LoadStopped, LoadWind
 from supervisor.judge.counting import Some, add, unexplained
 from supervisor.judge.curve import Curve
 from supervisor.judge.damage import STAGES
-from supervisor.judge.episodes import split_mark
+from supervisor.judge.episode import split_mark
 from supervisor.judge.latencies import Latencies, PackedSum
 
 SAMPLES: Final = 10

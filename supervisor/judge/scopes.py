@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from supervisor.judge.episodes import fault_of, split_mark
+from supervisor.judge.episode import fault_of, split_mark
 
 ANY: Final = "episodes"
 """The word for episodes of whatever fault."""

@@ -8,7 +8,7 @@ from typing import Final
 from supervisor.histogram import Histogram
 from supervisor.judge.counting import Moment
 from supervisor.judge.damage import Damage, Slowest
-from supervisor.judge.episodes import Episode, FaultTotals
+from supervisor.judge.episode import Episode, FaultTotals
 from supervisor.judge.evaluation import show
 from supervisor.judge.markdown import ROWS, table, text
 from supervisor.judge.operations import LoadTotals

@@ -12,7 +12,7 @@ from typing import Final
 
 from supervisor.journal.events import EndReason, Record
 from supervisor.judge.counting import Some, brief, plural, times
-from supervisor.judge.episodes import FaultTotals, Outcome
+from supervisor.judge.episode import FaultTotals, Outcome
 from supervisor.judge.evaluation import Checked, Verdict, check, complete
 from supervisor.judge.tally import Tally
 from supervisor.values import format_duration

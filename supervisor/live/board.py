@@ -14,19 +14,15 @@ from typing import Final
 
 from supervisor.broker.health.findings import Diagnosis
 from supervisor.broker.monitor.snapshot import (
-    Bucket,
     Consumers,
-    Entries,
-    Entry,
-    Operation,
     Snapshot,
     Stream,
 )
+from supervisor.live.buckets import BucketBoard, entry_of, entry_order
 from supervisor.live.picture import (
     BrokerPicture,
     BucketPicture,
     ConsumersPicture,
-    EntryPicture,
     StreamPicture,
     Wish,
     health_picture,
@@ -35,12 +31,9 @@ from supervisor.live.picture import (
 AFTERGLOW: Final = 10.0
 """Seconds for which a deleted stream is still shown, as deleted."""
 GRAVES: Final = 100
-RECENT: Final = 1_000
-"""Entries of a bucket of which it is kept when they changed."""
 FRESH: Final = 0.2
 """Seconds for which a look serves everybody who asks: several viewers cost as much as one."""
 _BUCKET: Final = "KV_"
-_OPERATIONS: Final = {Operation.PUT: "put", Operation.DELETE: "delete", Operation.PURGE: "purge"}
 
 
 class Board:
@@ -58,7 +51,7 @@ class Board:
         self._changed: dict[str, float | None] = {}
         """By stream, the latest change last."""
         self._graves: OrderedDict[str, float] = OrderedDict()
-        self._buckets: dict[str, _BucketBoard] = {}
+        self._buckets: dict[str, BucketBoard] = {}
         self._messages = self._bytes = self._unknown = self._unwatched = 0
 
     def picture(self, wish: Wish) -> BrokerPicture:
@@ -70,7 +63,7 @@ class Board:
         names = self._names(wish)
         entries = sorted(
             (row for board in self._buckets.values() for row in board.rows(wish)),
-            key=_entry_order(wish),
+            key=entry_order(wish),
         )
         wanted = islice(names, wish.streams_from, wish.streams_from + wish.rows)
         return BrokerPicture(
@@ -90,7 +83,7 @@ class Board:
             unwatched=self._unwatched,
             matching_entries=sum(board.matching(wish.match) for board in self._buckets.values()),
             entries=tuple(
-                _entry(*row, now=now) for row in entries[wish.entries_from : wish.entries_from + wish.rows]
+                entry_of(*row, now=now) for row in entries[wish.entries_from : wish.entries_from + wish.rows]
             ),
             health=health_picture(self._health()),
         )
@@ -122,7 +115,7 @@ class Board:
         there = {name.removeprefix(_BUCKET) for name in new.streams if name.startswith(_BUCKET)}
         self._unwatched = len(there - new.buckets.keys())
         for name, bucket in new.buckets.items():
-            self._buckets.setdefault(name, _BucketBoard(name)).see(bucket, now)
+            self._buckets.setdefault(name, BucketBoard(name)).see(bucket, now)
 
     def _differences(
         self, old: Mapping[str, Stream | None], new: Mapping[str, Stream | None]
@@ -227,85 +220,4 @@ def _consumers(stream: Stream, known: Consumers | None, ours: int) -> ConsumersP
         pending=known.pending,
         ack_pending=known.ack_pending,
         redelivered=known.redelivered,
-    )
-
-
-# --- entries -----------------------------------------------------------------------------------------------------------
-
-_Row = tuple[str, str, int, str, float | None]
-"""Bucket, key, revision, operation, when it changed."""
-
-
-class _BucketBoard:
-    """One bucket: its entries, and when the last of them changed."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._entries = Entries({})
-        self._reached = 0
-        self._complete = False
-        self._times: OrderedDict[str, float] = OrderedDict()
-        self._rows: dict[tuple[object, ...], list[_Row]] = {}
-        self._counts: dict[str, int] = {}
-
-    def see(self, bucket: Bucket, now: float) -> None:
-        """Take what the monitor knows of it now."""
-        entries = bucket.entries
-        if entries is not self._entries:
-            self._entries = entries
-            self._rows.clear()
-            self._counts.clear()
-            self._note(entries, now)
-        self._complete = bucket.complete
-
-    def _note(self, entries: Entries, now: float) -> None:
-        newer = entries.newer(self._reached)
-        if self._complete:  # else they are only told for the first time
-            for key in newer:
-                self._times.pop(key, None)
-                self._times[key] = now
-            while len(self._times) > RECENT:
-                self._times.popitem(last=False)
-        # Without anything newer something was purged, or another bucket has the name and begins at 1.
-        latest = newer or entries.latest(1)
-        self._reached = max((entries[key].revision for key in latest), default=0)
-
-    def matching(self, match: str) -> int:
-        """Return how many keys match."""
-        if match not in self._counts:
-            self._counts = {match: entries_matching(self._entries, match)}
-        return self._counts[match]
-
-    def rows(self, wish: Wish) -> list[_Row]:
-        """Return the first rows in the order wished for, as many as can be needed."""
-        count = wish.entries_from + wish.rows
-        wanted = (count, wish.match, wish.sort)
-        if wanted not in self._rows:
-            entries = self._entries
-            pick = entries.first if wish.sort == "name" else entries.latest
-            self._rows = {wanted: [self._row(key, entries[key]) for key in pick(count, wish.match)]}
-        return self._rows[wanted]
-
-    def _row(self, key: str, entry: Entry) -> _Row:
-        return self._name, key, entry.revision, _OPERATIONS[entry.operation], self._times.get(key)
-
-
-def entries_matching(entries: Mapping[str, Entry], match: str) -> int:
-    """Return how many keys contain a text, in upper or lower case."""
-    part = match.casefold()
-    return sum(part in key.casefold() for key in entries) if part else len(entries)
-
-
-def _entry_order(wish: Wish) -> Callable[[_Row], tuple[object, ...]]:
-    if wish.sort == "name":
-        return lambda row: (row[0], row[1])
-    return lambda row: (-(row[4] or 0.0), -row[2])
-
-
-def _entry(
-    bucket: str, key: str, revision: int, operation: str, at: float | None, *, now: float
-) -> EntryPicture:
-    changed = None if at is None else max(now - at, 0.0)
-    return EntryPicture.model_validate(
-        {"bucket": bucket, "key": key, "revision": revision, "operation": operation, "changed": changed}
     )

@@ -8,7 +8,8 @@ from collections import OrderedDict
 from typing import Final, NamedTuple
 
 from supervisor.loads.lines import Counts, MalformedError, Operation, read
-from supervisor.loads.recorder import Outcome, Recorder
+from supervisor.loads.recorder import Recorder
+from supervisor.loads.window import Outcome
 
 OPEN: Final = 100_000
 """Operations that are announced and under way, at most; beyond them the oldest is given up."""

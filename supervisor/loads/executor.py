@@ -25,7 +25,7 @@ from supervisor.journal.events import CUT_OFF
 from supervisor.loads import arrivals
 from supervisor.loads.base import LoadContext
 from supervisor.loads.pace import Paced
-from supervisor.loads.recorder import Outcome
+from supervisor.loads.window import Outcome
 
 LATE: Final = 0.01
 """Seconds after which a start counts as late: far above what timers need, far below what a latency threshold is about."""

@@ -16,7 +16,7 @@ import anyio.to_thread
 from supervisor.engines.program import Ended, run_program
 from supervisor.loads.base import LoadContext
 from supervisor.loads.junit import JUnitError, Report, read_report
-from supervisor.loads.recorder import Outcome
+from supervisor.loads.window import Outcome
 
 SPAWN_PAUSE: Final = 1.0
 """Seconds at least between two attempts to start a program that cannot be started."""

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from supervisor.journal.events import LoadWindow
-from supervisor.loads.recorder import OTHER, Outcome, Recorder
+from supervisor.loads.recorder import Recorder
+from supervisor.loads.window import OTHER, Outcome
 
 _OUTCOMES: Final[tuple[Outcome, ...]] = ("ok", "failed", "indeterminate")
 _NUMBERS: Final[Mapping[Outcome, int]] = {outcome: number for number, outcome in enumerate(_OUTCOMES)}

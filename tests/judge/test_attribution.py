@@ -19,7 +19,8 @@ from supervisor.journal.events import (
     UnitExited,
 )
 from supervisor.judge.document import document
-from supervisor.judge.episodes import LISTED, Episode, Outcome
+from supervisor.judge.episode import Episode, Outcome
+from supervisor.judge.episodes import LISTED
 from supervisor.judge.notes import notes
 from supervisor.judge.tally import Tally
 from supervisor.judge.verdict import judge

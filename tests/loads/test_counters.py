@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import supervisor.loads
-from supervisor.loads.recorder import FOLDED
 from supervisor.loads.registry import LOADS
+from supervisor.loads.window import FOLDED
 
 ROOM = Path(supervisor.loads.__file__).parent
 ELSEWHERE = {FOLDED}

@@ -21,7 +21,7 @@ from supervisor.journal.events import (
     Record,
 )
 from supervisor.journal.timeline import Timeline
-from supervisor.loads import recorder as recorder_module
+from supervisor.loads import window as caps
 from supervisor.loads.recorder import Recorder
 
 
@@ -171,12 +171,12 @@ def test_further_error_classes_and_counters_are_counted_under_other() -> None:
     world.recorder.flush()
     (window,) = world.windows
     (part,) = window.slices
-    assert len(part.errors) == recorder_module.ERROR_CLASSES + 1
-    assert part.errors["other"] == 100 - recorder_module.ERROR_CLASSES
-    assert len(window.samples) == recorder_module.SAMPLES
-    assert all(len(sample.detail) == recorder_module.DETAIL_LENGTH for sample in window.samples)
+    assert len(part.errors) == caps.ERROR_CLASSES + 1
+    assert part.errors["other"] == 100 - caps.ERROR_CLASSES
+    assert len(window.samples) == caps.SAMPLES
+    assert all(len(sample.detail) == caps.DETAIL_LENGTH for sample in window.samples)
     assert sum(window.counters.values()) == 200
-    assert len(window.counters) == recorder_module.COUNTERS + 1
+    assert len(window.counters) == caps.COUNTERS + 1
 
 
 def test_samples_are_the_first_of_each_error_class() -> None:
@@ -197,14 +197,14 @@ def test_samples_of_what_no_episode_explains_are_never_crowded_out() -> None:
     world.open()
     world.windows.clear()
     for n in range(1000):
-        world.record(0, 0, "failed", f"error {n % recorder_module.ERROR_CLASSES}")
+        world.record(0, 0, "failed", f"error {n % caps.ERROR_CLASSES}")
     for _ in range(5):
         world.recorder.record(intended=1.0, start=1.0, end=2.0, outcome="failed", error="error 0")
     world.recorder.flush()
     (window,) = world.windows
     explained = [sample for sample in window.samples if sample.episodes]
-    assert len(explained) == recorder_module.SAMPLES
-    assert len(window.samples) - len(explained) == recorder_module.SAMPLES_PER_CLASS
+    assert len(explained) == caps.SAMPLES
+    assert len(window.samples) - len(explained) == caps.SAMPLES_PER_CLASS
 
 
 def test_the_slowest_failure_is_noted_with_its_class() -> None:
@@ -238,7 +238,7 @@ def test_too_many_sets_of_episodes_share_a_slice_but_never_hide_what_is_unexplai
     (window,) = world.windows
     own = {part.episodes: part.failed for part in window.slices[:-1]}
     naive = Counter(marks for marks, _ in world.operations)
-    assert len(window.slices) <= recorder_module.SLICES + 2
+    assert len(window.slices) <= caps.SLICES + 2
     assert own == {marks: naive[marks] for marks in own}
     assert own[()] == naive[()]
     rest = window.slices[-1]
