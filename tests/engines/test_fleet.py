@@ -2,78 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import random
 import signal
 import sys
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import anyio
 import pytest
+from fleets import EPISODE, IDLE, rng, staged
 from harness import PATIENCE
 
 from supervisor.engines import lives
-from supervisor.engines.base import EngineContext, EngineError, UnitState
-from supervisor.engines.departures import KEPT
-from supervisor.engines.fleet import Departure, Desired, Fleet, Held, Protected
-from supervisor.engines.process import ProcessEngine
+from supervisor.engines.base import EngineError, UnitState
+from supervisor.engines.fleet import Desired, Held, Protected
 from supervisor.engines.selectors import Selector
 from supervisor.journal.events import (
     Cause,
-    Event,
     UnitExited,
     UnitReady,
     UnitStarted,
     UnitStartFailed,
 )
 from supervisor.journal.writer import JournalWriter
-
-IDLE = {"command": "sleep 1000"}
-EPISODE = "restart-a#1"
-
-
-@dataclass
-class Stage:
-    fleet: Fleet
-    events: list[Event]
-
-    async def heard(self, kind: type[Event], unit: str, count: int = 1) -> Any:
-        """Wait for the n-th event of a kind about a unit."""
-        with anyio.fail_after(PATIENCE):
-            while len(found := [e for e in self.events if isinstance(e, kind) and e.unit == unit]) < count:  # type: ignore[attr-defined]  # noqa: ASYNC110  # all of these have it; records come from a thread
-                await anyio.sleep(0.005)
-            return found[count - 1]
-
-
-@asynccontextmanager
-async def staged(journal: JournalWriter, leaders: Any = None, **units: Any) -> AsyncIterator[Stage]:
-    engine = ProcessEngine.model_validate({"process": {"units": units}})
-    context = EngineContext("local", f"test-{uuid.uuid4().hex}", journal.run_dir, journal.run_dir, journal)
-    events: list[Event] = []
-    unsubscribe = journal.subscribe(lambda record: events.append(record.event))
-    async with engine.open(context) as running, anyio.create_task_group() as group:
-        fleet = Fleet(journal, {"local": running}, {u: ("local", u) for u in units}, engine.after(), leaders)
-        group.start_soon(fleet.run)
-        yield Stage(fleet, events)
-        group.cancel_scope.cancel()
-    unsubscribe()
-
-
-def pid_of(fleet: Fleet, unit: str) -> int:
-    pid = fleet.status(unit).observed.pid
-    assert pid
-    return pid
-
-
-def rng() -> random.Random:
-    return random.Random(1)  # noqa: S311  # draws are meant to be reproduced
-
-
-# --- all of them -----------------------------------------------------------------------------------------------------
 
 
 async def test_units_start_in_order_and_stop_the_other_way_round(journal: JournalWriter) -> None:
@@ -249,135 +198,6 @@ async def test_a_protected_unit_is_no_target(journal: JournalWriter) -> None:
         await fleet.stop("a", by="operator")
 
 
-# --- causes ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("by", "cause"),
-    [("run", Cause.RUN), ("watchdog", Cause.RUN), ("operator", Cause.OPERATOR), (EPISODE, Cause.EPISODE)],
-)
-async def test_the_cause_is_who_ended_it(journal: JournalWriter, by: str, cause: Cause) -> None:
-    async with staged(journal, a=IDLE) as stage:
-        for count, act in enumerate(
-            (
-                lambda: stage.fleet.stop("a", by=by),
-                lambda: stage.fleet.kill("a", by=by, signal=signal.SIGKILL),
-                lambda: stage.fleet.kill("a", by=by, signal=signal.SIGUSR2),
-            ),
-            1,
-        ):
-            await stage.fleet.start("a", by="run")
-            await act()
-            gone = await stage.heard(UnitExited, "a", count)
-            assert (gone.cause, gone.by) == (cause, by)
-
-
-async def test_nobody_ended_it_so_it_crashed(journal: JournalWriter) -> None:
-    async with staged(journal, a=IDLE) as stage:
-        departures = stage.fleet.departures("a")
-        up = await stage.fleet.start("a", by="run")
-        os.kill(pid_of(stage.fleet, "a"), signal.SIGSEGV)
-        with departures, anyio.fail_after(PATIENCE):
-            gone = await departures.receive()
-        assert gone == Departure(
-            "a", up.incarnation or "", None, "SIGSEGV", False, Cause.CRASH, None, gone.mono, gone.uptime
-        )
-        assert (await stage.heard(UnitExited, "a")).cause is Cause.CRASH
-        assert stage.fleet.status("a").observed.state is UnitState.DOWN
-
-
-async def test_a_signal_that_asks_is_forgotten_with_the_hold(journal: JournalWriter) -> None:
-    """A reload that the unit survived does not excuse the crash an hour later; one that ends it does."""
-    deaf = {"command": ["sh", "-c", "trap 'echo asked' HUP; echo up; sleep 1000 & while :; do wait; done"]}
-    async with staged(journal, a={**deaf, "ready": {"log": "up"}}) as stage:
-        fleet = stage.fleet
-        for release, cause in ((True, Cause.CRASH), (False, Cause.EPISODE)):
-            await fleet.start("a", by="run")
-            await fleet.wait_ready("a")
-            await fleet.hold("a", by=EPISODE, desired=Desired.UP)
-            await fleet.kill("a", by=EPISODE, signal=signal.SIGHUP)
-            if release:
-                await fleet.release("a", by=EPISODE)
-            os.kill(pid_of(fleet, "a"), signal.SIGKILL)
-            gone = await stage.heard(UnitExited, "a", 1 if release else 2)
-            assert gone.cause is cause
-            await fleet.release("a", by=EPISODE)
-
-
-async def test_stopping_and_starting_at_once_gives_a_new_life(journal: JournalWriter) -> None:
-    """An undo may come right after its inject: what was told to end does not count as up."""
-    slow = {
-        "command": ["sh", "-c", "trap 'sleep 0.1; exit' TERM; echo up; sleep 1000 & while :; do wait; done"]
-    }
-    async with staged(journal, a={**slow, "ready": {"log": "up"}}) as stage:
-        first = await stage.fleet.start("a", by="run")
-        await stage.fleet.wait_ready("a")
-        await stage.fleet.kill("a", by=EPISODE, signal=signal.SIGTERM)
-        second = await stage.fleet.start("a", by=EPISODE)
-        assert second.state is UnitState.UP
-        assert second.incarnation != first.incarnation
-
-
-async def test_who_ignores_the_signal_stays_up(
-    journal: JournalWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("supervisor.engines.member.LEAVING", 0.1)
-    deaf = {"command": ["sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.01; done"]}
-    async with staged(journal, a={**deaf, "ready": {"log": "up"}}) as stage:
-        first = await stage.fleet.start("a", by="run")
-        await stage.fleet.wait_ready("a")
-        await stage.fleet.kill("a", by=EPISODE, signal=signal.SIGTERM)
-        assert await stage.fleet.start("a", by=EPISODE) == first
-
-
-async def test_a_unit_that_may_end_is_done_with_code_0_alone(journal: JournalWriter) -> None:
-    async with staged(journal, good={"command": "true"}, bad={"command": "false"}) as stage:
-        for unit, cause in (("good", Cause.DONE), ("bad", Cause.CRASH)):
-            stage.fleet.let_end(unit)
-            await stage.fleet.start(unit, by="run")
-            assert (await stage.heard(UnitExited, unit)).cause is cause
-
-
-async def test_a_unit_goes_by_its_full_name_too(journal: JournalWriter) -> None:
-    async with staged(journal, a=IDLE, b={**IDLE, "after": ["local/a"]}) as stage:
-        departures = stage.fleet.departures("local/a")
-        await stage.fleet.start_all()
-        await stage.fleet.kill("local/a", by=EPISODE, signal=signal.SIGKILL)
-        with departures, anyio.fail_after(PATIENCE):
-            assert (await departures.receive()).unit == "a"
-        await stage.fleet.start("local/a", by=EPISODE)
-        await stage.heard(UnitStarted, "a", 2)
-        assert [e.unit for e in stage.events if isinstance(e, UnitStarted)] == ["a", "b", "a"]
-
-
-# --- departures ------------------------------------------------------------------------------------------------------
-
-
-async def test_a_watchdog_that_was_away_gets_what_it_missed(journal: JournalWriter) -> None:
-    async with staged(journal, a={"command": "true"}) as stage:
-        stage.fleet.departures("a").close()
-        for count in range(1, 4):
-            await stage.fleet.start("a", by="run")
-            await stage.heard(UnitExited, "a", count)
-        with stage.fleet.departures("a") as departures, anyio.fail_after(PATIENCE):
-            told = [(await departures.receive()).incarnation for _ in range(3)]
-        assert told == [e.incarnation for e in stage.events if isinstance(e, UnitExited)]
-
-
-async def test_departures_that_nobody_takes_are_bounded(journal: JournalWriter) -> None:
-    async with staged(journal, a={"command": "true"}) as stage:
-        with stage.fleet.departures("a") as departures:
-            for count in range(1, KEPT + 3):
-                await stage.fleet.start("a", by="run")
-                await stage.heard(UnitExited, "a", count)
-            exits = [e.incarnation for e in stage.events if isinstance(e, UnitExited)]
-            assert departures.statistics().current_buffer_used == KEPT
-            assert departures.receive_nowait().incarnation == exits[2]
-
-
-# --- choosing, pausing, logs -----------------------------------------------------------------------------------------
-
-
 async def test_a_unit_is_found_by_its_engine_and_name_too(journal: JournalWriter) -> None:
     async with staged(journal, a=IDLE, b=IDLE) as stage:
         found = await stage.fleet.resolve(Selector(of=("local/b", "a")), rng())
@@ -399,7 +219,7 @@ async def test_resolve(journal: JournalWriter) -> None:
             (Selector(of=("aa",)), "cannot find the unit aa: did you mean a?"),
             (Selector(of=("zzz",)), "cannot find the unit zzz: there are a, b"),
             (Selector(label="tier=y"), "no unit fits"),
-            (Selector.model_validate({"label": "tier=x", "pick": 2}), "cannot pick 2 of 1 units"),
+            (Selector.model_validate({"label": "tier=x", "pick": 2}), "cannot pick 2 of 1 unit"),
             (Selector(leader_of="OTHER"), "cannot choose the leader of OTHER"),
         ):
             with pytest.raises(EngineError, match=message):
