@@ -46,6 +46,18 @@ class HttpEndpoint(HttpRequest):
         None, description="The path of the job's name in the answer to `submit`, if it is not `{job}`."
     )
 
+    @model_validator(mode="after")
+    def _knows_what_it_says(self) -> Self:
+        if self.has("job"):
+            raise ValueError(
+                "{job} is not known before the system has given one: expected it in submit or finish, and here {worker}"
+            )
+        if self.submit and self.submit.has("worker"):
+            raise ValueError(
+                "submit: {worker} is not known before a job is claimed: expected {job}, or nothing"
+            )
+        return self
+
 
 class ClaimFrom(Strict):
     """What is claimed from: one of stream, bucket or http."""

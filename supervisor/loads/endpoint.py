@@ -75,7 +75,8 @@ class HttpQueue:
         request = self._endpoint.finish
         if request is None:
             return True
-        answer = await self._browser.ask(request, {"job": job, "worker": str(worker)}, self._timeout)
+        words = {"job": job, "worker": str(worker), "operation": f"{job}-{worker}"}
+        answer = await self._browser.ask(request, words, self._timeout)
         if isinstance(answer, Failure):
             return None
         wrong = request.judge(answer)

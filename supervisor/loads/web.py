@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final, NamedTuple
+from urllib.parse import quote
 
 import aiohttp
 from pydantic import Field, JsonValue, SecretStr
@@ -51,20 +52,28 @@ class HttpRequest(Strict):
         return self.method in SAFE
 
     def filled(self, words: Mapping[str, str]) -> tuple[str, dict[str, str], str | None]:
-        """Return URL, headers and body with these words in place of `{name}`."""
+        """Return URL, headers and body with these words in place of `{name}`, written as URLs and JSON write them."""
         headers = {name: secret.get_secret_value() for name, secret in self.headers.items()}
         body = self.body
-        if body is not None and not isinstance(body, str):
+        as_json = body is not None and not isinstance(body, str)
+        if as_json:
             body = json.dumps(body)
             if not any(name.lower() == "content-type" for name in headers):
                 headers["Content-Type"] = "application/json"
 
-        def fill(text: str) -> str:
+        def fill(text: str, written: Callable[[str], str] = str) -> str:
             for name, word in words.items():
-                text = text.replace(f"{{{name}}}", word)
+                text = text.replace(f"{{{name}}}", written(word))
             return text
 
-        return fill(self.url), {name: fill(text) for name, text in headers.items()}, body and fill(body)
+        url = fill(self.url, lambda word: quote(word, safe=""))
+        sent = body and fill(body, _in_json if as_json else str)
+        return url, {name: fill(text) for name, text in headers.items()}, sent
+
+    def has(self, name: str) -> bool:
+        """Say whether `{name}` is anywhere in URL, headers or body."""
+        headers = (secret.get_secret_value() for secret in self.headers.values())
+        return any(f"{{{name}}}" in text for text in (self.url, str(self.body), *headers))
 
     def judge(self, answer: Answer) -> Failure | None:
         """Hold an answer against what is expected."""
@@ -80,6 +89,11 @@ class HttpRequest(Strict):
             except WrongAnswerError as error:
                 return Failure("wrong answer", str(error))
         return None
+
+
+def _in_json(word: str) -> str:
+    """Return a word as it stands between the quotes of a JSON text."""
+    return json.dumps(word)[1:-1]
 
 
 class Answer(NamedTuple):

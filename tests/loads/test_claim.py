@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import unquote
 
 import anyio
 import pytest
@@ -252,7 +253,9 @@ class Dispatcher:
 
     async def __call__(self, request: web.BaseRequest) -> web.Response:
         said = json.loads(await request.text() or "{}")
-        return await getattr(self, request.path.strip("/"))(said)  # type: ignore[no-any-return]
+        what, *job = map(unquote, request.rel_url.raw_parts[1:])
+        assert job in ([], [said.get("job")]), "the name in the URL is that in the body"
+        return await getattr(self, what)(said)  # type: ignore[no-any-return]
 
     async def submit(self, said: dict[str, str]) -> web.Response:
         self.pending.append(said["name"])
@@ -273,6 +276,13 @@ class Dispatcher:
             return web.json_response({"error": "not yours"}, status=409)
         del self.owner[said["job"]]
         return web.json_response({})
+
+
+class OddNames(Dispatcher):
+    """Names its jobs as neither a URL nor JSON takes them as they are."""
+
+    async def submit(self, said: dict[str, str]) -> web.Response:
+        return await super().submit({"name": f'{said["name"]} "a/b"?c#%20'})
 
 
 class Racy(Dispatcher):
@@ -318,7 +328,7 @@ def bots(url: str, **entry: Any) -> ClaimLoad:
         "job": "job.id",
         "submit": {"url": f"{url}/submit", **post, "body": {"name": "{job}"}},
         "submitted": "job.id",
-        "finish": {"url": f"{url}/finish", **post, "body": {"job": "{job}", "bot": "{worker}"}},
+        "finish": {"url": f"{url}/finish/{{job}}", **post, "body": {"job": "{job}", "bot": "{worker}"}},
     }
     return load({"http": http}, **entry)
 
@@ -326,7 +336,7 @@ def bots(url: str, **entry: Any) -> ClaimLoad:
 @pytest.mark.parametrize(
     ("kind", "caught", "also"),
     [
-        (Dispatcher, set(), set()),
+        (OddNames, set(), set()),
         (Racy, {"double_claims"}, {"unconfirmed", "undecided"}),
     ],
 )
@@ -386,6 +396,11 @@ async def test_a_queue_that_never_gives_anything_does_not_pass(bench: Bench) -> 
         ({"work": "20s"}, "work: expected less than lease"),
         ({"patience": "5s"}, "patience: expected more than lease"),
         ({"claim": {"http": {"url": "http://127.0.0.1/"}}, "abandon": "1%"}, "abandon: say by lease"),
+        ({"claim": {"http": {"url": "http://127.0.0.1/{job}"}}}, "expected it in submit or finish"),
+        (
+            {"claim": {"http": {"url": "http://h/", "submit": {"url": "http://h/", "body": ["{worker}"]}}}},
+            "submit: {worker} is not known before",
+        ),
     ],
 )
 def test_what_cannot_be(entry: dict[str, Any], words: str) -> None:
