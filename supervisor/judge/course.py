@@ -23,7 +23,7 @@ LEFT, RIGHT = 170, 20
 ROW: Final = 18
 """Height of a fault's or the crashes' lane."""
 RATE, TIMES = 46, 30
-"""Heights of a load's two lanes: operations a second, and the slowest of them."""
+"""Heights of a load's two lanes: operations a second, and the slowest of them that was ok."""
 LANES: Final = 12
 """Faults and loads that are drawn; verdict.json has the rest."""
 GAP: Final = 12.0
@@ -181,7 +181,7 @@ def _load(load: LoadTotals, top: float, scale: _Scale) -> list[str]:
     rates = [(one.step.ok + one.step.failures + one.step.dropped) / (one.end - one.begin) for one in spans]
     most, slowest = max(*rates, 1e-9), max(*(one.step.worst for one in spans), 1e-9)
     lines += _small(f"up to {show(most, Unit.RATE)}" if most >= 1 else "", top + 41)
-    lines += _small(f"slowest {show(slowest, Unit.DURATION)}", top + RATE + 22)
+    lines += _small(f"slowest ok {show(slowest, Unit.DURATION)}", top + RATE + 22)
     for one in spans:
         lines += _bars(one, top, scale, most)
     base = top + RATE + TIMES + 4
@@ -206,7 +206,7 @@ def _bars(one: Span, top: float, scale: _Scale, most: float) -> list[str]:
     high = RATE * step.ok / seconds / most
     bad = step.failures + step.dropped
     title = f"{step.ok:,} ok, {step.failures:,} failed, {step.dropped:,} dropped in {format_duration(round(seconds, 1))}"
-    title += f"; slowest {show(step.worst, Unit.DURATION)}"
+    title += f"; slowest ok {show(step.worst, Unit.DURATION)}"
     lines = [_rect(x, base - high, (width, high), f'fill="{OK}"', title)] if step.ok else []
     if bad:
         height = max(RATE * bad / seconds / most, 3.0)

@@ -42,7 +42,7 @@ svg line.grid { stroke: currentColor; opacity: .15; }
 """
 KEY: Final = """<p class="key"><span><i style="background:#4f8f5b"></i>ok a second</span>
 <span><i style="background:#cc3b3b"></i>failed or dropped; crashes</span>
-<span><i style="background:#3f6fb5"></i>slowest response</span>
+<span><i style="background:#3f6fb5"></i>slowest ok response</span>
 <span>episodes: full until undone, pale until recovered, framed in red if something went wrong</span></p>"""
 COLOURS: Final = {"pass": "var(--pass)", "inconclusive": "var(--doubt)", "fail": "var(--fail)"}
 

@@ -55,9 +55,9 @@ class HttpRequest(Strict):
         """Return URL, headers and body with these words in place of `{name}`, written as URLs and JSON write them."""
         headers = {name: secret.get_secret_value() for name, secret in self.headers.items()}
         body = self.body
-        as_json = body is not None and not isinstance(body, str)
-        if as_json:
-            body = json.dumps(body)
+        written: Callable[[str], str] = str
+        if body is not None and not isinstance(body, str):
+            body, written = json.dumps(body), _in_json
             if not any(name.lower() == "content-type" for name in headers):
                 headers["Content-Type"] = "application/json"
 
@@ -67,7 +67,7 @@ class HttpRequest(Strict):
             return text
 
         url = fill(self.url, lambda word: quote(word, safe=""))
-        sent = body and fill(body, _in_json if as_json else str)
+        sent = body and fill(body, written)
         return url, {name: fill(text) for name, text in headers.items()}, sent
 
     def has(self, name: str) -> bool:

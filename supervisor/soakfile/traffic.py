@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from supervisor.loads.base import Load
 from supervisor.loads.claim import ClaimLoad
+from supervisor.loads.event_store import EventStoreLoad
+from supervisor.loads.jetstream import JetStreamLoad
+from supervisor.loads.kv import KvLoad
 from supervisor.loads.nats_load import NatsLoad
 from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.wording import Finding, did_you_mean, either
+from supervisor.values import format_duration
 
 
 def check(_: object, parts: Parts) -> Iterator[Finding]:
@@ -30,3 +35,22 @@ def check(_: object, parts: Parts) -> Iterator[Finding]:
                     "have one load with more workers, or processes"
                 )
                 yield Finding(("loads", name, "claim"), what)
+    yield from _made_twice(parts.loads)
+
+
+def _made_twice(loads: Mapping[str, Load]) -> Iterator[Finding]:
+    """Yield loads that would make one stream or bucket, each its own way: whichever comes first wins, and that is another in each run."""
+    first: dict[tuple[str, str, str], tuple[str, dict[str, str]]] = {}
+    for name, load in loads.items():
+        if isinstance(load, JetStreamLoad | EventStoreLoad):
+            what, stream = "stream", getattr(load, load.key)
+            age = format_duration(load.max_age)
+            made = {"replicas": str(load.replicas), "storage": load.storage, "max_age": age}
+        elif isinstance(load, KvLoad):
+            what, stream, made = "bucket", load.kv, {"replicas": str(load.replicas)}
+        else:
+            continue
+        other, wanted = first.setdefault((load.connection, what, stream), (name, made))
+        if key := next((key for key in made if made[key] != wanted[key]), None):
+            text = f"load {other} makes {what} {stream} too, with {key} {wanted[key]}: say the same in both, or name another {what}"
+            yield Finding(("loads", name, key if key in load.model_fields_set else load.key), text)
