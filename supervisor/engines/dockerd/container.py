@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import math
 import re
 import signal
 import time
@@ -62,6 +63,8 @@ class Container:
     finished: int
     code: int
     oom: bool
+    failed: bool
+    """Its last start failed."""
     memory: int
     """Bytes that it may take; 0: no limit."""
     pid: int | None
@@ -123,9 +126,15 @@ class Container:
 
     def would_restart(self) -> bool:
         """Say whether the engine would have started it again after its last exit, had it been let."""
-        return self.policy["Name"] in {"always", "unless-stopped"} or (
-            self.policy["Name"] == "on-failure" and self.code != 0
-        )
+        if self.policy["Name"] == "on-failure":
+            most = self.policy.get("MaximumRetryCount") or math.inf
+            return self.code != 0 and self.restarts < most
+        return self.policy["Name"] in {"always", "unless-stopped"}
+
+    def is_left_down(self) -> bool:
+        """Say whether the engine leaves it down against its policy, as it does for whom it was asked to signal."""
+        down = not (self.running or self.restarting or self.failed)
+        return down and self.has_policy and self.would_restart()
 
 
 def incarnation(container: str, begun: int) -> str:
@@ -159,6 +168,7 @@ def read(data: Mapping[str, Any]) -> Container:
         finished=nanoseconds(state["FinishedAt"]),
         code=state["ExitCode"],
         oom=state["OOMKilled"],
+        failed=bool(state.get("Error")),
         memory=host.get("Memory") or 0,
         pid=state["Pid"] or None,
         health=None if health in {None, "none"} else health,

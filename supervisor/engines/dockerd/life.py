@@ -44,6 +44,8 @@ class Life:
     """How often its kernel had killed for want of memory before this life was in danger; None: that is not known."""
     ours: bool = False
     """We are ending it: no signal that is seen now is anybody else's."""
+    asked: bool = False
+    """We had the engine signal it, with whatever: that it is left down by the engine is then no sign of anybody else."""
     signalled: dict[int, int] = field(default_factory=dict)
     """When somebody outside last sent which signal, of those that may end it."""
     gone: anyio.Event = field(default_factory=anyio.Event)
@@ -189,6 +191,14 @@ class Unit:
         same = seen is not None and (seen.id, seen.begun) == (life.container, life.begun)
         facts = seen.facts if seen else self.last.facts if self.last else {}
         taken = removed and not (self.last and self.last.removes_itself)
+        # Events that are lost are not needed where the engine itself has kept somebody's wish in mind.
+        left = (
+            same
+            and not live
+            and not (life.asked or life.signalled)
+            and seen is not None
+            and seen.is_left_down()
+        )
         self.ended = Exit(
             self.name,
             life.incarnation,
@@ -197,7 +207,7 @@ class Unit:
             oom=life.starved.is_set() or (same and seen is not None and seen.oom),
             mono=mono,
             uptime=mono - life.started,
-            outside=not life.ours and (taken or self._was_asked(life, at, name)),
+            outside=not life.ours and (taken or left or self._was_asked(life, at, name)),
             wall=at / _NANO + 0.001,
             facts=facts | ({"seen": note} if note else {}),
         )

@@ -126,7 +126,9 @@ class Tracker:
         self.lost()  # also who was stopped by an engine that found him running when it started
         while self._went_along:
             unit = self._went_along.pop()
-            if unit.life is None and unit.containers:
+            # An engine that has started again has started again whom it keeps up itself.
+            left = unit.last is not None and unit.last.is_left_down()
+            if unit.life is None and unit.containers and not left:
                 self._herald.stands(unit, stays=False)
 
     async def _compare_one(self, unit: Unit) -> None:

@@ -238,6 +238,7 @@ class DockerUnits(Powers):
     async def _signal(self, known: Unit, life: Life, number: int) -> None:
         if life.gone.is_set():
             return
+        life.asked = True
         try:
             path = f"containers/{life.container}/kill"
             await self._api.call("POST", path, params={"signal": number}, deadline=GONE)

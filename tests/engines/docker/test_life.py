@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 
@@ -13,7 +15,12 @@ BEGUN = 1_700_000_000 * 1_000_000_000
 CRASHED = 3
 
 
-def container(config: dict[str, object]) -> Container:
+def container(
+    config: dict[str, object],
+    now: Mapping[str, object] = MappingProxyType({}),
+    host: Mapping[str, object] = MappingProxyType({}),
+    restarts: int = 0,
+) -> Container:
     state = {
         "Running": True,
         "Restarting": False,
@@ -27,9 +34,10 @@ def container(config: dict[str, object]) -> Container:
         {
             "Id": "c" * 64,
             "Name": "/unit",
-            "State": state | times,
+            "State": {**state, **times, **now},
             "Config": config,
-            "HostConfig": {},
+            "HostConfig": dict(host),
+            "RestartCount": restarts,
             "Image": "",
         }
     )
@@ -97,3 +105,31 @@ def test_the_containers_own_stop_signal_is_meant_to_end_it() -> None:
     unit.signalled(signal.SIGHUP, BEGUN + 1)
     unit.signalled(signal.SIGUSR1, BEGUN + 2)
     assert unit.end(CRASHED, BEGUN + 3, None, live=True).outside
+
+
+@pytest.mark.parametrize(
+    ("policy", "state", "left"),
+    [
+        ({"Name": "always"}, {}, True),
+        ({"Name": "unless-stopped"}, {}, True),
+        ({"Name": "on-failure"}, {}, True),
+        ({"Name": "on-failure", "MaximumRetryCount": 2}, {}, False),
+        ({"Name": "on-failure"}, {"ExitCode": 0}, False),
+        ({"Name": "always"}, {"Running": True, "Restarting": True}, False),
+        ({"Name": "always"}, {"Running": True}, False),
+        ({"Name": "always"}, {"Error": "port is already allocated"}, False),
+        ({"Name": "no"}, {}, False),
+        (None, {}, False),
+    ],
+)
+def test_what_an_engine_leaves_down_somebody_had_it_signal(
+    policy: dict[str, object] | None, state: dict[str, object], *, left: bool
+) -> None:
+    down = {"Running": False, "ExitCode": 137, **state}
+    seen = container({}, down, {"RestartPolicy": policy}, restarts=2)
+    assert seen.is_left_down() is left
+    unit = living()
+    assert unit.end(137, seen.finished, seen, live=False).outside is left
+    unit = living()
+    unit.signalled(signal.SIGHUP, BEGUN + 1)
+    assert not unit.end(137, seen.finished, seen, live=False).outside, "after that no engine starts it again"

@@ -20,7 +20,7 @@ from supervisor.engines.dockerd.api import Endpoint, connect
 from supervisor.engines.dockerd.names import Which
 from supervisor.engines.dockerd.news import Manner
 from supervisor.engines.dockerd.tracker import UNTOLD, Tracker
-from supervisor.journal.events import UnitCrashed, UnitExited, UnitRestarted, UnitStartFailed
+from supervisor.journal.events import Cause, UnitCrashed, UnitExited, UnitRestarted, UnitStartFailed
 from supervisor.journal.writer import JournalWriter
 from supervisor.supervision import nursery
 
@@ -95,21 +95,23 @@ async def test_an_engine_that_cannot_be_reached(url: str, why: str) -> None:
 async def test_the_stream_of_events_ends_and_the_engine_forgets_what_was_on_it(
     docker: Client, journal: JournalWriter, tmp_path: Path
 ) -> None:
-    unit, adopted = new_name(), new_name()
+    """A person's stop it remembers all the same where the unit has a restart policy, which it then does not follow."""
+    unit, adopted, halted = new_name(), new_name(), new_name()
     running(docker, unit)
-    running(docker, adopted, host={"RestartPolicy": {"Name": "always"}})
+    running(docker, adopted, halted, host={"RestartPolicy": {"Name": "always"}})
     async with proxied(docker.url, tmp_path) as proxy:
-        engine = engine_of(docker, unit, adopted, host=proxy.url, own_policy="adopt")
+        engine = engine_of(docker, unit, adopted, halted, host=proxy.url, own_policy="adopt")
         async with soaking(journal, engine) as soak:
             proxy.refuse("/events")
             begun = time.time()
+            docker.call("POST", f"containers/{halted}/kill")
             end(docker, unit)
             for times in (1, 2):
                 end(docker, adopted)
                 await soak.until(lambda n=times: again(docker, adopted, n))
             await soak.until(lambda: docker.state(unit) == "exited")
             await make_noise(docker)
-            assert "die" not in remembered(docker, unit, begun)
+            assert not any("die" in remembered(docker, one, begun) for one in (unit, halted))
             assert not soak.of(UnitExited)
             proxy.go_on()
             crash = await soak.crashed(unit)
@@ -120,6 +122,9 @@ async def test_the_stream_of_events_ends_and_the_engine_forgets_what_was_on_it(
             assert soak.last_words(crash) == ["up"] * 2, "of the lives that ended unseen"
             end(docker, unit)
             await soak.crashed(unit, 2)
+            assert [gone.cause for gone in soak.of(UnitExited, halted)] == [Cause.OUTSIDE]
+            assert soak.fleet.status(halted).holder == "outside"
+    assert docker.state(halted) == "exited"
 
 
 def again(docker: Client, name: str, times: int) -> bool:

@@ -31,6 +31,7 @@ from supervisor.journal.events import (
     UnitExited,
     UnitGivenUp,
     UnitRestarted,
+    UnitStarted,
     UnitStartFailed,
 )
 from supervisor.journal.writer import JournalWriter
@@ -298,9 +299,12 @@ async def test_containers_that_outlive_their_engine(private: PrivateEngine, jour
 
 async def test_the_engine_is_restarted_in_order(private: PrivateEngine, journal: JournalWriter) -> None:
     """It ends its containers when it ends; the watchdogs bring them back, and the one that crashes just then."""
-    names = [new_name() for _ in range(3)]
+    names, adopted, halted = [new_name() for _ in range(3)], new_name("adopted"), new_name("halted")
     running(private, *names)
-    async with soaking(journal, engine_of(private, *names)) as soak:
+    running(private, adopted, halted, host={"RestartPolicy": {"Name": "unless-stopped"}})
+    async with soaking(journal, engine_of(private, *names, adopted, halted, own_policy="adopt")) as soak:
+        private.call("POST", f"containers/{halted}/kill")
+        await soak.until(lambda: soak.of(UnitExited, halted))
         pid = private.inspect(names[0])["State"]["Pid"]
         private.freeze(frozen=True)
         os.kill(pid, signal.SIGKILL)  # it hears of that and of its own end at once
@@ -309,7 +313,10 @@ async def test_the_engine_is_restarted_in_order(private: PrivateEngine, journal:
         for name in names:
             await soak.until(lambda name=name: soak.of(UnitRestarted, name))
             assert len(soak.of(UnitExited, name)) == 1
-        assert {private.state(name) for name in names} == {"running"}
+        await soak.until(lambda: len(soak.of(UnitStarted, adopted)) > 1)
+        assert {private.state(name) for name in (*names, adopted)} == {"running"}
+        assert soak.fleet.status(halted).holder == "outside"
+    assert private.state(halted) == "exited", "a person has stopped it just before that"
 
 
 async def test_the_engine_hangs_during_a_crash(private: PrivateEngine, journal: JournalWriter) -> None:
