@@ -54,13 +54,28 @@ class Kill(AtOnce):
         """Start what is down and has nobody who would."""
         told = () if self.signal in REQUESTS else survivors(world, intent)
         with still("down", "start them"):
-            await start_unwatched(world, intent, told)
+            await start_unwatched(world, intent, told, spared=_ended_later(world, intent))
 
 
-async def start_unwatched(world: World, intent: FaultIntent, told: Collection[str]) -> None:
+def _ended_later(world: World, intent: FaultIntent) -> set[str]:
+    """Return the targets that have lived again and ended since, in recovery, not by the signal: their engine knows whose will that was.
+
+    It puts units back once all is undone, and starts what ought to run.
+    """
+    if not world.recovering:
+        return set()
+    before = {target.unit: target.incarnation for target in intent.targets}
+    last = {unit: world.fleet.status(unit).observed.last for unit in before if unit in world.fleet.ids}
+    return {unit for unit, life in last.items() if life not in {None, before[unit]}}
+
+
+async def start_unwatched(
+    world: World, intent: FaultIntent, told: Collection[str], *, spared: Collection[str] = ()
+) -> None:
     """Start the targets that are down, or were told to end, and that no watchdog keeps up; in recovery there is none.
 
-    `told`: those that may live on for a while though they were told, of which only the dead run knew (see `survivors`).
+    `told`: those that may live on for a while though they were told, of which only the dead run knew (see `survivors`). `spared`: those
+    that are left as they are.
     """
     fleet, by = world.fleet, intent.episode
 
@@ -71,5 +86,7 @@ async def start_unwatched(world: World, intent: FaultIntent, told: Collection[st
             with suppress(GoneError):  # somebody took it away: there is nothing to bring back
                 await fleet.start(unit, by=by)
 
-    units = [target.unit for target in intent.targets if target.unit in fleet.ids]
+    units = [
+        target.unit for target in intent.targets if target.unit in fleet.ids and target.unit not in spared
+    ]
     await together([unit for unit in units if world.recovering or not fleet.is_watched(unit)], mend)

@@ -1,7 +1,7 @@
 """Containers that a run has told to end, and that go only once it is dead: they are ended and started, since nobody would do that later.
 
 Docker starts no container again that it was asked to signal, whatever its restart policy. Here they never go by themselves, so a start
-of a new life is recovery's.
+of a new life is recovery's. What has lived again since, and a person has stopped then, stays down.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from supervisor.journal.writer import JournalWriter, open_journal
 from supervisor.recover import recover
 
 SLOW = "trap '' USR2; echo up; exec sleep 1000"
-UNITS = ("duck", "next", "down", "after", "killed")
+UNITS = ("duck", "next", "down", "after", "killed", "halted")
 
 
 async def test_what_was_told_to_end_before_the_death_is_started_after_it(
@@ -41,12 +41,14 @@ async def test_what_was_told_to_end_before_the_death_is_started_after_it(
     for what in ("duck", "down", "killed"):
         docker.call("POST", f"containers/{u[what]}/kill", signal=signal.SIGUSR2)
     end(docker, u["down"])  # it has gone already, and Docker leaves it at that
+    docker.call("POST", f"containers/{u['halted']}/restart", t=0)
+    docker.call("POST", f"containers/{u['halted']}/kill")
     faults = {
         "roll": {"rolling_lame_duck": [u["duck"], u["next"]]},
         "roll-too": {"rolling_lame_duck": [u["down"], u["after"]]},
-        "kill": {"kill": u["killed"], "signal": "USR2"},
+        "kill": {"kill": [u["killed"], u["halted"]], "signal": "USR2"},
     }
-    targets = {"roll": ["duck", "next"], "roll-too": ["down", "after"], "kill": ["killed"]}
+    targets = {"roll": ["duck", "next"], "roll-too": ["down", "after"], "kill": ["killed", "halted"]}
     nodes = {u[what]: {"name": what} for what in UNITS[:4]}
     system = {"user": "sys", "password": "sys"}
     soak = {
@@ -68,8 +70,8 @@ async def test_what_was_told_to_end_before_the_death_is_started_after_it(
         # A kill is undone as soon as the signal is sent: the rest is its watchdog's, which is dead.
         await dead.commit(FaultUndone(episode="kill#1", by="run", attempts=1))
     assert len(await recover(tmp_path / "dead")) == len(faults)
-    assert {docker.state(name) for name in u.values()} == {"running"}
+    assert [what for what, name in u.items() if docker.state(name) != "running"] == ["halted"]
     async with engine.open(EngineContext("box", run, tmp_path, tmp_path, journal)) as units:
         after = {name: one.incarnation for name, one in (await units.observe()).items()}
-    anew = {what for what, name in u.items() if after[name] != before[name]}
+    anew = {what for what, name in u.items() if what != "halted" and after[name] != before[name]}
     assert anew == {"duck", "down", "killed"}, "one at a time was told to go: the others are left alone"
