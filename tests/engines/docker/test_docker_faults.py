@@ -22,6 +22,7 @@ from supervisor.broker.options import Broker
 from supervisor.broker.ports import free_ports
 from supervisor.engines.base import UnitState
 from supervisor.engines.dockerd.names import PROJECT, SERVICE
+from supervisor.engines.spawn import stopped
 from supervisor.faults.base import Fault
 from supervisor.faults.registry import FAULTS
 from supervisor.journal.events import (
@@ -285,6 +286,8 @@ def test_daemon_and_guardian_are_killed_and_somebody_changes_targets_before_reco
     docker: Client, run: Run, tmp_path: Path
 ) -> None:
     daemon = run.begun()
+    daemon.suspend()  # it must not see the guardian's end and stop in order
+    run.wait("all of its threads to stand still", lambda: stopped(daemon.pid))
     run.guardian.kill()
     daemon.kill()
     run.guardian.wait(PATIENCE)
