@@ -67,17 +67,17 @@ class Awaited:
 
     def __init__(self, pattern: str) -> None:
         self._pattern = re.compile(pattern.encode(), re.MULTILINE)
-        self._carry = b""
+        self._carries: dict[int, bytes] = {}
         self.seen = anyio.Event()
 
-    def take(self, data: bytes) -> None:
-        """Look for the pattern in the next bytes; a match lies within one line."""
+    def take(self, data: bytes, stream: int = 0) -> None:
+        """Look for the pattern in the next bytes of a stream; a match lies within one line."""
         if not self.seen.is_set():
-            text = self._carry + data
+            text = self._carries.get(stream, b"") + data
             if self._pattern.search(text):
                 self.seen.set()
                 text = b""
-            self._carry = text[text.rfind(b"\n") + 1 :][-CARRY:]
+            self._carries[stream] = text[text.rfind(b"\n") + 1 :][-CARRY:]
 
 
 class Generations:

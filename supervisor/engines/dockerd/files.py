@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from supervisor.engines.dockerd.lines import Lines
 from supervisor.engines.output import last_lines
 
 ANSWER: Final = 4_000_000
@@ -23,6 +24,7 @@ WHOLE: Final = 16_384
 _LINE: Final = 256
 """Bytes that a line of some words takes there, with its time: so much is read at first for each that is wanted."""
 _GROWTH: Final = 4
+_STREAMS: Final = {"stdout": 1, "stderr": 2}
 _NANO: Final = 1_000_000_000
 _SECONDS: Final = len("2026-11-20T19:52:01")
 _MILLIS: Final = len("2026-11-20T19:52:01.123")
@@ -45,10 +47,11 @@ def read_end(path: str, lines: int, until: float | None, stamped: bool, tty: boo
                 entries = block.rsplit(b"\n", wanted)
                 whole = begin == 0 and len(entries) <= wanted
                 text = _text(entries if whole else entries[1:], bound, stamped=stamped)
+                full = len(text) >= ANSWER
                 if tty:
                     text = text.replace(b"\r\n", b"\n")
-                if text.count(b"\n") > lines or len(text) >= ANSWER:
-                    return last_lines(text[-ANSWER:], lines)
+                if text.count(b"\n") > lines or full:
+                    return last_lines(text, lines)
                 if whole:
                     return None if _is_rotated(path) else text
                 wanted *= _GROWTH
@@ -57,18 +60,18 @@ def read_end(path: str, lines: int, until: float | None, stamped: bool, tty: boo
 
 
 def _text(entries: Iterable[bytes], until: str, *, stamped: bool) -> bytes:
-    parts, fresh = list[bytes](), True
+    lines = Lines(ANSWER)
     for found in json.loads(b"[" + b",".join(entries) + b"]"):  # read one by one they take five times as long
         if (at := _padded(found["time"])) > until:
             break
-        words = found["log"].encode(errors="replace")
-        if stamped and fresh:
-            parts.append(at[:_MILLIS].encode() + b"Z ")
-        parts.append(words)
-        if len(words) < WHOLE and not words.endswith(b"\n"):
-            parts.append(b"\n")
-        fresh = parts[-1].endswith(b"\n")
-    return b"".join(parts)
+        stream, words = _STREAMS[found["stream"]], found["log"].encode(errors="replace")
+        ended = len(words) < WHOLE or words.endswith(b"\n")
+        if ended and not words.endswith(b"\n"):
+            words += b"\n"
+        if stamped and lines.begins(stream):
+            words = at[:_MILLIS].encode() + b"Z " + words
+        lines.add(stream, words, ended=ended, at=at.encode())
+    return lines.text()
 
 
 def _padded(text: str) -> str:

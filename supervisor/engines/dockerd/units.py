@@ -150,8 +150,8 @@ class DockerUnits(Powers):
             raise EngineError(await self._never_ready(known, check, "" if life.gone.is_set() else seen))
 
     async def _watch_output(self, container: Container, life: Life, awaited: Awaited) -> None:
-        def take(text: bytes) -> bool:
-            awaited.take(text)
+        def take(stream: int, text: bytes) -> bool:
+            awaited.take(text, stream)
             return awaited.seen.is_set()
 
         # What it writes at once may carry a time before the one at which the engine took note of its start, not one before its last end.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import calendar
 import json
 import os
+import re
 import signal
 import socket
 from dataclasses import replace
@@ -18,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.engines.base import EngineError
-from supervisor.engines.dockerd.files import ANSWER, read_end
-from supervisor.engines.dockerd.logs import Records, Wanted, read
+from supervisor.engines.dockerd.files import ANSWER, WHOLE, read_end
+from supervisor.engines.dockerd.lines import Lines
+from supervisor.engines.dockerd.logs import Records, Wanted, follow, read
 from supervisor.engines.dockerd.restore import inspect
 from supervisor.journal.writer import JournalWriter
 from supervisor.watch import evidence
@@ -101,6 +103,124 @@ async def test_lines_of_a_megabyte(docker: Client) -> None:
     program = "for n in 1 2 3 4 5 6; do head -c 1000000 /dev/zero | tr '\\000' x; echo; done; echo end"
     text = await written(docker, program, last=3)
     assert text == b"x" * 1_000_000 + b"\n" + b"x" * 1_000_000 + b"\nend\n"
+
+
+PIECES = (
+    "for n in 1 2 3 4 5; do head -c 20000 /dev/zero | tr '\\000' x; echo err $n >&2; done; echo; printf end"
+)
+ERRORS = [b"err %d" % n for n in range(1, 6)]
+LONG = b"x" * 100_000
+
+
+async def test_a_long_line_with_lines_of_the_other_stream_in_its_middle(docker: Client) -> None:
+    unit = new_name()
+    docker.create(unit, PIECES)
+    docker.start(unit)
+    docker.call("POST", f"containers/{unit}/wait")
+    live = {1: b"", 2: b""}
+
+    def take(stream: int, text: bytes) -> bool:
+        live[stream] += text
+        return False
+
+    async with engine_of(docker, unit).docker.connect(Path()) as api:
+        seen = await inspect(api, unit)
+        assert seen
+        asked = replace(seen, log_path="")
+        answers = [await read(api, asked, Wanted(last, stamped=True)) for last in (7, 100)]
+        await follow(api, seen, 0, take)
+    if isinstance(docker, PrivateEngine):
+        answers.append(read_end(seen.log_path, 7, None, stamped=True, tty=False) or b"")
+    for lines in (answer.splitlines() for answer in answers):
+        assert all(re.match(rb"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ", line) for line in lines)
+        words = [line[25:] for line in lines]
+        assert [word for word in words if word[:3] == b"err"] == ERRORS
+        assert [word for word in words if word[:3] != b"err"] == [LONG, b"end"]
+    assert live == {1: LONG + b"\nend\n", 2: b"\n".join([*ERRORS, b""])}
+
+
+def frame(stream: int, second: int, text: bytes) -> bytes:
+    """Write a record as an engine does."""
+    text = b"2026-11-20T19:00:%02d.123456789Z " % second + text
+    return bytes([stream, 0, 0, 0]) + len(text).to_bytes(4, "big") + text
+
+
+def stamped(second: int, text: bytes) -> bytes:
+    return b"2026-11-20T19:00:%02d.123Z " % second + text
+
+
+BOTH_LONG = [
+    (1, 1, b"a" * WHOLE),
+    (2, 2, b"b" * WHOLE),
+    (1, 3, b"a" * WHOLE),
+    (2, 4, b"b\n"),
+    (2, 5, b"short\n"),
+    (1, 1, b"\n"),
+    (2, 6, b"c" * WHOLE),
+    (1, 7, b"last words"),
+]
+
+
+def test_lines_of_both_streams_are_whole_and_stand_where_they_begin(tmp_path: Path) -> None:
+    records = Records(plain=False, stamped=True)
+    for record in BOTH_LONG:
+        records.take(frame(record[0], record[1], record[2]))
+    whole = [
+        stamped(1, b"a" * 2 * WHOLE + b"\n"),
+        stamped(2, b"b" * WHOLE + b"b\n"),
+        stamped(5, b"short\n"),
+        stamped(6, b"c" * WHOLE + b"\n"),
+        stamped(7, b"last words\n"),
+    ]
+    assert records.text() == b"".join(whole)
+    assert records.count == len(BOTH_LONG)
+    entries = [
+        {
+            "log": text.decode(),
+            "stream": ["stdout", "stderr"][stream - 1],
+            "time": f"2026-11-20T19:00:{second:02}.123Z",
+        }
+        for stream, second, text in BOTH_LONG
+    ]
+    path = tmp_path / "json.log"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    for last in (1, 3, 9):
+        assert read_end(str(path), last, None, stamped=True, tty=False) == b"".join(whole[-last:])
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 2), st.integers(0, 30), st.booleans()), max_size=60), st.integers(0, 99)
+)
+def test_the_end_of_all_lines_is_kept_although_some_never_end(
+    pieces: list[tuple[int, int, bool]], limit: int
+) -> None:
+    lines, whole, present = Lines(limit), list[bytes](), dict[int, int]()
+    for number, (stream, size, ended) in enumerate(pieces):
+        text = (b"%02d" % number * size)[:size] + b"\n" * ended
+        assert lines.begins(stream) is (stream not in present)
+        lines.add(stream, text, ended=ended)
+        if stream not in present:
+            present[stream] = len(whole)
+            whole.append(b"")
+        whole[present[stream]] += text
+        if ended:
+            del present[stream]
+    text = b"\n".join(line.removesuffix(b"\n") for line in whole)
+    text += b"\n" if whole and whole[-1].endswith(b"\n") else b""
+    assert lines.text() == (text[-limit:] if limit else b"")
+
+
+def test_the_rest_of_a_line_that_began_before_stands_first() -> None:
+    """A line's records have the time of its first one: that of a rest is before all that has come."""
+    records = Records(plain=False, stamped=True, shown=False)
+    for stream, second, text in [
+        (2, 5, b"short\n"),
+        (1, 1, b"a" * WHOLE),
+        (1, 1, b"\n"),
+        (1, 4, b"set back\n"),
+    ]:
+        records.take(frame(stream, second, text))
+    assert records.text() == b"a" * WHOLE + b"\nshort\nset back\n"
 
 
 async def test_more_than_anybody_wants(docker: Client) -> None:
@@ -185,7 +305,8 @@ async def test_lines_across_restarts_and_between_times(
 def test_records_are_taken_apart_however_they_arrive(texts: list[bytes], step: int, limit: int) -> None:
     stream = b"".join(bytes([1, 0, 0, 0]) + len(text).to_bytes(4, "big") + text for text in texts)
     records = Records(plain=False, limit=limit)
-    taken = b"".join(records.take(stream[at : at + step]) for at in range(0, len(stream), step))
+    pieces = [piece for at in range(0, len(stream), step) for piece in records.take(stream[at : at + step])]
+    taken = b"".join(text for _, text in pieces)
     whole = b"".join(text if text.endswith(b"\n") else text + b"\n" for text in texts)
     assert taken == whole
     assert records.count == len(texts)
