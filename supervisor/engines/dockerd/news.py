@@ -58,7 +58,8 @@ class Herald:
             self._send.send_nowait(news)
         except anyio.WouldBlock:
             _log.error("nobody takes what happens to units", unit=news.unit)
-        except anyio.BrokenResourceError:  # the fleet has gone: the run is over
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            # The fleet has gone, or the engine has put back its units and is being left while the last events come: the run is over.
             _log.debug("nobody wants to know any more", unit=news.unit)
 
     def stands(self, unit: Unit, *, stays: bool = True) -> None:

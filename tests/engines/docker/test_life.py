@@ -10,6 +10,7 @@ import pytest
 
 from supervisor.engines.dockerd.container import Container, read
 from supervisor.engines.dockerd.life import Unit
+from supervisor.engines.dockerd.news import Herald, Manner
 
 BEGUN = 1_700_000_000 * 1_000_000_000
 CRASHED = 3
@@ -133,3 +134,15 @@ def test_what_an_engine_leaves_down_somebody_had_it_signal(
     unit = living()
     unit.signalled(signal.SIGHUP, BEGUN + 1)
     assert not unit.end(137, seen.finished, seen, live=False).outside, "after that no engine starts it again"
+
+
+async def test_what_comes_while_the_engine_is_being_left_harms_nobody() -> None:
+    """What it starts at its end it is told of like any start; by then nobody may want to know."""
+
+    async def recreated(unit: Unit, seen: Container) -> None:
+        raise AssertionError((unit, seen))
+
+    herald, unit = Herald(Manner(respect=True, unhealthy=False), recreated), Unit("unit")
+    herald.close()
+    await herald.arrived(unit, container({}), BEGUN)
+    assert unit.life
