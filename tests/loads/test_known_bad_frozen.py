@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import anyio
 import pytest
+from aiohttp import web
+from http_bench import service
 from known_bad import broken, judged
-from load_bench import until
+from load_bench import Bench, until
 from nats_bench import NatsBench, honest
 from test_claim import load as claim
 from test_event_store import load as event_store
+from test_http import load as http
 from test_known_bad_messages import events, request
 from test_kv import load as kv
 
@@ -80,6 +84,28 @@ async def test_no_load_takes_a_frozen_server_for_one_without_failures(
         async with nats_bench.frozen():
             await until(lambda: context.recorder.flush() or failures() >= 10)
         await nats_bench.until_ok(context, int(nats_bench.counts["ok"]) + 5)
+
+    assert broken(result[0]) == {"failures == 0"}
+    assert result[0].verdict == "fail"
+
+
+async def test_a_service_that_stands_still_cannot_pass_either(bench: Bench) -> None:
+    """An order that is not answered may have been made."""
+    moves = anyio.Event()
+    moves.set()
+
+    async def answer(_: web.BaseRequest) -> web.Response:
+        await moves.wait()
+        return web.Response()
+
+    async with service(answer) as url:
+        load = http(url, method="POST", rate="100/s", timeout="500ms")
+        async with judged(bench, load, ("failures == 0",)) as result, bench.under(load) as context:
+            await bench.until_counted(context, "ok", 20)
+            moves = anyio.Event()
+            await bench.until_counted(context, "indeterminate", 10)
+            moves.set()
+            await bench.until_counted(context, "ok", int(bench.counts["ok"]) + 5)
 
     assert broken(result[0]) == {"failures == 0"}
     assert result[0].verdict == "fail"
