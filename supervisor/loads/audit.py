@@ -125,7 +125,8 @@ class Audit:
         except api.ApiError as error:
             if error.err_code != api.CONSUMER_NOT_FOUND:
                 raise
-            await self._remake(min(acked.sequence for acked in due))
+            # What is not due yet may have been stored before what is: acknowledgements come in any order.
+            await self._remake(min(acked.sequence for acked in (*due, *self._ledger.owed.values())))
             return 0
         return int(consumer["ack_floor"]["stream_seq"])
 

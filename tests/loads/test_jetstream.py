@@ -52,6 +52,19 @@ async def test_a_good_stream_passes_and_is_removed(
     assert await streams(js) == set()
 
 
+async def test_a_consumer_that_is_gone_is_made_anew_and_nothing_is_lost(
+    nats_bench: NatsBench, js: JetStreamContext
+) -> None:
+    async with nats_bench.running(load(workers=5, rate=None, settle="200ms", **PATIENT)) as context:
+        await nats_bench.until_ok(context, 20)
+        (reader,) = await js.consumers_info("SOAK")
+        await js.delete_consumer("SOAK", reader.name)
+        await nats_bench.bench.until_counted(context, "consumers_lost")
+        await nats_bench.until_ok(context, int(nats_bench.counts["ok"]) + 20)
+    assert {name for name in QUIET if nats_bench.counts.get(name)} == set()
+    assert any("lost" in window.counters for window in nats_bench.windows), "all of them arrived"
+
+
 async def relayed(bench: NatsBench, js: JetStreamContext, relay: Answer) -> dict[str, float]:
     """Return what a load saw of a system that stores what comes to `in` on a stream of its own."""
     await js.add_stream(name="REAL", subjects=["real"])
