@@ -10,7 +10,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -25,6 +24,8 @@ USER: Final = "soakd"
 SYSTEM_USER: Final = "sys"
 PASSWORD: Final = "soakd"  # noqa: S105  # of servers that only this machine reaches, and that end with the run
 FILE: Final = "nats.conf"
+LISTENS: Final = ("client", "monitor", "route")
+"""What each node has a port for, in the order in which `expand` takes them."""
 LAME_DUCK: Final = 30.0
 """Seconds; nats-server takes no less for a lame duck's time."""
 READY: Final = "60s"
@@ -113,10 +114,7 @@ def expand(
     """
     embedded = Embedded.model_validate(spec)
     program = _program(embedded.command, base or Path())
-    nodes = {
-        f"nats{number}": dict(zip(("client", "monitor", "route"), islice(ports, 3), strict=True))
-        for number in range(1, embedded.nodes + 1)
-    }
+    nodes = {f"nats{number}": _listens(ports) for number in range(1, embedded.nodes + 1)}
     units = {
         name: {
             "command": [program, "-c", FILE],
@@ -134,6 +132,13 @@ def expand(
         "nodes": {name: {"monitor": f"http://127.0.0.1:{own['monitor']}"} for name, own in nodes.items()},
     }
     return {"process": {"units": units}}, broker
+
+
+def _listens(ports: Iterator[int]) -> dict[str, int]:
+    own = dict(zip(LISTENS, ports, strict=False))
+    if len(own) < len(LISTENS):
+        raise ValueError("the run that goes on has fewer nodes, and their number cannot change meanwhile")
+    return own
 
 
 def _config(name: str, embedded: Embedded, nodes: Mapping[str, Mapping[str, int]], *, advertise: bool) -> str:

@@ -22,6 +22,7 @@ from supervisor.broker.connection import BrokerError, Handle, open_connections
 from supervisor.engines.spawn import stopped
 from supervisor.journal.events import Event
 from supervisor.journal.runs import RunIndex
+from supervisor.soakfile.errors import NotRunning
 from supervisor.soakfile.running import load_running
 
 STREAMS = 1_000
@@ -73,7 +74,13 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 @asynccontextmanager
 async def connected(file: Path, state_dir: Path) -> AsyncIterator[Handle]:
-    broker = load_running(file, RunIndex(state_dir)).soak.broker
+    with anyio.fail_after(LONG):
+        while True:
+            try:
+                broker = load_running(file, RunIndex(state_dir)).soak.broker
+                break
+            except NotRunning:  # its nodes are made one after the other
+                await anyio.sleep(0.05)
     assert broker is not None
     async with open_connections(broker, Unheard()) as connections:
         handle = await connections.handle()
