@@ -21,7 +21,8 @@ import hypothesis
 import pytest
 import structlog
 from blockbuster.blockbuster import BlockBuster, BlockBusterFunction, BlockingError
-from docker_engine import LABEL, can_be_private
+from docker_client import LABEL
+from docker_engine import can_be_private
 from docker_fixtures import docker, docker_session, images, private  # noqa: F401  # fixtures
 from keeper import kept
 from soakd_run import soakd  # noqa: F401  # a fixture

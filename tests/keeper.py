@@ -82,7 +82,8 @@ def _clean_engines(sockets: list[str], label: str) -> None:
     """Let engines remove what there is on them: all on those of the session, which have bridges among the machine's own."""
     os.environ["SOAKD_TEST_LABEL"] = label or "nobody's"
     sys.path.insert(0, str(Path(__file__).parent / "engines" / "docker"))
-    from docker_engine import Client, no_users_engine, users_engine  # noqa: PLC0415  # seldom needed
+    from docker_client import Client  # noqa: PLC0415  # seldom needed
+    from docker_engine import no_users_engine, users_engine  # noqa: PLC0415  # seldom needed
 
     for socket in sockets:
         with suppress(OSError, RuntimeError, HTTPException):

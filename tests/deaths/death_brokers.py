@@ -19,7 +19,7 @@ import nats.js.errors
 from death_cases import Case
 from death_units import POLICY, SLEEP, Processes
 from deaths import CALM, GONE, soak_file
-from docker_engine import LABEL, Client
+from docker_client import LABEL, Client
 from nats_servers import BINARY, make_cluster
 
 from supervisor.broker.ports import free_ports

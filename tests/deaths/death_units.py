@@ -13,7 +13,7 @@ from typing import Any
 
 from death_cases import Case
 from deaths import CALM, GONE, soak_file, units_of
-from docker_engine import LABEL, Client
+from docker_client import LABEL, Client
 
 from supervisor.engines.cgroups import left_by
 

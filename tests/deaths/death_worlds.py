@@ -16,7 +16,7 @@ from death_brokers import Embedded, Nodes, brokers
 from death_cases import Case
 from death_units import Containers, Processes
 from deaths import World
-from docker_engine import Client
+from docker_client import Client
 from link_harness import Echo
 
 from supervisor.broker.ports import free_ports

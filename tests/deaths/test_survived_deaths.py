@@ -18,7 +18,7 @@ from death_brokers import brokers
 from death_cases import CASES
 from death_worlds import world_of
 from deaths import Death, Lane, die, missing
-from docker_engine import Client
+from docker_client import Client
 from soakd_run import SLEEPER, Soakd, soak_file, wait
 
 from supervisor.journal import events as ev

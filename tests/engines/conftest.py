@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from docker_engine import Client
+from docker_client import Client
 from docker_gate import gated
 from docker_harness import DockerHarness
 from harness import Harness, ProcessHarness

@@ -15,7 +15,7 @@ import anyio
 import nats
 import psutil
 import pytest
-from docker_engine import LABEL, Client
+from docker_client import LABEL, Client
 from docker_soak import IDLE, new_name
 from soakd_run import Soakd, wait
 

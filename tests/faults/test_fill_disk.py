@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from docker_engine import Client
+from docker_client import Client
 from docker_soak import IDLE, engine_of, new_name, soaking
 from pydantic import ValidationError
 from real_units import kind

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from dead_run import started
-from docker_engine import Client
+from docker_client import Client
 from docker_soak import IDLE, new_name
 
 from supervisor.engines.base import EngineContext

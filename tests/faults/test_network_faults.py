@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio import to_thread
-from docker_engine import LABEL, Client
+from docker_client import LABEL, Client
 from docker_soak import engine_of, new_name, soaking
 from real_units import kind
 from scripted_fault import PATIENCE, Stage, free_and_up, until

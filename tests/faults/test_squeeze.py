@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from docker_engine import Client
+from docker_client import Client
 from docker_soak import IDLE, engine_of, new_name, soaking
 from pydantic import ValidationError
 from real_units import kind

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from docker_engine import NAME, Client, PrivateEngine, any_engine, can_be_private
+from docker_client import NAME, Client
+from docker_engine import PrivateEngine, any_engine, can_be_private
 from provisioning import build_images
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from docker_engine import reached
+from docker_client import reached
 from yarl import URL
 
 PAGE = Path(__file__).parents[3] / "docs" / "docker-api.md"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import uuid
 
-from docker_engine import Client
+from docker_client import Client
 from harness import READY, Program
 
 from supervisor.engines.docker import DockerEngine

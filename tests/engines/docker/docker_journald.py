@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from docker_engine import PATIENCE, PrivateEngine, private_engine
+from docker_client import PATIENCE
+from docker_engine import PrivateEngine, private_engine
 
 JOURNALD = Path("/lib/systemd/systemd-journald")
 SCRIPT = f"""

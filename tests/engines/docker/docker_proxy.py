@@ -11,7 +11,7 @@ from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
-from docker_engine import reached
+from docker_client import reached
 
 REQUEST = re.compile(rb"^[A-Z]+ (\S+) HTTP/1\.1\r\n")
 BLOCK = 65_536

@@ -9,10 +9,11 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
-from docker_engine import Client
+from docker_client import Client
 
 from supervisor.engines.base import EngineContext, UnitState
 from supervisor.engines.docker import DockerEngine
@@ -178,3 +179,29 @@ async def soaking(
         while len(asyncio.all_tasks()) > before:  # noqa: ASYNC110  # connections take a moment to close
             await anyio.sleep(0.01)
     soak.each_once()
+
+
+def policy(docker: Client, name: str) -> str:
+    """Return the restart policy of a container."""
+    return str(docker.inspect(name)["HostConfig"]["RestartPolicy"]["Name"])
+
+
+def with_policy(name: str) -> dict[str, object]:
+    """The host settings of one with a restart policy."""
+    return {"RestartPolicy": {"Name": name}}
+
+
+def up(docker: Client, *, labels: dict[str, str] | None = None, host: dict[str, object] | None = None) -> str:
+    """Make a container that waits, start it, and return its name."""
+    unit = new_name()
+    docker.create(unit, IDLE, labels, host=host)
+    docker.start(unit)
+    wait_said(docker, unit)
+    return unit
+
+
+def soak_file(folder: Path, containers: str) -> str:
+    """Write a soak file with these containers."""
+    file = folder / "soak.yaml"
+    file.write_text(f"soak: manners\nengines:\n  e:\n    docker: {{{containers}}}\n")
+    return str(file)

@@ -17,7 +17,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
-from docker_engine import LABEL, Client, want
+from docker_client import LABEL, Client
+from docker_engine import want
 from ruamel.yaml import YAML
 
 from supervisor.broker.ports import free_ports

@@ -8,10 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from docker_engine import Client
+from docker_client import Client
 from docker_soak import Soaking, end, engine_of, new_name, running, soaking, wait_said
 from soakd_run import Soakd, wait
-from test_manners import die
+from test_other_runs import die
 from test_reaching import make_noise
 
 from supervisor.engines.base import EngineContext

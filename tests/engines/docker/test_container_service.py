@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_engine import LABEL, Client
+from docker_client import LABEL, Client
 from docker_gate import Gate, gated
 from docker_soak import IDLE
 from provisioning import ROOT, UP, compose_command, labelled, passed

@@ -18,7 +18,8 @@ from pathlib import Path
 import aiohttp
 import anyio
 import pytest
-from docker_engine import LABEL, Client, PrivateEngine, reached
+from docker_client import LABEL, Client, reached
+from docker_engine import PrivateEngine
 from docker_gate import VERSION, gated, listed
 from docker_soak import IDLE, engine_of, new_name, soaking
 from ruamel.yaml import YAML

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from docker_engine import Client
+from docker_client import Client
 from docker_soak import IDLE, engine_of, new_name, said, soaking, wait_said
 from scripted_fault import Stage, Watch, free_and_up, until
 

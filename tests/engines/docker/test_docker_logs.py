@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from docker_engine import Client, PrivateEngine, can_be_private
+from docker_client import Client
+from docker_engine import PrivateEngine, can_be_private
 from docker_journald import engine_with_journald, missing
 from docker_soak import IDLE, engine_of, new_name, said, soaking
 from hypothesis import given

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_engine import NAME, Client
+from docker_client import NAME, Client
 from docker_soak import IDLE, new_name
 from provisioning import passed
 

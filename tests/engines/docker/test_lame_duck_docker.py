@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from docker_engine import Client
+from docker_client import Client
 from provisioning import ROOT, passed, provisioning
 from test_lame_duck_soak import Rollout, failures
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
-from docker_engine import LABEL, Client
-from docker_gate import gated
+from docker_client import LABEL, Client
 from docker_proxy import proxied
-from docker_soak import IDLE, PATIENCE, end, engine_of, new_name, said, soaking, wait_said
+from docker_soak import (
+    IDLE,
+    PATIENCE,
+    end,
+    engine_of,
+    new_name,
+    policy,
+    said,
+    soak_file,
+    soaking,
+    up,
+    wait_said,
+    with_policy,
+)
 
 from supervisor.cli import main as soakd
-from supervisor.engines.base import EngineContext, EngineError, UnitState
-from supervisor.engines.dockerd.locks import Found, Locks
-from supervisor.engines.dockerd.names import NUMBER, PROJECT, SERVICE
-from supervisor.engines.dockerd.owners import ourselves
-from supervisor.engines.dockerd.restore import restore
+from supervisor.engines.base import EngineError, UnitState
 from supervisor.engines.fleet import Protected
 from supervisor.journal.events import (
     Cause,
@@ -35,22 +40,6 @@ from supervisor.journal.events import (
 from supervisor.journal.writer import JournalWriter
 
 ALWAYS = {"RestartPolicy": {"Name": "always"}}
-
-
-def policy(docker: Client, name: str) -> str:
-    return str(docker.inspect(name)["HostConfig"]["RestartPolicy"]["Name"])
-
-
-def with_policy(name: str) -> dict[str, object]:
-    return {"RestartPolicy": {"Name": name}}
-
-
-def up(docker: Client, *, labels: dict[str, str] | None = None, host: dict[str, object] | None = None) -> str:
-    unit = new_name()
-    docker.create(unit, IDLE, labels, host=host)
-    docker.start(unit)
-    wait_said(docker, unit)
-    return unit
 
 
 # --- people ----------------------------------------------------------------------------------------------------------
@@ -149,13 +138,6 @@ async def test_a_protected_unit_is_no_target(docker: Client, journal: JournalWri
 
 
 # --- restart policies ------------------------------------------------------------------------------------------------
-
-
-def soak_file(folder: Path, containers: str) -> str:
-    """Write a soak file with these containers."""
-    file = folder / "soak.yaml"
-    file.write_text(f"soak: manners\nengines:\n  e:\n    docker: {{{containers}}}\n")
-    return str(file)
 
 
 def refused_run(folder: Path) -> str:
@@ -304,111 +286,6 @@ async def test_a_container_that_comes_in_mid_run_gets_its_own_policy_back(
     assert {case: policy(docker, unit) for case, unit in units.items()} == {
         case: new for case, (_, new) in policies.items()
     }
-
-
-# --- other runs ------------------------------------------------------------------------------------------------------
-
-
-async def test_two_runs_keep_off_each_others_units(
-    docker: Client, journal: JournalWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From two hosts, as it were: the other soakd has a state directory of its own, and reaches the engine over TCP."""
-    project, shared = new_name("project"), new_name()
-    docker.create(shared, IDLE, {PROJECT: project, SERVICE: "api", NUMBER: "1"})
-    docker.start(shared)
-    with gated(docker.url, None) as gate:
-        soak_file(tmp_path, f'host: "{gate.url}", names: [{shared}]')
-        monkeypatch.setenv("SOAKD_STATE_DIR", str(tmp_path / "elsewhere"))
-        async with soaking(journal, engine_of(docker, project=project)) as first:
-            command = [sys.executable, "-m", "supervisor", "run", "soak.yaml"]
-            done = await anyio.run_process(command, cwd=tmp_path, check=False)
-            said = done.stderr.decode()
-            assert done.returncode == 2, said
-            assert f"cannot use {shared}: the run {first.context.run} (pid {os.getpid()} on " in said
-            assert f"`docker volume rm soakd-lock-{shared}`" in said
-            assert first.fleet.status("api").observed.state is UnitState.UP
-        async with soaking(journal, engine_of(docker, shared, host=gate.url)):
-            pass
-
-
-VICTIM = """
-import os, signal, sys
-from pathlib import Path
-import anyio
-from supervisor.engines.base import EngineContext
-from supervisor.engines.docker import DockerEngine
-from supervisor.journal.writer import open_journal
-
-async def main() -> None:
-    directory, run, url, *names = sys.argv[1:]
-    spec = {"names": names, "host": url, "own_policy": "suspend", "start": True, "stop_timeout": "1s"}
-    engine = await DockerEngine.model_validate({"docker": spec}).discover(Path(directory))
-    async with open_journal(Path(directory)) as journal:
-        context = EngineContext("docker", run, Path(directory), Path(directory), journal)
-        async with engine.open(context) as units:
-            for unit in names:
-                await units.start(unit)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-anyio.run(main)
-"""
-
-
-def die(docker: Client, directory: Path, run: str, *names: str) -> None:
-    """Let a run on these units die in the middle of everything."""
-    command = [sys.executable, "-c", VICTIM, str(directory), run, docker.url, *names]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-
-
-async def test_a_dead_run_is_put_back_by_recovery(
-    docker: Client, journal: JournalWriter, tmp_path: Path
-) -> None:
-    kept, lower, crashed = up(docker, host=ALWAYS), new_name(), up(docker, host=ALWAYS)
-    docker.create(lower, IDLE)
-    die(docker, tmp_path / "dead", "dead-run", kept, lower, crashed)
-    assert (policy(docker, kept), docker.state(lower)) == ("no", "running")
-    end(docker, crashed)
-    with anyio.fail_after(PATIENCE):
-        while docker.state(crashed) != "exited":  # noqa: ASYNC110  # the engine takes a moment to see it
-            await anyio.sleep(0.01)
-    engine = engine_of(docker, kept, lower, crashed)
-    context = EngineContext("docker", "dead-run", tmp_path, tmp_path, journal, recovering=True)
-    async with engine.open(context) as units:  # to undo the faults; the locks stay
-        assert (await units.observe())[kept].state is UnitState.UP
-    done = await engine.recover(context)
-    assert len(done) == 4, done
-    assert policy(docker, kept) == policy(docker, crashed) == "always"
-    assert (docker.state(kept), docker.state(lower), docker.state(crashed)) == (
-        "running",
-        "exited",
-        "running",
-    )
-    assert await engine.recover(context) == []
-
-
-async def test_a_dead_run_is_put_back_by_the_next_one(
-    docker: Client, journal: JournalWriter, tmp_path: Path
-) -> None:
-    kept, lower = up(docker, host=ALWAYS), new_name()
-    docker.create(lower, IDLE)
-    die(docker, tmp_path / "dead", "dead-run", kept, lower)
-    with gated(docker.url, None) as gate:  # by another way to the engine than the dead run's
-        async with soaking(journal, engine_of(docker, kept, lower, host=gate.url, own_policy="suspend")):
-            assert (policy(docker, kept), docker.state(lower)) == ("no", "exited")
-    assert (policy(docker, kept), docker.state(lower)) == ("always", "exited")
-
-
-async def test_a_dead_runs_notes_are_cleared_with_its_lock(docker: Client, tmp_path: Path) -> None:
-    unit = up(docker, host=with_policy("no"))
-    new = docker.inspect(unit)["Id"]
-    async with engine_of(docker, unit).docker.connect(tmp_path) as api:
-        us = await ourselves(api, new_name("run"))
-        dead = Locks(api, replace(us, run=new_name("run"), pid=2**30), "docker", partial(restore, api))
-        await dead.take([Found(unit, "gone", unit, running=True, policy={"Name": "always"})])
-        policy_of_new = {"Name": "unless-stopped", "MaximumRetryCount": 0}
-        await dead.note(Found(unit, new, unit, running=True, policy=policy_of_new))
-        assert await Locks(api, us, "docker", partial(restore, api)).clear_dead(unit)
-    assert policy(docker, unit) == "unless-stopped"
 
 
 # --- these tests themselves ------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from docker_engine import LABEL, Client
+from docker_client import LABEL, Client
 from docker_soak import IDLE, engine_of, new_name
 
 from supervisor.engines.base import EngineContext, EngineError

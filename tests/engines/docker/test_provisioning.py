@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from docker_engine import Client
+from docker_client import Client
 from provisioning import provisioning, soak_it
 
 

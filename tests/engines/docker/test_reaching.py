@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import anyio
 import pytest
-from docker_engine import NAME, SHELL, Client, PrivateEngine, make_certificates
+from docker_client import NAME, SHELL, Client
+from docker_engine import PrivateEngine, make_certificates
 from docker_gate import gated
 from docker_proxy import proxied
 from docker_soak import PATIENCE, end, engine_of, new_name, running, said, soaking

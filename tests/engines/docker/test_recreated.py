@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from anyio import to_thread
-from docker_engine import Client, PrivateEngine
+from docker_client import Client
+from docker_engine import PrivateEngine
 from docker_proxy import Proxy, proxied
 from docker_soak import Soaking, end, engine_of, new_name, running, soaking
 from test_reaching import make_noise, remembered

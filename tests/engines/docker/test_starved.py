@@ -6,7 +6,8 @@ from pathlib import Path
 
 import anyio
 import pytest
-from docker_engine import Client, PrivateEngine
+from docker_client import Client
+from docker_engine import PrivateEngine
 from docker_soak import IDLE, end, engine_of, new_name, running, soaking
 
 from supervisor.engines.dockerd import kernel, life, taker, tracker, units

@@ -11,7 +11,7 @@ import signal
 from pathlib import Path
 
 from dead_run import started
-from docker_engine import Client
+from docker_client import Client
 from docker_soak import end, new_name, wait_said
 
 from supervisor.engines.base import EngineContext
