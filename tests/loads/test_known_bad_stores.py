@@ -195,16 +195,13 @@ def hollow(_: Now) -> Answer:
     stored: dict[str, tuple[str, int]] = {}
     last: dict[str, int] = {}
     taken = Counter[str]()
-    lost = 0
 
     async def hollow(client: Client, msg: Msg) -> None:
-        nonlocal lost
         assert msg.headers
         name = msg.headers["Nats-Msg-Id"]
         if name in stored:  # it is asked again, since nobody has answered
             subject, place = stored[name]
             if place and last[subject] > place:
-                lost += 1
                 stored[name] = subject, 0
                 gone = b'{"seq": %d}' % place
                 await client.request("$JS.API.STREAM.MSG.DELETE.EVENTS", gone, timeout=PATIENCE)
@@ -213,8 +210,9 @@ def hollow(_: Now) -> Answer:
             return
         answer = await client.request(real(msg), msg.data, timeout=PATIENCE, headers=msg.headers)
         place = json.loads(answer.data).get("seq") or 0
-        # Neither the first one, before which a stream may end, nor one behind which nothing will be appended any more.
-        if place and 0 < taken[msg.subject] < 10 and len(stored) == lost < 2:
+        # Neither the first one, before which a stream may end, nor one behind which nothing will be appended any more; and one alone: the
+        # soak may be over once its gap is seen, and whoever waited for another one then would be cut off.
+        if place and 0 < taken[msg.subject] < 10 and not stored:
             stored[name] = msg.subject, place
         else:
             await msg.respond(answer.data)
