@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from supervisor.engines.spawn import stopped
 from supervisor.journal import events as ev
 from supervisor.journal.replay import replay
 
@@ -121,6 +123,15 @@ class Soakd:
         """Ask the run to end."""
         assert self.process is not None
         self.process.send_signal(number)
+
+    def kill_guardian(self) -> None:
+        """SIGKILL the guardian and leave the daemon frozen: it must not see that end and stop in order."""
+        daemon = self.daemon()
+        os.kill(daemon, signal.SIGSTOP)
+        wait("all threads of the daemon to stand still", lambda: stopped(daemon))
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(PATIENCE)
 
     def end(self, seconds: float = PATIENCE) -> int:
         assert self.process is not None

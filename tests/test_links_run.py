@@ -14,7 +14,6 @@ import pytest
 from link_harness import Echo
 from soakd_run import SLEEPER, Soakd, soak_file, wait
 
-from supervisor.engines.spawn import stopped
 from supervisor.journal import events as ev
 from supervisor.links import remains
 
@@ -143,16 +142,11 @@ def test_links_only_relay_once_the_daemon_is_dead(
         wait("them to be in place", lambda: len(soakd.events(ev.FaultInjected)) == len(FAULTS) - 1)
         client.sendall(b"held")
         daemon = soakd.daemon()
-        assert soakd.process is not None
         if guardian_too:
-            os.kill(daemon, signal.SIGSTOP)  # it must not see the guardian's end and stop in order
-            wait("all of its threads to stand still", lambda: stopped(daemon))
-            soakd.process.kill()
-            soakd.process.wait(20)
+            soakd.kill_guardian()
         else:
-            soakd.stop(
-                signal.SIGSTOP
-            )  # healing ends the process of the links, which may be before the answer comes
+            # Healing ends the process of the links, which may be before the answer comes.
+            soakd.stop(signal.SIGSTOP)
         os.kill(daemon, signal.SIGKILL)
         assert take(client, 4) == b"held", "what was accepted arrives, and nothing keeps the answer"
         soakd.stop(signal.SIGCONT)

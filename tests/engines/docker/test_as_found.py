@@ -100,10 +100,7 @@ def test_soakd_dies_and_units_end_before_and_after(
     daemon = soakd.daemon()
     assert soakd.process is not None
     if guardian_too:
-        os.kill(daemon, signal.SIGSTOP)  # it must not see the guardian's end and stop in order
-        wait("all of its threads to stand still", lambda: stopped(daemon))
-        soakd.process.kill()
-        soakd.process.wait(20)
+        soakd.kill_guardian()
     else:
         soakd.stop(signal.SIGSTOP)
         wait("the guardian to stand still", lambda: stopped(soakd.process.pid))  # type: ignore[union-attr]
