@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
 
 from supervisor.loads.base import Load
 from supervisor.loads.claim import ClaimLoad
@@ -38,19 +39,43 @@ def check(_: object, parts: Parts) -> Iterator[Finding]:
     yield from _made_twice(parts.loads)
 
 
+class _Made(NamedTuple):
+    """What a load makes if it is not there."""
+
+    what: Literal["stream", "bucket"]
+    name: str
+    how: dict[str, str]
+    """What its keys say of it."""
+
+
+def _made(load: Load) -> _Made | None:
+    if isinstance(load, JetStreamLoad | EventStoreLoad):
+        name, subject = (
+            (load.jetstream, load.published_to)
+            if isinstance(load, JetStreamLoad)
+            else (load.event_store, load.prefix)
+        )
+        how = {"subject": subject, "replicas": str(load.replicas), "storage": load.storage}
+        return _Made("stream", name, {**how, "max_age": format_duration(load.max_age)})
+    if isinstance(load, KvLoad):
+        return _Made("bucket", load.kv, {"replicas": str(load.replicas)})
+    if isinstance(load, ClaimLoad):
+        stream, bucket = load.claim.stream, load.claim.bucket
+        return _Made("stream", stream, {}) if stream else _Made("bucket", bucket, {}) if bucket else None
+    return None
+
+
 def _made_twice(loads: Mapping[str, Load]) -> Iterator[Finding]:
     """Yield loads that would make one stream or bucket, each its own way: whichever comes first wins, and that is another in each run."""
-    first: dict[tuple[str, str, str], tuple[str, dict[str, str]]] = {}
+    first: dict[tuple[str, str, str], tuple[str, Load, dict[str, str]]] = {}
     for name, load in loads.items():
-        if isinstance(load, JetStreamLoad | EventStoreLoad):
-            what, stream = "stream", getattr(load, load.key)
-            age = format_duration(load.max_age)
-            made = {"replicas": str(load.replicas), "storage": load.storage, "max_age": age}
-        elif isinstance(load, KvLoad):
-            what, stream, made = "bucket", load.kv, {"replicas": str(load.replicas)}
-        else:
+        if not isinstance(load, NatsLoad) or not (made := _made(load)):
             continue
-        other, wanted = first.setdefault((load.connection, what, stream), (name, made))
-        if key := next((key for key in made if made[key] != wanted[key]), None):
-            text = f"load {other} makes {what} {stream} too, with {key} {wanted[key]}: say the same in both, or name another {what}"
+        what, which, how = made
+        other, maker, wanted = first.setdefault((load.connection, what, which), (name, load, how))
+        if maker.key != load.key:
+            text = f"load {other} makes {what} {which} too, in the way of {maker.key}: name another {what}"
+            yield Finding(("loads", name, load.key), text)
+        elif key := next((key for key in how if how[key] != wanted[key]), None):
+            text = f"load {other} makes {what} {which} too, with {key} {wanted[key]}: say the same in both, or name another {what}"
             yield Finding(("loads", name, key if key in load.model_fields_set else load.key), text)
