@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, JsonValue
+from pydantic import AfterValidator, JsonValue, SecretStr
 from yarl import URL
 
 from supervisor.values import Comparison
@@ -34,6 +34,33 @@ def _url(text: str) -> str:
 
 Url = Annotated[str, AfterValidator(_url)]
 """An address, without credentials."""
+
+
+_NO_LINE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+_HEADER: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+
+
+def fits_header(text: str) -> bool:
+    """Say whether a header can carry a text: one line, without control characters and halves of surrogate pairs."""
+    return not _NO_LINE.search(text)
+
+
+def _header_name(name: str) -> str:
+    if _HEADER.fullmatch(name):
+        return name
+    raise ValueError("expected letters, digits and hyphens, as in X-Request-Id")
+
+
+def _header(secret: SecretStr) -> SecretStr:
+    if fits_header(secret.get_secret_value()):
+        return secret
+    raise ValueError(
+        "expected one line without control characters (a text block ends with a line break unless it begins with >- or |-)"
+    )
+
+
+Headers = dict[Annotated[str, AfterValidator(_header_name)], Annotated[SecretStr, AfterValidator(_header)]]
+"""What a request has beside its URL; values are secret."""
 
 
 def _compares(wanted: JsonValue) -> bool:

@@ -9,9 +9,19 @@ from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
-from pydantic import Field, JsonValue, SecretStr
+from pydantic import Field, JsonValue
 
-from supervisor.answers import BODY, Url, Wanted, WrongAnswerError, beginning, decoded, differences
+from supervisor.answers import (
+    BODY,
+    Headers,
+    Url,
+    Wanted,
+    WrongAnswerError,
+    beginning,
+    decoded,
+    differences,
+    fits_header,
+)
 from supervisor.kinds import Strict
 from supervisor.loads.executor import Failure
 
@@ -25,6 +35,10 @@ CONNECTING: Final = 0.9
 Status = Annotated[int, Field(ge=100, le=599)]
 
 
+class UnsendableError(ValueError):
+    """A word that cannot stand where a request has it; the text says which, and where."""
+
+
 class HttpRequest(Strict):
     """An HTTP request, and what its answer is held against."""
 
@@ -32,7 +46,7 @@ class HttpRequest(Strict):
         description="Where it goes. `{operation}` in URL, headers and body is the operation's own id."
     )
     method: str = Field("GET", pattern=r"^[A-Z]+$")
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict)
     body: str | dict[str, JsonValue] | list[JsonValue] | None = Field(
         None, description="What is sent: a text, or a mapping or list, which is sent as JSON."
     )
@@ -52,7 +66,7 @@ class HttpRequest(Strict):
         return self.method in SAFE
 
     def filled(self, words: Mapping[str, str]) -> tuple[str, dict[str, str], str | None]:
-        """Return URL, headers and body with these words in place of `{name}`, written as URLs and JSON write them."""
+        """Return URL, headers and body with these words in place of `{name}`, written as URLs and JSON write them; UnsendableError."""
         headers = {name: secret.get_secret_value() for name, secret in self.headers.items()}
         body = self.body
         written: Callable[[str], str] = str
@@ -61,14 +75,15 @@ class HttpRequest(Strict):
             if not any(name.lower() == "content-type" for name in headers):
                 headers["Content-Type"] = "application/json"
 
-        def fill(text: str, written: Callable[[str], str] = str) -> str:
+        def fill(text: str, written: Callable[[str], str]) -> str:
             for name, word in words.items():
-                text = text.replace(f"{{{name}}}", written(word))
+                if (place := f"{{{name}}}") in text:
+                    text = text.replace(place, written(word))
             return text
 
         url = fill(self.url, lambda word: quote(word, safe=""))
         sent = body and fill(body, written)
-        return url, {name: fill(text) for name, text in headers.items()}, sent
+        return url, {name: fill(text, _in_header) for name, text in headers.items()}, sent
 
     def has(self, name: str) -> bool:
         """Say whether `{name}` is anywhere in URL, headers or body."""
@@ -89,6 +104,12 @@ class HttpRequest(Strict):
             except WrongAnswerError as error:
                 return Failure("wrong answer", str(error))
         return None
+
+
+def _in_header(word: str) -> str:
+    if fits_header(word):
+        return word
+    raise UnsendableError(f"no header can carry {word[:80]!r}")
 
 
 def _in_json(word: str) -> str:
@@ -126,9 +147,13 @@ class Browser:
     ) -> Answer | Failure:
         """Return the answer, or why there is none. `more`: further headers.
 
-        `connect` has failed; `timeout` and `disconnected` may have happened all the same, unless the method changes nothing.
+        `connect` has failed, as has `cannot be sent`; `timeout` and `disconnected` may have happened all the same, unless the method
+        changes nothing.
         """
-        url, headers, body = request.filled(words)
+        try:
+            url, headers, body = request.filled(words)
+        except UnsendableError as error:
+            return Failure("cannot be sent", str(error))
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=seconds * CONNECTING)
         options: dict[str, Any] = {"data": body, "timeout": timeout, "allow_redirects": False}
         try:

@@ -7,10 +7,11 @@ from typing import Annotated, ClassVar
 
 import aiohttp
 import anyio
-from pydantic import BeforeValidator, Field, JsonValue, SecretStr
+from pydantic import BeforeValidator, Field, JsonValue
 
 from supervisor.answers import (
     BODY,
+    Headers,
     Url,
     Wanted,
     WrongAnswerError,
@@ -29,7 +30,7 @@ class Request(Strict):
 
     url: Url
     method: str = Field("GET", pattern=r"^[A-Z]+$")
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict)
     body: str | None = Field(None, description="What is sent.")
     status: int = Field(200, ge=100, le=599)
     contains: str | None = Field(None, description="A text that the answer contains.")

@@ -387,6 +387,31 @@ async def test_a_queue_that_never_gives_anything_does_not_pass(bench: Bench) -> 
     assert bench.counts["nothing was ever claimed"] == bench.counts["failed"] == 1
 
 
+async def test_a_name_that_cannot_be_said_again_is_no_job(bench: Bench) -> None:
+    """Nobody could ever finish it: a header is one line, and no text has half a character, though JSON can name both."""
+    given = itertools.cycle(["two\\nlines", "\\ud800", "ein Stück"])
+    numbers, finished = itertools.count(), list[str]()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        if name := request.headers.get("X-Job"):
+            finished.append(name)
+            return web.Response()
+        return web.Response(text=f'{{"id": "{next(given)} {next(numbers)}"}}')
+
+    async with service(answer) as url:
+        post = {"url": url, "method": "POST"}
+        asked = load({"http": {**post, "finish": {**post, "headers": {"X-Job": "{job}"}}}}, workers=1)
+        async with bench.under(asked) as context:
+            await bench.until_counted(context, "claims", 3)
+    assert [name.rpartition(" ")[0] for name in finished] == ["ein Stück"] * len(finished)
+    assert bench.counts["claims"] == bench.counts["ok"] == len(finished)
+    assert bench.counts["wrong answer"] == bench.counts["failed"] >= 6
+    assert {sample.detail for sample in bench.samples} >= {
+        "id is no name that finish could send: no header can carry 'two\\nlines 0'",
+        'id has half a character, which no text can have: {"id": "\\ud800 1"}',
+    }
+
+
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
