@@ -7,7 +7,9 @@ import time
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-from supervisor.loads.lines import Counts, MalformedError, Operation, read
+from supervisor.journal.events import CUT_OFF
+from supervisor.loads.iterations import SKIPPED
+from supervisor.loads.lines import OUTCOMES, Counts, MalformedError, Operation, read
 from supervisor.loads.recorder import Recorder
 from supervisor.loads.window import Outcome
 
@@ -21,9 +23,18 @@ MALFORMED: Final = "malformed_lines"
 LATE: Final = "late_outcomes"
 AGAIN: Final = "duplicates"
 LOST: Final = "lost"
+CRASHES: Final = "program_crashes"
+ENDS: Final = "program_ends"
+OWN: Final = frozenset({MALFORMED, LATE, AGAIN, LOST, CRASHES, ENDS, SKIPPED, CUT_OFF})
+"""Counters of soakd's own: no program adds to them."""
+TOLERANCE: Final = 0.1
+"""Seconds by which an operation may seem older than its program: rounding, and a clock that is not ours."""
 _SHOWN: Final = 200
 """Bytes of a malformed line in a sample."""
 _NO_NAME: Final = re.compile(r"[^\w.-]")
+
+_OUTCOMES: Final = tuple(f".{outcome}" for outcome in OUTCOMES)
+"""Ends of the names of counters of operations, such as `rpc.ok`."""
 
 _Times = tuple[float, float, float]
 """Intended start, start and end of an operation, monotonic seconds."""
@@ -44,7 +55,7 @@ class Books:
         """`timeout`: seconds after which an announced operation is given up."""
         self.told = 0
         """Lines that said something."""
-        self.heard = time.monotonic()
+        self.heard = self._since = time.monotonic()
         """When the last of them came."""
         self._recorder, self._timeout = recorder, timeout
         self._open: OrderedDict[str, _Begun] = OrderedDict()
@@ -101,6 +112,10 @@ class Books:
             took = said.took if said.took is not None or begun is None else now - begun.at
             if took is None:
                 raise MalformedError("ms: expected how long it took, for the operation was not announced")
+            if took > (lived := now - self._since) + TOLERANCE:
+                raise MalformedError(
+                    f"ms: expected milliseconds, and no more than the {lived * 1000:,.0f} since the program was started"
+                )
             if key:
                 self._note_end(key)
             service = took if said.service is None else min(said.service, took)
@@ -151,8 +166,12 @@ class Books:
         self._record(times, "indeterminate", error, detail, begun.name, counted=True)
 
     def _add(self, said: Counts) -> None:
-        for name, amount in said.counts.items():
-            self._recorder.count(_NO_NAME.sub("_", name), amount)
+        """Add to counters of the program's own, or to none of them."""
+        counts = [(_NO_NAME.sub("_", name), amount) for name, amount in said.counts.items()]
+        if taken := next((name for name, _ in counts if name in OWN or name.endswith(_OUTCOMES)), None):
+            raise MalformedError(f"count {taken}: soakd counts that itself; expected another name")
+        for name, amount in counts:
+            self._recorder.count(name, amount)
 
     def _named(self, op: str) -> str:
         if op not in self._ops:

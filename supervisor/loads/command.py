@@ -18,11 +18,11 @@ from pydantic import Field, field_validator, model_validator
 from supervisor.engines.process import Text
 from supervisor.journal.events import LoadStopped
 from supervisor.loads.base import Load, LoadContext
-from supervisor.loads.books import AGAIN, LATE, LOST, MALFORMED
+from supervisor.loads.books import AGAIN, CRASHES, ENDS, LATE, LOST, MALFORMED
 from supervisor.loads.cleanup import LAST, Cleaner, Cleanup
 from supervisor.loads.iterations import CUT_OFF, SKIPPED, Iterations, Task
 from supervisor.loads.pace import PACES
-from supervisor.loads.rounds import CRASHES, ENDS, Rounds
+from supervisor.loads.rounds import Rounds
 from supervisor.supervision import nursery
 from supervisor.values import Duration
 

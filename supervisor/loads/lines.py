@@ -16,6 +16,9 @@ MOST_MS: Final = 86_400_000.0
 MOST: Final = 1e12
 """What one line adds to a counter at most."""
 
+BOM: Final = b"\xef\xbb\xbf"
+"""What some systems write before a text in UTF-8; it says nothing."""
+
 Said = Literal["ok", "failed", "indeterminate", "started", "dropped"]
 OUTCOMES: Final[tuple[Said, ...]] = get_args(Said)
 

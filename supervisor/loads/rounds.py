@@ -14,9 +14,9 @@ import anyio
 from supervisor.engines.program import Ended, run_program
 from supervisor.journal.events import CUT_OFF
 from supervisor.loads.base import LoadContext
-from supervisor.loads.books import Books
+from supervisor.loads.books import CRASHES, ENDS, Books
 from supervisor.loads.iterations import Output, Task
-from supervisor.loads.lines import Splitter
+from supervisor.loads.lines import BOM, Splitter
 from supervisor.supervision import nursery
 
 FIRST: Final = 0.1
@@ -24,8 +24,6 @@ LONGEST: Final = 10.0
 """Seconds before a program that crashed is started again: the first pause, doubled with each crash in a row up to the longest."""
 STABLE: Final = 10.0
 """A program that ran for so many seconds is stable: its next crash is the first in a row."""
-CRASHES: Final = "program_crashes"
-ENDS: Final = "program_ends"
 _LOOK: Final = 0.1
 
 
@@ -83,7 +81,7 @@ class Rounds:
         end.set()
 
     def _take(self, books: Books, line: bytes) -> None:
-        if not (line := line.strip()):
+        if not (line := line.strip().removeprefix(BOM)):
             return
         if self._mixed and not line.startswith(b"{"):
             self._output.write(line + b"\n")
