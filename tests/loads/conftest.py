@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from load_bench import Bench, NatsServer
+from load_bench import PATIENCE, Bench, NatsServer
 from nats_bench import NatsBench
 
 from supervisor.broker.connection import open_connections
 from supervisor.broker.options import Broker
 from supervisor.journal.writer import JournalWriter
+from supervisor.loads import audit, jetstream
 
 
 @pytest.fixture
@@ -49,3 +50,11 @@ async def bare_bench(bench: Bench, tmp_path: Path) -> AsyncIterator[NatsBench]:
         yield NatsBench(bench, server)
         bench.connections = None
     server.stop()
+
+
+@pytest.fixture
+def decided_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a loss be decided at the end without waiting for what one server alone never does; and take all the time that needs."""
+    monkeypatch.setattr(jetstream, "PATIENCE", 0.1)
+    monkeypatch.setattr(jetstream, "LAST_LOOK", PATIENCE)
+    monkeypatch.setattr(audit, "CONFIRM", 0.1)

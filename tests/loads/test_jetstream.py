@@ -87,7 +87,7 @@ async def test_an_honest_system_passes(nats_bench: NatsBench, js: JetStreamConte
 
 
 async def test_acknowledged_and_not_stored_is_lost_and_nothing_else(
-    nats_bench: NatsBench, js: JetStreamContext
+    nats_bench: NatsBench, js: JetStreamContext, decided_soon: None
 ) -> None:
     numbers = itertools.count(1)
     lies = 0
@@ -132,7 +132,9 @@ async def test_stored_twice_is_a_duplicate_and_nothing_else(
     assert await relayed(nats_bench, js, twice) == {"duplicates": doubled}
 
 
-async def test_what_a_stream_may_drop_is_no_loss(nats_bench: NatsBench, js: JetStreamContext) -> None:
+async def test_what_a_stream_may_drop_is_no_loss(
+    nats_bench: NatsBench, js: JetStreamContext, decided_soon: None
+) -> None:
     numbers = itertools.count(1)
 
     async def forget(client: Client, msg: Msg) -> None:
