@@ -57,7 +57,7 @@ from supervisor.soakfile.discovery import discovered, tidied
 from supervisor.soakfile.load import Loaded, load
 from supervisor.soakfile.plan import warnings
 from supervisor.telemetry import systemd
-from supervisor.telemetry.lag import keep_what_is_there
+from supervisor.telemetry.lag import keep_prompt
 from supervisor.telemetry.output import Output
 
 _log: Final = structlog.get_logger("soakd")
@@ -181,7 +181,7 @@ async def soak_it(this: Run, output: Output, hidden: frozenset[str]) -> None:
             connections = await enter(lifetimes.broker(this))
             steady = await enter(lifetimes.probes(this, fleet, connections))
             lifetime.callback(phase, PhaseEntered(phase=Phase.SETTLING))
-            keep_what_is_there()
+            keep_prompt()
             this.start = time.monotonic()
             phase(PhaseEntered(phase=Phase.BASELINE if this.soak.baseline else Phase.SOAKING))
             systemd.notify(f"READY=1\nSTATUS=soaking {this.soak.soak}")

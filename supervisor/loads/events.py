@@ -110,12 +110,11 @@ class _Flow:
         self._open[payload] = n, time.monotonic() + self._load.timeout, arrived
         try:
             await self._sender.publish(self._load.events, payload)
-            return None if await arrived else NOT_DELIVERED
         except NotSentError as error:
+            self._open.pop(payload, None)
             self._writer.take_back(n)
             return Failure(f"not sent: {error}")
-        finally:
-            self._open.pop(payload, None)
+        return None if await arrived else NOT_DELIVERED
 
     def received(self, msg: Msg) -> None:
         """Take what arrives on the receiver's subject."""

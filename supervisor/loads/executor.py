@@ -225,14 +225,14 @@ class Executor:
                     group.start_soon(self._work, worker)
             with anyio.move_on_after(left if left < math.inf else None):
                 await self._stop.wait()
+        self._wanted = 0
 
     async def _work(self, worker: int) -> None:
         """Do one operation after the other, as long as this worker is wanted."""
-        recorder, operate, now, stopping = self._recorder, self._operate, time.monotonic, self._stop.is_set
+        recorder, operate, now = self._recorder, self._operate, time.monotonic
         in_a_row = 0
-        while worker < self._wanted and not stopping():
-            recorder.scheduled()
-            recorder.started()
+        while worker < self._wanted:
+            recorder.begun()
             self._open += 1
             start = now()
             try:
@@ -269,7 +269,7 @@ class Executor:
     def _count(self, intended: float, start: float, failure: Failure | None) -> None:
         end = time.monotonic()
         if failure is None:
-            self._recorder.record(intended=intended, start=start, end=end, outcome="ok")
+            self._recorder.ok(intended, start, end)
         else:
             self._recorder.record(
                 intended=intended,

@@ -65,14 +65,13 @@ class Recorder:
         `intended` is when it should have started, `start` when it did (the same in a closed loop), `end` when its outcome was
         known. `error` is its class, stable enough to group by; `detail` and `name` go into a sample and are cut to size.
         """
+        if outcome == "ok":
+            self.ok(intended, start, end)
+            return
         marks = self._marks if intended >= self._since else self._timeline.overlapping(intended, end)
         window = self._window
         tally = window.tallies.get(marks) or window.admit(marks)
-        if end < window.start:  # noqa: PLR1730  # min() would cost a tenth of the whole call
-            window.start = end
-        if outcome == "ok":
-            tally.count_ok(intended, start, end)
-            return
+        window.start = min(window.start, end)
         error = window.error_class(error[:ERROR_LENGTH] or "unknown")
         tally.count_failure(error, outcome, intended, end)
         if window.has_room(error, explained=bool(marks)):
@@ -87,6 +86,20 @@ class Recorder:
                     episodes=marks,
                 )
             )
+
+    def ok(self, intended: float, start: float, end: float) -> None:
+        """Count one that was ok, as nearly all are: the short way."""
+        marks = self._marks if intended >= self._since else self._timeline.overlapping(intended, end)
+        window = self._window
+        if end < window.start:  # noqa: PLR1730  # min() would cost a tenth of the whole call
+            window.start = end
+        (window.tallies.get(marks) or window.admit(marks)).count_ok(intended, start, end)
+
+    def begun(self) -> None:
+        """Count an operation that is scheduled by being started, as in a closed loop."""
+        window = self._window
+        window.scheduled += 1
+        window.started += 1
 
     def scheduled(self, n: int = 1) -> None:
         """Count operations that should have been started by now, dropped ones included."""

@@ -47,7 +47,7 @@ from supervisor.loads.messages import (
 )
 from supervisor.loads.shares import CountedRecorder, Ledger
 from supervisor.supervision import nursery, what
-from supervisor.telemetry.lag import Lag, keep_what_is_there
+from supervisor.telemetry.lag import Lag, keep_prompt
 from supervisor.telemetry.logging import plain
 
 REPORT: Final = 1.0
@@ -170,7 +170,7 @@ class _Worker:
                     take_in(*self._begin.file)
                 load: Load = pickle.loads(self._begin.load)  # noqa: S301  # from our own run
                 left = Leftovers()
-                keep_what_is_there()
+                keep_prompt()
                 await load.run(
                     replace(
                         context,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -17,6 +18,8 @@ TICK: Final = 0.1
 """Seconds between two measurements: ten a second notice every stall that an operation could notice."""
 SAMPLE: Final = 10.0
 """Seconds between two observations in the journal (DESIGN 7)."""
+TURN: Final = 0.0005
+"""Seconds that one thread may keep the others waiting. Python's own 5 ms are what the event loop then waits after every system call."""
 LAG: Final = "soakd_event_loop_lag_seconds"
 
 
@@ -46,13 +49,15 @@ class Lag:
         return worst, times
 
 
-def keep_what_is_there() -> None:
-    """Have Python's garbage collector look no more at what is in memory now, which stays until we end.
+def keep_prompt() -> None:
+    """Set Python up so that it does not keep the event loop waiting; to be called when all that stays is in memory.
 
-    Each look at all of it, some 60,000 objects of modules and models, takes 40 ms, in which nothing of ours can react.
+    The garbage collector looks no more at what is there now: each look at all of it, some 60,000 objects of modules and models, takes
+    40 ms, in which nothing of ours can react. And a thread of ours that reads a log or writes evidence hands over every `TURN`.
     """
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(TURN)
 
 
 async def sample(journal: Journal, lag: Lag, *gauges: Callable[[], Mapping[str, float]]) -> None:
