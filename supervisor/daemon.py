@@ -146,6 +146,7 @@ async def begin(this: Run) -> None:
                 units=tuple(soak.units()),
                 engines={unit: engine for unit, (engine, _) in soak.units().items()},
                 loads=tuple(soak.loads),
+                logged=tuple(name for name, load in soak.loads.items() if load.logs),
                 faults=tuple(soak.faults),
                 probes=tuple(probe.title for probe in lifetimes.steady_probes(soak)),
                 planned={

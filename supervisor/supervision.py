@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -46,11 +46,14 @@ class Supervisor:
         """`give_up` is called once, with the reason, when a task is beyond help; it ends the run."""
         self._group, self._journal, self._give_up, self._intensity = group, journal, give_up, intensity
 
-    def keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        """Start a leaf task and keep it up until it returns by itself or the task group is cancelled."""
-        self._group.start_soon(self._keep, name, run, name=name)
+    def keep(self, name: str, run: Callable[[], Awaitable[None]], over: anyio.Event | None = None) -> None:
+        """Start a leaf task and keep it up until it returns by itself or the task group is cancelled.
 
-    async def _keep(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        `over` is set when it has returned, or is beyond help.
+        """
+        self._group.start_soon(self._keep, name, run, over or anyio.Event(), name=name)
+
+    async def _keep(self, name: str, run: Callable[[], Awaitable[None]], over: anyio.Event) -> None:
         crashes: deque[float] = deque(maxlen=self._intensity.count + 1)
         while True:
             try:
@@ -62,18 +65,33 @@ class Supervisor:
                 self._journal.emit(TaskCrashed(task=name, error=what(error), traceback=text, gave_up=gave_up))
                 log.exception("a part of soakd crashed", task=name, gave_up=gave_up)
                 if gave_up:
+                    over.set()
                     self._give_up(f"{name} crashed more than {self._intensity}: {what(error)}")
                     return
             else:
+                over.set()
                 return
             await anyio.sleep(PAUSE)
 
 
+SHOWN = 3
+"""Exceptions of a group that are told."""
+
+
 def what(error: BaseException) -> str:
-    """Return the class and the text of an exception; of a group that has only one in it, of that one."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return f"{type(error).__name__}: {error}"
+    """Return the class and the text of an exception; of a group, of the first ones in it that differ."""
+    texts = list(dict.fromkeys(f"{type(leaf).__name__}: {leaf}" for leaf in leaves(error)))
+    more = [f"{len(texts) - SHOWN} more"] if len(texts) > SHOWN else []
+    return "; and ".join(texts[:SHOWN] + more)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, or those in it if it is a group, at any depth."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import pytest
 from supervisor import supervision
 from supervisor.journal.events import Record, TaskCrashed
 from supervisor.journal.writer import JournalWriter
-from supervisor.supervision import Supervisor
+from supervisor.supervision import Supervisor, what
 from supervisor.values import Intensity
 
 
@@ -24,7 +24,7 @@ class Flaky:
     """A leaf task that raises so many times and then waits for ever."""
 
     def __init__(self, failures: int) -> None:
-        self.runs, self.failures, self.stable = 0, failures, anyio.Event()
+        self.runs, self.failures, self.stable, self.over = 0, failures, anyio.Event(), anyio.Event()
 
     async def run(self) -> None:
         self.runs += 1
@@ -46,7 +46,7 @@ async def supervise(
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
-            Supervisor(group, journal, give_up, intensity).keep("watchdog nats1", task.run)
+            Supervisor(group, journal, give_up, intensity).keep("watchdog nats1", task.run, task.over)
             await until.wait()
             await journal.call(lambda: None)
             group.cancel_scope.cancel()
@@ -57,6 +57,7 @@ async def test_a_task_that_raises_is_put_on_record_and_started_again(journal: Jo
     task = Flaky(3)
     heard, reasons = await supervise(journal, task, task.stable, Intensity(3, 60.0))
     assert task.runs == 4
+    assert not task.over.is_set()
     assert reasons == []
     assert [(crash.task, crash.error, crash.gave_up) for crash in crashes(heard)] == [
         ("watchdog nats1", f"ZeroDivisionError: run {n}", False) for n in (1, 2, 3)
@@ -68,6 +69,7 @@ async def test_a_task_that_raises_too_often_ends_the_run_and_stays_down(journal:
     task = Flaky(99)
     heard, reasons = await supervise(journal, task, anyio.Event(), Intensity(3, 60.0))
     assert task.runs == 4
+    assert task.over.is_set(), "nobody needs to wait for it"
     assert reasons == ["watchdog nats1 crashed more than 3 / 1m: ZeroDivisionError: run 4"]
     assert [crash.gave_up for crash in crashes(heard)] == [False, False, False, True]
 
@@ -87,7 +89,9 @@ async def test_a_task_that_returns_is_done(journal: JournalWriter) -> None:
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as group:
-            Supervisor(group, journal, pytest.fail).keep("short", run)
+            over = anyio.Event()
+            Supervisor(group, journal, pytest.fail).keep("short", run, over)
+            await over.wait()
     assert runs == [1]
 
 
@@ -114,3 +118,11 @@ async def test_one_task_that_gives_up_takes_no_other_with_it(journal: JournalWri
             await good.stable.wait()
             assert (bad.runs, good.runs) == (1, 1)
             group.cancel_scope.cancel()
+
+
+def test_what_a_group_says() -> None:
+    one, two = ValueError("one"), OSError("two")
+    assert what(ExceptionGroup("unhandled errors", [ExceptionGroup("again", [one])])) == "ValueError: one"
+    assert what(ExceptionGroup("unhandled errors", [one, one, two])) == "ValueError: one; and OSError: two"
+    many = [KeyError(n) for n in range(9)]
+    assert what(ExceptionGroup("many", many)) == "KeyError: 0; and KeyError: 1; and KeyError: 2; and 6 more"

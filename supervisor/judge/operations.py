@@ -126,6 +126,8 @@ class LoadTotals(Amounts):
     """Those where it is the load that went wrong: it raised, or did not return in its time."""
     killed: Some = field(default_factory=Some)
     """Processes of it that ended without a word."""
+    unworkable: Some = field(default_factory=Some)
+    """That it cannot work by its own settings."""
 
     def window(self, window: LoadWindow) -> None:
         """Add what the load did between two instants."""
@@ -164,7 +166,7 @@ class LoadTotals(Amounts):
     def broke(self, event: LoadBroken) -> None:
         """Take that the load broke."""
         self.crashed += 1
-        some = self.killed if event.how == "killed" else self.broken
+        some = {"killed": self.killed, "unworkable": self.unworkable}.get(event.how, self.broken)
         some.add(": ".join(filter(None, (event.process, event.error))))
 
     def stopped(self, event: LoadStopped) -> None:

@@ -186,14 +186,19 @@ def _missing(fault: FaultTotals, wanted: int) -> str:
 
 def _loads(tally: Tally) -> Iterator[Finding]:
     """Loads that show nothing."""
+    logged = tally.started.logged if tally.started else ()
     for load in tally.loads.values():
-        if not load.finished:
+        where = f"{load.name}.log" if load.name in logged else "summary.md"
+        if load.unworkable:
+            text = f"load {load.name} cannot work by its settings, and was not tried again: {load.unworkable}"
+            yield _doubt("load-unworkable", text, JOURNAL)
+        elif not load.finished:
             dropped = f" ({load.dropped:,} dropped)" if load.dropped else ""
             text = f"load {load.name} did not finish a single operation{dropped}, so it says nothing"
-            yield _doubt("no-operation", text, f"{load.name}.log")
+            yield _doubt("no-operation", text, where)
         elif not load.ok:
             text = f"load {load.name}: none of its {plural(load.finished, 'operation')} was ok, so it shows nothing"
-            yield _doubt("never-ok", text, f"{load.name}.log")
+            yield _doubt("never-ok", text, where)
         if load.broken:
             text = f"load {load.name} broke {times(load.broken.count)}, and what it had under way is unknown: {load.broken}"
             yield _doubt("load-broken", text, JOURNAL)

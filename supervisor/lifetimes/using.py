@@ -68,8 +68,8 @@ async def loads(
                     leftovers=run.leftovers,
                     environment=run.told,
                 )
-                running[name] = anyio.Event()
-                supervisor.keep(f"load {name}", partial(_run_load, load, context, running[name]))
+                running[name] = over = anyio.Event()
+                supervisor.keep(f"load {name}", partial(_run_load, load, context, over), over)
 
             def flush() -> None:
                 for recorder in recorders:
@@ -78,15 +78,14 @@ async def loads(
             yield flush
             stop.set()
             with anyio.move_on_after(run.end.budget(STOP_LOADS, keep=LOOK), shield=True):
-                for ended in running.values():
-                    await ended.wait()
+                for over in running.values():
+                    await over.wait()
 
 
-async def _run_load(load: Load, context: LoadContext, ended: anyio.Event) -> None:
+async def _run_load(load: Load, context: LoadContext, over: anyio.Event) -> None:
     try:
         await run_load(load, context)
     except Exception:
         if context.stop.is_set():
-            ended.set()
+            over.set()  # it would be started again only to be stopped
         raise
-    ended.set()

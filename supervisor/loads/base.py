@@ -121,6 +121,8 @@ class Load(Kind):
 
     counters: ClassVar[tuple[str, ...]] = ()
     """What it counts besides operations, as it happens: thresholds know these names, and take silence of a load at work for 0."""
+    logs: ClassVar[bool] = False
+    """Whether it writes `<load>.log` into the run directory."""
     settled: ClassVar[tuple[str, ...]] = ()
     """What it counts and only knows once it has looked: 0 is 0 only if the load has said so (`recorder.count(name, 0)`)."""
 

@@ -51,6 +51,7 @@ class CommandLoad(Load):
     """
 
     key: ClassVar[str] = "command"
+    logs: ClassVar[bool] = True
     counters: ClassVar[tuple[str, ...]] = (CUT_OFF, CRASHES, ENDS, MALFORMED, LATE)
     settled: ClassVar[tuple[str, ...]] = (SKIPPED, LOST, AGAIN)
 

@@ -22,12 +22,14 @@ from supervisor.loads.messages import Noted
 from supervisor.loads.nats_load import NatsLoad
 from supervisor.loads.pace import Paced
 from supervisor.loads.processes import Process, ProcessDied
+from supervisor.loads.unworkable import UnworkableError, unworkable
 from supervisor.supervision import Supervisor, what
 
 
 async def run_load(load: Load, context: LoadContext) -> None:
     """Run a load, in as many processes as it wants. If it breaks, that is on record, and what was under way indeterminate.
 
+    Returns where it cannot work by its settings (`unworkable`): that is on record too, and nothing to raise, for it would be tried again.
     What was due between an earlier life of the load that crashed and this one is owed, and counts as dropped.
     """
     if context.recorder.next_due is not None:
@@ -38,6 +40,9 @@ async def run_load(load: Load, context: LoadContext) -> None:
         else:
             await load.run(context)
     except Exception as error:
+        if why := unworkable(error, worked=context.recorder.worked):
+            _break(context, "unworkable", why)
+            return
         _break(context, "raised", what(error))
         raise
     except anyio.get_cancelled_exc_class():
@@ -45,9 +50,9 @@ async def run_load(load: Load, context: LoadContext) -> None:
         raise
 
 
-def _break(context: LoadContext, how: Literal["raised", "cut short"], error: str) -> None:
+def _break(context: LoadContext, how: Literal["raised", "cut short", "unworkable"], error: str) -> None:
     recorder = context.recorder
-    recorder.forsake(CRASHED if how == "raised" else CUT_SHORT, error)
+    recorder.forsake(CUT_SHORT if how == "cut short" else CRASHED, error)
     recorder.flush()
     context.journal.emit(LoadBroken(load=context.name, how=how, error=error))
 
@@ -66,6 +71,7 @@ class _Crew:
         self._open = 0
         self._windows: list[LoadWindow] = []
         self._beyond_help = ""
+        self._unworkable: UnworkableError | None = None
         self._members: list[Process] = []
         self._waiting: set[Process] = set()
         self._left: dict[Process, bool] = {}
@@ -94,17 +100,28 @@ class _Crew:
                     take = partial(self._take, process)
                     member = Process(self.load, self.context, process, take, self, epoch=self._epoch)
                     self._members.append(member)
-                    supervisor.keep(f"load {name} {member.title}", member.run)
+                    run = partial(self._live, member, group.cancel_scope)
+                    supervisor.keep(f"load {name} {member.title}", run)
                 await self._begin_together()
         finally:
             sound = self._book is None or self._book.finish()
             leave()
             self._flush()
+        if self._unworkable:
+            raise self._unworkable
         if self._beyond_help:
             raise ProcessDied(self._beyond_help)
         if sound and len(self._left) == of and all(self._left.values()):
             await self._remove()
         self.context.journal.emit(LoadStopped(load=name, open=self._open))
+
+    async def _live(self, member: Process, all_of_us: anyio.CancelScope) -> None:
+        """Let a process live once. If the load cannot work by its settings, none of the others can."""
+        try:
+            await member.run()
+        except UnworkableError as error:
+            self._unworkable = error
+            all_of_us.cancel()
 
     async def _begin_together(self) -> None:
         """Wait until all processes are ready, for some time, and let them begin."""

@@ -10,13 +10,14 @@ import anyio
 
 from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle
+from supervisor.loads.unworkable import ExistsError
 
 if TYPE_CHECKING:
     from supervisor.loads.base import LoadContext
 
 
 async def make(handle: Handle, run: str, config: Mapping[str, Any], *, existing: bool = False) -> bool:
-    """Make a stream of this run; return False if it was there before, which BrokerError refuses unless `existing`.
+    """Make a stream of this run; return False if it was there before, which ExistsError refuses unless `existing`.
 
     A stream that an earlier life of the load made in this run is taken on.
     """
@@ -34,7 +35,7 @@ async def make(handle: Handle, run: str, config: Mapping[str, Any], *, existing:
     if existing:
         return False
     whose = f" ({found}, which kept it as evidence)" if found.startswith("made by soakd") else ""
-    raise BrokerError(
+    raise ExistsError(
         f"the stream {name} exists already{whose}: remove it, choose another name, or say existing: true where "
         "the load has that"
     )

@@ -116,6 +116,8 @@ class Ended(NamedTuple):
     """From a process, its last word: the load has returned. `error` is the traceback if it raised."""
 
     error: str = ""
+    unworkable: str = ""
+    """Why the load cannot work by its settings, if that is why it raised."""
 
 
 Message = Begin | Happened | Noted | Save | Saved | Ping | Ready | Go | Left | Leaves | Stop | Told | Ended

@@ -53,6 +53,7 @@ from supervisor.loads.messages import (
 from supervisor.loads.pace import Paced
 from supervisor.loads.recorder import Recorder
 from supervisor.loads.shares import Ledger, Reported
+from supervisor.loads.unworkable import UnworkableError
 
 PULSE: Final = 5.0
 """Seconds from one question to a process whether it is well to the next."""
@@ -116,7 +117,7 @@ class Process:
         """Its last word; None as long as it lives, and if it died without one."""
 
     async def run(self) -> None:
-        """Live once; ProcessDied if it ended before it was told to, or told of an exception."""
+        """Live once; ProcessDied if it ended before it was told to, or told of an exception; UnworkableError if no life is better."""
         context, ledger, said = self._context, Ledger.new(), bytearray()
         if context.stop.is_set():
             return
@@ -140,11 +141,16 @@ class Process:
             self._owe(ledger.next_due)
             self._scheduled += ledger.read().scheduled
             ledger.close()
+        self._check_workable()
         if last := self._last_words(bytes(said)):
             how: Literal["raised", "killed"] = "raised" if self._ended else "killed"
             error = last.splitlines()[-1] if self._ended else f"it ended with {code}: {last}"
             context.journal.emit(LoadBroken(load=context.name, process=self.title, how=how, error=error))
             raise ProcessDied(f"{self.title} of load {context.name} ended with {code}: {last}")
+
+    def _check_workable(self) -> None:
+        if self._ended and self._ended.unworkable:
+            raise UnworkableError(self._ended.unworkable)
 
     def _last_words(self, said: bytes) -> str:
         """Return what is known of why it ended; empty if it ended as told."""

@@ -45,6 +45,7 @@ class Recorder:
         self._unsubscribe = timeline.subscribe(self._marks_changed)
         self._open = 0
         """Operations under way when the present window began."""
+        self._worked = False
         self.next_due: float | None = None
         """Monotonic seconds from which on nothing was scheduled yet; None as long as there was no open loop."""
         self._others: list[Callable[[], None]] = []
@@ -138,6 +139,11 @@ class Recorder:
         window = self._window
         return self._open + window.started - window.finished
 
+    @property
+    def worked(self) -> bool:
+        """Whether any operation has ever ended, in whatever way."""
+        return self._worked or self._window.finished > 0
+
     def forsake(self, error: str, detail: str = "") -> None:
         """Count what is under way as indeterminate: nobody will see its end any more.
 
@@ -150,7 +156,7 @@ class Recorder:
     def flush(self) -> None:
         """Emit what was counted since the last window; nothing if nothing was."""
         now = self._clock()
-        self._open = self.open
+        self._open, self._worked = self.open, self.worked
         if not self._window.empty:
             self._sink.emit(self._window.event(self._load, now))
         for other in tuple(self._others):

@@ -46,6 +46,7 @@ from supervisor.loads.messages import (
     pack,
 )
 from supervisor.loads.shares import CountedRecorder, Ledger
+from supervisor.loads.unworkable import unworkable
 from supervisor.supervision import nursery, what
 from supervisor.telemetry.lag import Lag, keep_prompt
 from supervisor.telemetry.logging import plain
@@ -163,7 +164,7 @@ class _Worker:
 
     async def work(self) -> None:
         """Run the load, and say how it ended."""
-        error = ""
+        error = why = ""
         try:
             async with _context(self._begin, self._recorder, self._journal, self._stop) as context:
                 if self._begin.file:
@@ -184,13 +185,14 @@ class _Worker:
                 for _, stream in left.streams:
                     self._writer.write(pack(Leaves(stream)))
         except Exception as raised:  # noqa: BLE001  # the run decides: it is told, and raises it there
+            why = unworkable(raised, worked=self._recorder.worked)
             self._recorder.forsake(CRASHED, what(raised))
             error = traceback.format_exc()
         self._recorder.close()
         self._tell_lag()
         if self.among:
             self.among.flush()
-        self._writer.write(pack(Ended(error)))
+        self._writer.write(pack(Ended(error, why)))
 
     async def _together(self) -> float:
         if self.among:

@@ -227,7 +227,12 @@ def _(event: ev.LoadBroken) -> Line:
     return level, f"load {event.load} {_BROKEN[event.how]}", {"process": event.process, "error": event.error}
 
 
-_BROKEN: Final = {"raised": "raised", "killed": "lost a process", "cut short": "did not return in time"}
+_BROKEN: Final = {
+    "raised": "raised",
+    "killed": "lost a process",
+    "cut short": "did not return in time",
+    "unworkable": "cannot work by its settings and is over",
+}
 
 
 @line.register

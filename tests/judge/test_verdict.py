@@ -121,15 +121,19 @@ DOUBTS: dict[str, tuple[Callable[[], Story], str]] = {
     ),
     "no-operation": (
         lambda: begun(loads=("rpc",)).window("rpc", scheduled=5, dropped=5).end(),
-        "load rpc did not finish a single operation (5 dropped), so it says nothing (see rpc.log)",
+        "load rpc did not finish a single operation (5 dropped), so it says nothing (see summary.md)",
     ),
     "never-ok": (
-        lambda: begun(loads=("rpc",)).window("rpc", piece("a#1:during", failed=3)).end(),
+        lambda: begun(loads=("rpc",), logged=("rpc",)).window("rpc", piece("a#1:during", failed=3)).end(),
         "load rpc: none of its 3 operations was ok, so it shows nothing (see rpc.log)",
     ),
     "load-broken": (
         lambda: passing().tell(LoadBroken(load="rpc", how="raised", error="KeyError: 'x'")).end(),
         "load rpc broke once, and what it had under way is unknown: KeyError: 'x' (see journal-*.jsonl)",
+    ),
+    "load-unworkable": (
+        lambda: passing().tell(LoadBroken(load="odd", how="unworkable", error="no mode: correct it")).end(),
+        "load odd cannot work by its settings, and was not tried again: no mode: correct it (see journal-*.jsonl)",
     ),
     "no-outcome": (
         lambda: begun(loads=("rpc",)).operate(started=107).tell(LoadStopped(load="rpc", open=5)).end(),

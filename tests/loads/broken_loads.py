@@ -35,6 +35,18 @@ class Raises(Paced):
         context.journal.emit(LoadStopped(load=context.name, open=cut_off))
 
 
+class Wrong(Raises):
+    """One whose settings cannot work, which only shows when it begins."""
+
+    key: ClassVar[str] = "wrong"
+    wrong: str
+    raises: int = 0
+
+    async def run(self, _: LoadContext) -> None:
+        async with anyio.create_task_group():
+            raise ValueError(f"there is no mode {self.wrong}")
+
+
 class Stays(Raises):
     """One that goes on though it is told to stop."""
 

@@ -14,9 +14,11 @@ from broken_loads import Raises, Stays
 from load_bench import WHOLE, Bench, until
 from soakd_run import Soakd, wait
 
+from supervisor.broker.api import ApiError
 from supervisor.journal import events as ev
 from supervisor.loads.crew import run_load
 from supervisor.loads.pace import Paced
+from supervisor.loads.unworkable import ExistsError, unworkable
 from supervisor.supervision import Supervisor
 
 HERE = Path(__file__).with_name("broken_loads.py")
@@ -54,6 +56,28 @@ async def test_a_load_that_raises_loses_nothing_it_had_under_way(bench: Bench, p
     assert any(sample.detail == "LookupError: no such thing" for sample in bench.samples)
 
 
+@pytest.mark.parametrize(
+    ("error", "worked", "why"),
+    [
+        (ValueError("x"), False, "ValueError: x: correct its settings"),
+        (ValueError("x"), True, ""),
+        (OSError("x"), False, ""),
+        (
+            ApiError("STREAM.CREATE.S", {"code": 500, "err_code": 10074}),
+            False,
+            "refuses what its settings ask for",
+        ),
+        (ApiError("STREAM.CREATE.S", {"code": 400, "err_code": 10065}), False, "refuses what its settings"),
+        (ApiError("STREAM.CREATE.S", {"code": 400, "err_code": 10005}), False, ""),
+        (ApiError("STREAM.CREATE.S", {"code": 503, "err_code": 10008}), False, ""),
+        (ExistsError("the stream S exists already"), True, "exists already"),
+    ],
+)
+def test_what_will_be_no_better_the_next_time(error: Exception, worked: bool, why: str) -> None:
+    found = unworkable(ExceptionGroup("unhandled errors", [KeyError("y"), error]), worked=worked)
+    assert (why in found) if why else not found
+
+
 async def test_a_load_that_is_cut_short_loses_nothing_either(bench: Bench) -> None:
     context = bench.context("load")
     load: Paced = Stays.model_validate({"stays": 3, "workers": 2})
@@ -77,12 +101,13 @@ def test_a_run_whose_loads_break_does_not_pass(soakd: Soakd) -> None:
             "loads": {
                 "raises": {**own, "raises": 10},
                 "stays": {**own, "python": f"{HERE}:Stays", "stays": 3},
+                "wrong": {**own, "python": f"{HERE}:Wrong", "wrong": "b", "processes": 2},
                 "well": {**own, "raises": 0},
             },
             "thresholds": ["load well: ok operations > 0"],
         }
     )
-    wait("a load that broke", lambda: soakd.soaking() and soakd.events(ev.LoadBroken), 60)
+    wait("loads that broke", lambda: soakd.soaking() and len(soakd.events(ev.LoadBroken)) == 2, 60)
     soakd.process.terminate()  # type: ignore[union-attr]
     assert soakd.end(60) == 3, soakd.output
     verdict = soakd.verdict()
@@ -93,6 +118,10 @@ def test_a_run_whose_loads_break_does_not_pass(soakd: Soakd) -> None:
     assert "load stays broke once" in reasons
     assert "it had not returned when its time was over" in reasons
     assert "load well" not in reasons
+    assert (
+        "load wrong cannot work by its settings, and was not tried again: ValueError: there is no mode b"
+        in reasons
+    )
     for load in verdict["loads"].values():
         assert load["started"] == load["ok"] + load["failed"] + load["indeterminate"]
     assert verdict["loads"]["raises"]["errors"]["load crashed"] >= 1

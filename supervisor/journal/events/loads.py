@@ -86,8 +86,9 @@ class LoadBroken(Event, kind="load.broken"):
     load: str
     process: str = ""
     """Which one, `process 1 of 3`; empty: the load as a whole."""
-    how: Literal["raised", "killed", "cut short"]
-    """It raised; its process ended without a word; or it had not returned when its time at the end was over."""
+    how: Literal["raised", "killed", "cut short", "unworkable"]
+    """It raised; its process ended without a word; it had not returned when its time at the end was over; or it cannot work by its own
+    settings, and was not started again."""
     error: str
 
 

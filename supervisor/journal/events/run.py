@@ -55,6 +55,8 @@ class RunStarted(Event, kind="run.started", durable=True):
     engines: dict[str, str] = Field(default_factory=dict)
     """The engine of each unit: recovery finds by it what is gone from there."""
     loads: tuple[str, ...] = ()
+    logged: tuple[str, ...] = ()
+    """Loads whose programs write a log, `<load>.log`."""
     faults: tuple[str, ...] = ()
     thresholds: tuple[str, ...] = ()
     """As written in the soak file: the journal alone must be enough to judge again."""
