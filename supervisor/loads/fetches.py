@@ -73,7 +73,7 @@ class Fetches:
         return fetch.messages
 
     def _came(self, msg: Msg) -> None:
-        delivered = msg.reply.startswith("$JS.ACK.")
+        delivered = bool(msg.reply)  # where it is acknowledged, which a status never is
         fetch = self._open.get(place(msg).consumer if delivered else msg.subject.rpartition(".")[2])
         if fetch is None:
             return  # it came too late, and is read again

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import anyio
@@ -32,6 +34,8 @@ from test_event_store import load as event_store
 from test_kv import Refuses, Scrambles, ShowsOld, TellsNotAll
 from test_kv import load as kv
 
+from supervisor.broker.connection import open_connections
+from supervisor.broker.options import Broker
 from supervisor.judge.verdict import Judgement
 from supervisor.loads import consumers
 from supervisor.loads import event_store as loads_event_store
@@ -281,6 +285,56 @@ async def test_an_event_store_that_stalls_is_flagged_by_its_latency_alone(nats_b
     judgement = await appended(nats_bench, stalls, SLOW, {"ok": ENOUGH}, **pace)
 
     assert broken(judgement) == {SLOW}, flagged(judgement)
+
+
+API, RELAYED = "$JS.API.", "$JS.RELAYED.API."
+ONE = b'{"batch": 1, "no_wait": true}'
+
+
+def disordering() -> Answer:
+    """Answer as the real JetStream does, but deliver the last two events of every fifth fetch the wrong way round."""
+    numbers = itertools.count(1)
+
+    async def fetch(client: Client, msg: Msg, subject: str) -> None:
+        count = json.loads(msg.data)["batch"]
+        # Each on an inbox of its own: a delivered message bears its own subject.
+        ask = partial(client.request, subject, ONE, timeout=PATIENCE, old_style=True)
+        messages = [await ask() for _ in range(count)]
+        places = [message.reply.split(".")[2:] for message in messages]
+        order = list(range(count))
+        if count > 1 and not next(numbers) % 5:
+            order[-2:] = reversed(order[-2:])
+        for number, index in enumerate(order):
+            place = [
+                *places[index][:4],
+                places[number][4],
+                *places[index][5:],
+            ]  # consumers number what they deliver
+            await client.publish(msg.reply, messages[index].data, ".".join(["ACK", "RELAYED", *place]))
+
+    async def relay(client: Client, msg: Msg) -> None:
+        subject = API + msg.subject.removeprefix(RELAYED)
+        if subject.startswith(f"{API}CONSUMER.MSG.NEXT."):
+            await fetch(client, msg, subject)
+        else:
+            await msg.respond((await client.request(subject, msg.data, timeout=PATIENCE)).data)
+
+    return relay
+
+
+async def test_an_event_store_that_delivers_in_disorder_is_flagged_by_its_threshold_alone(
+    nats_bench: NatsBench,
+) -> None:
+    """Its JetStream seems to be that of a domain, where a relay answers: a nats-server never delivers in another order than it stores."""
+    bench, broker = nats_bench.bench, {**nats_bench.server.broker, "domain": "RELAYED"}
+    load = event_store(rate=None, workers=5, durable="0%", reads="50%")
+    async with (
+        nats_bench.responder(f"{RELAYED}>", disordering()),
+        open_connections(Broker.model_validate(broker), bench.journal) as bench.connections,
+    ):
+        judgement = await soaked(bench, load, EVENT_STORE, ok=100, reordered=1)
+
+    assert broken(judgement) == {"reordered == 0"}, flagged(judgement)
 
 
 async def test_consumers_that_stay_are_flagged_by_their_threshold_alone(
