@@ -84,6 +84,8 @@ class Registry(Generic[K]):
     def __init__(self, noun: str, group: str, base: type[K], kinds: Iterable[type[K]]) -> None:
         self.noun, self.group, self.base = noun, group, base
         self.part: type[Strict] | None = None
+        self._joined: dict[type[K], type[K]] = {}
+        """Kinds with `part`: made when they are asked for, since a soak needs few of them."""
         self.kinds: dict[str, type[K]] = {kind.key: kind for kind in kinds}
         for point in entry_points(group=group):
             kind = point.load()
@@ -92,18 +94,23 @@ class Registry(Generic[K]):
     def having(self, part: type[Strict]) -> Registry[K]:
         """Return the same kinds, each with the fields of `part` as well: what a room above knows of all of them."""
         made: Registry[K] = copy(self)
-        made.part = part
-        made.kinds = {key: made._with_part(kind) for key, kind in self.kinds.items()}
+        made.part, made._joined = part, {}
         return made
 
     def _with_part(self, kind: type[K]) -> type[K]:
         if self.part is None:
             return kind
-        names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
-        joined = types.new_class(
-            kind.__name__, (kind, self.part), exec_body=lambda space: space.update(names)
-        )
-        return cast("type[K]", joined)
+        if kind not in self._joined:
+            names = {
+                "__module__": kind.__module__,
+                "__qualname__": kind.__qualname__,
+                "__doc__": kind.__doc__,
+            }
+            joined = types.new_class(
+                kind.__name__, (kind, self.part), exec_body=lambda space: space.update(names)
+            )
+            self._joined[kind] = cast("type[K]", joined)
+        return self._joined[kind]
 
     def find(self, entry: object, base: Path) -> tuple[type[K], Mapping[str, Any]]:
         """Return the class that an entry asks for and the keys meant for it; PydanticCustomError says why there is none."""
@@ -117,7 +124,7 @@ class Registry(Generic[K]):
             }
         found = [key for key in entry if key in self.kinds]
         if len(found) == 1:
-            return self.kinds[found[0]], entry
+            return self._with_part(self.kinds[found[0]]), entry
         if found:
             what = f"a {self.noun} is of one kind, but this entry has {' and '.join(found)}: split it"
         else:
@@ -175,11 +182,10 @@ class Registry(Generic[K]):
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Any of the kinds, or a class of the user's."""
-        for kind in self.kinds.values():
+        kinds = [self._with_part(kind) for kind in self.kinds.values()]
+        for kind in kinds:
             kind.model_rebuild()
-        known = handler(
-            core_schema.union_schema([*(kind.__pydantic_core_schema__ for kind in self.kinds.values())])
-        )
+        known = handler(core_schema.union_schema([*(kind.__pydantic_core_schema__ for kind in kinds)]))
         foreign = {
             "type": "object",
             "required": [PYTHON],

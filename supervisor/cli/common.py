@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 OK: Final = 0
@@ -40,3 +42,14 @@ def loop(main: Coroutine[Any, Any, Any]) -> Any:
         return await main
 
     return anyio.run(await_it, backend_options={"use_uvloop": True})
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import what a command needs, while Python's garbage collector rests: what is imported stays, and looking at it takes a tenth longer."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

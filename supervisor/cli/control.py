@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Final
 
-from supervisor.cli.common import FAIL, OK, complain
+from supervisor.cli.common import FAIL, OK, complain, importing
 
 WHICH: Final = "which run: a soak file, a run directory, or http://HOST:PORT with SOAKD_CONTROL_TOKEN; left out: the run that goes on here"
 
@@ -79,11 +79,12 @@ def _add(
 
 
 def _ask(arguments: argparse.Namespace) -> int:
-    import anyio
+    with importing():
+        import anyio
 
-    from supervisor.journal.runs import RunIndex, state_dir
-    from supervisor.live.control import CannotControl, WrongWords, ask, way_to
-    from supervisor.soakfile.errors import SoakFileError
+        from supervisor.journal.runs import RunIndex, state_dir
+        from supervisor.live.control import CannotControl, WrongWords, ask, way_to
+        from supervisor.soakfile.errors import SoakFileError
 
     try:
         body = None if arguments.method == "GET" else _body(arguments)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from supervisor.cli.common import FAIL, OK, add, complain, loop
+from supervisor.cli.common import FAIL, OK, add, complain, importing, loop
 
 
 def add_to(commands: Any) -> None:
@@ -28,12 +28,13 @@ def add_to(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
+    with importing():
+        from rich.console import Console
 
-    from supervisor.soakfile.discovery import discovered
-    from supervisor.soakfile.errors import SoakFileError
-    from supervisor.soakfile.load import load
-    from supervisor.soakfile.plan import plan
+        from supervisor.soakfile.discovery import discovered
+        from supervisor.soakfile.errors import SoakFileError
+        from supervisor.soakfile.load import load
+        from supervisor.soakfile.plan import plan
 
     try:
         loaded = loop(discovered(load(arguments.file, overrides={"seed": arguments.seed})))
@@ -44,10 +45,11 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _recover(arguments: argparse.Namespace) -> int:
-    from supervisor.abandoned import recover_all
-    from supervisor.past import CannotRecover
-    from supervisor.soakfile.errors import SoakFileError
-    from supervisor.telemetry.logging import plain
+    with importing():
+        from supervisor.abandoned import recover_all
+        from supervisor.past import CannotRecover
+        from supervisor.soakfile.errors import SoakFileError
+        from supervisor.telemetry.logging import plain
 
     plain()
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.cli import report
-from supervisor.cli.common import FAIL, OK, add, complain, loop
+from supervisor.cli.common import FAIL, OK, add, complain, importing, loop
 
 
 def add_to(commands: Any) -> None:
@@ -41,16 +41,17 @@ def add_to(commands: Any) -> None:
 
 
 def _health(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
+    with importing():
+        from rich.console import Console
 
-    from supervisor.broker.health.document import document
-    from supervisor.broker.health.findings import Health
-    from supervisor.broker.health.once import look_once
-    from supervisor.broker.health.text import report as as_text
-    from supervisor.journal.runs import RunIndex, state_dir
-    from supervisor.soakfile.errors import NotRunning, SoakFileError
-    from supervisor.soakfile.running import load_running
-    from supervisor.telemetry.logging import plain
+        from supervisor.broker.health.document import document
+        from supervisor.broker.health.findings import Health
+        from supervisor.broker.health.once import look_once
+        from supervisor.broker.health.text import report as as_text
+        from supervisor.journal.runs import RunIndex, state_dir
+        from supervisor.soakfile.errors import NotRunning, SoakFileError
+        from supervisor.soakfile.running import load_running
+        from supervisor.telemetry.logging import plain
 
     plain("critical")  # what connections meet is part of what is printed
     try:
@@ -70,16 +71,17 @@ def _health(arguments: argparse.Namespace) -> int:
 
 
 def _watch(arguments: argparse.Namespace) -> int:
-    from rich.console import Console
+    with importing():
+        from rich.console import Console
 
-    from supervisor.journal.runs import RunIndex, state_dir
-    from supervisor.live.layout import plain as as_text
-    from supervisor.live.sources import CannotWatch
-    from supervisor.live.target import target
-    from supervisor.live.view import once, watch
-    from supervisor.soakfile.errors import NotRunning, SoakFileError
-    from supervisor.telemetry.logging import plain
-    from supervisor.telemetry.output import Output
+        from supervisor.journal.runs import RunIndex, state_dir
+        from supervisor.live.layout import plain as as_text
+        from supervisor.live.sources import CannotWatch
+        from supervisor.live.target import target
+        from supervisor.live.view import once, watch
+        from supervisor.soakfile.errors import NotRunning, SoakFileError
+        from supervisor.telemetry.logging import plain
+        from supervisor.telemetry.output import Output
 
     plain("critical")  # what connections meet is part of what is shown
     try:

@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from supervisor.cli.common import add, complain
+from supervisor.cli.common import add, complain, importing
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,11 +38,12 @@ def add_to(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from supervisor.journal.replay import ReplayError, replay
-    from supervisor.judge.beside import FORMATS
-    from supervisor.judge.compare import Run
-    from supervisor.judge.report import write_reports
-    from supervisor.judge.verdict import judge
+    with importing():
+        from supervisor.journal.replay import ReplayError, replay
+        from supervisor.judge.beside import FORMATS
+        from supervisor.judge.compare import Run
+        from supervisor.judge.report import write_reports
+        from supervisor.judge.verdict import judge
 
     output: Path | None = arguments.output
     if wrong := _no_output(output, len(arguments.run_dirs)):

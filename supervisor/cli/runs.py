@@ -10,7 +10,7 @@ from typing import Any
 
 from supervisor import guardian
 from supervisor.cli import report
-from supervisor.cli.common import CRASHED, add, complain, loop
+from supervisor.cli.common import CRASHED, add, complain, importing, loop
 
 
 def add_to(commands: Any) -> None:
@@ -68,11 +68,12 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _daemon(arguments: argparse.Namespace) -> int:
-    from supervisor.daemon import Options, run
-    from supervisor.lifetimes import CannotStart
-    from supervisor.soakfile.errors import SoakFileError
-    from supervisor.telemetry.logging import plain
-    from supervisor.telemetry.output import Output
+    with importing():
+        from supervisor.daemon import Options, run
+        from supervisor.lifetimes import CannotStart
+        from supervisor.soakfile.errors import SoakFileError
+        from supervisor.telemetry.logging import plain
+        from supervisor.telemetry.output import Output
 
     plain()
     options = Options(

@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -220,6 +221,7 @@ def want(why: str) -> NoReturn:
     pytest.skip(f"no Docker engine: {why}")
 
 
+@cache  # every test is asked about at collection
 def can_be_private() -> str:
     """Say why there can be no private engine here; empty if there can."""
     if os.geteuid() != 0:
