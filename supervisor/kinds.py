@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import re
 import sys
 import types
@@ -160,6 +161,11 @@ class Registry(Generic[K]):
             raise refuse(
                 f"{name} is not a class there that extends {self.base.__module__}.{self.base.__name__}"
             )
+        if missing := sorted(kind.__abstractmethods__):
+            raise refuse(f"{name} does not define {' and '.join(missing)}")
+        for method, _ in inspect.getmembers(self.base, inspect.iscoroutinefunction):
+            if not inspect.iscoroutinefunction(inspect.unwrap(getattr(kind, method))):
+                raise refuse(f"{name}.{method} is awaited: write async def {method}")
         try:
             kind.model_rebuild()
         except Exception as error:

@@ -17,6 +17,9 @@ from supervisor.kinds import Kind, Name, Registry
 class Pet(Kind):
     name: Name = "rex"
 
+    async def feed(self) -> None:
+        """Give it something."""
+
 
 class Dog(Pet):
     key: ClassVar[str] = "bark"
@@ -89,12 +92,25 @@ def test_an_entry_without_one_kind_says_what_was_expected(entry: object, message
 # --- kinds of the user's ---------------------------------------------------------------------------------------------
 
 FOREIGN = """
+from abc import abstractmethod
 from typing import ClassVar
 from tests_pets import Pet
 
 class Fish(Pet):
     key: ClassVar[str] = "swim"
     swim: float
+
+class Half(Pet):
+    key: ClassVar[str] = "half"
+
+    @abstractmethod
+    def sit(self) -> None: ...
+
+class Slow(Pet):
+    key: ClassVar[str] = "slow"
+
+    def feed(self) -> None:
+        pass
 
 class NoPet:
     pass
@@ -139,6 +155,8 @@ def test_a_soak_brings_its_own_kind_by_path_seen_from_its_folder(foreign: Path) 
         ("Fish", "there is no file {base}; write path.py:Class, the path seen from the soak file"),
         ("kinds/fish.py:Shark", "Shark is not a class there that extends {module}.Pet"),
         ("kinds/fish.py:NoPet", "NoPet is not a class there that extends {module}.Pet"),
+        ("kinds/fish.py:Half", "Half does not define sit"),
+        ("kinds/fish.py:Slow", "Slow.feed is awaited: write async def feed"),
         ("kinds/broken.py:Fish", "ZeroDivisionError: division by zero"),
         ("kinds/wrong.py:Fish", "SyntaxError: '(' was never closed (wrong.py, line 1)"),
         ("kinds/odd.py:Odd", "PydanticUndefinedAnnotation: name 'Nowhere' is not defined"),
