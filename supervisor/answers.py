@@ -27,16 +27,21 @@ def _url(text: str) -> str:
         url = URL()
     if url.scheme not in {"http", "https"} or not url.host:
         raise ValueError("expected a URL such as http://127.0.0.1:8000/ready")
+    if not _HOST.fullmatch(url.host) or url.explicit_port == 0:
+        raise ValueError("expected a host without spaces, and a port from 1 to 65535 if there is one")
     if url.user or url.password:
         raise ValueError("leave user and password out of the URL: use headers, which are kept secret")
     return text
 
 
+_HOST: Final = re.compile(r"[^\s\x00-\x1f]+")
 Url = Annotated[str, AfterValidator(_url)]
 """An address, without credentials."""
 
 
 _NO_LINE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+_SET: Final = frozenset({"content-length", "transfer-encoding"})
+"""Headers that follow from the body."""
 _HEADER: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 
 
@@ -46,6 +51,8 @@ def fits_header(text: str) -> bool:
 
 
 def _header_name(name: str) -> str:
+    if name.lower() in _SET:
+        raise ValueError("leave it out: it follows from the body")
     if _HEADER.fullmatch(name):
         return name
     raise ValueError("expected letters, digits and hyphens, as in X-Request-Id")

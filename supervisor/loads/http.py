@@ -21,7 +21,7 @@ from supervisor.loads.identity import Identity
 from supervisor.loads.pace import Paced
 from supervisor.loads.web import IDEMPOTENT, Answer, Browser, HttpRequest, open_browser
 from supervisor.supervision import nursery
-from supervisor.values import Duration, Share
+from supervisor.values import Duration, Share, format_duration
 
 RETRY: Final = 0.1
 """Seconds before an operation is tried again."""
@@ -93,6 +93,14 @@ class HttpLoad(Paced):
     attempt: Duration | None = Field(
         None, gt=0, description="How long one attempt may take; left out: an equal part of the timeout."
     )
+
+    @model_validator(mode="after")
+    def _one_attempt_fits(self) -> Self:
+        if self.attempt and self.attempt > self.timeout:
+            raise ValueError(
+                f"attempt: expected no more than the {format_duration(self.timeout)} of timeout, which an operation may take"
+            )
+        return self
 
     async def run(self, context: LoadContext) -> None:
         """Send requests until the load is to stop."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
+from aiohttp.http_exceptions import ContentEncodingError
 from pydantic import Field, JsonValue
 
 from supervisor.answers import (
@@ -50,7 +51,7 @@ class HttpRequest(Strict):
     body: str | dict[str, JsonValue] | list[JsonValue] | None = Field(
         None, description="What is sent: a text, or a mapping or list, which is sent as JSON."
     )
-    status: Status | tuple[Status, ...] | None = Field(
+    status: Status | Annotated[tuple[Status, ...], Field(min_length=1)] | None = Field(
         None, description="The status that is expected, or several; left out: any from 200 to 299."
     )
     contains: str | None = Field(None, description="A text that the answer contains.")
@@ -166,7 +167,14 @@ class Browser:
         except TimeoutError:
             return _unanswered(request, "timeout", "")
         except (aiohttp.ClientError, OSError) as error:
+            if _is_answer(error):
+                return Failure("wrong answer", f"it cannot be read: {error}")
             return _unanswered(request, "disconnected", f"{type(error).__name__}: {error}")
+
+
+def _is_answer(error: Exception) -> bool:
+    """Say whether something came back, whole, that is no HTTP, or is packed in a way that cannot be undone."""
+    return isinstance(error, aiohttp.ClientResponseError) or isinstance(error.__cause__, ContentEncodingError)
 
 
 def _unanswered(request: HttpRequest, error: str, detail: str) -> Failure:

@@ -168,6 +168,21 @@ async def test_a_connection_that_is_cut_may_have_done_it(bench: Bench, method: s
     assert bench.counts["disconnected"] == bench.counts[outcome]
 
 
+@pytest.mark.parametrize(
+    ("headers", "detail"),
+    [({"Content-Encoding": "gzip"}, "content-encoding: gzip"), ({"X": "x" * 9000}, "more than 8190 bytes")],
+)
+async def test_an_answer_that_cannot_be_read_is_an_answer(
+    bench: Bench, headers: dict[str, str], detail: str
+) -> None:
+    async def answer(_: web.BaseRequest) -> web.Response:
+        return web.Response(text="plain", headers=headers)
+
+    assert (await seen(bench, answer, "wrong answer", 5, method="POST")).keys() == {"failed"}
+    assert bench.counts["wrong answer"] == bench.counts["failed"]
+    assert detail in bench.samples[0].detail
+
+
 async def test_where_nobody_listens_nothing_can_have_happened(bench: Bench) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # nobody else gets the port either
