@@ -7,7 +7,8 @@ is open there, so nothing is suggested for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 from supervisor.soakfile.errors import Path
@@ -48,11 +49,18 @@ def leaves(data: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 
 
 class Shape:
-    """A JSON schema, looked at along one file's data."""
+    """A JSON schema, looked at along one file's data. It is made when it is asked: for a file that is right it never is."""
 
-    def __init__(self, schema: Schema, data: Any) -> None:
-        self._schema, self._data = schema, data
-        self._secret_keys = frozenset(_secret_keys(schema))
+    def __init__(self, schema: Callable[[], Schema], data: Any) -> None:
+        self._make, self._data = schema, data
+
+    @cached_property
+    def _schema(self) -> Schema:
+        return self._make()
+
+    @cached_property
+    def _secret_keys(self) -> frozenset[str]:
+        return frozenset(_secret_keys(self._schema))
 
     def keys(self, path: Path) -> list[str]:
         """Return the keys allowed in the mapping at a path, in the order of the schema."""

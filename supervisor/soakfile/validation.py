@@ -56,7 +56,7 @@ class Validation:
 
     def findings(self) -> Iterator[Finding]:
         """Yield all that is wrong, at its path in the file, with no secret in any message."""
-        shape = Shape(json_schema(), self._data)
+        shape = Shape(json_schema, self._data)
         empty = dict.fromkeys(islice(shape.empty(), _MANY), EMPTY)
         yield from (Finding(path, message) for path, message in empty.items())
         masker: Masker | None = None

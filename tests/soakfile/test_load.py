@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from supervisor.soakfile import validation
 from supervisor.soakfile.errors import Problem, SoakFileError
 from supervisor.soakfile.load import MAX_BYTES, Loaded, load, load_saved
 from supervisor.soakfile.masking import secret_fields
+from supervisor.soakfile.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
 ENV = {"NATS_PASSWORD": "hunter2hunter2", "PORT": "9000", "NAMED": "x: {y}"}
@@ -41,6 +43,17 @@ def test_the_example_loads() -> None:
     assert soak.after() == {"gateway": (), "client": ("gateway",)}
     assert [unit for _, unit in soak.watched()] == ["gateway", "client"]
     assert [probe.key for probe in soak.steady_state] == ["http", "tcp", "command", "unit", "broker", "log"]
+
+
+def test_the_schema_is_made_for_files_alone_in_which_something_is_wrong(
+    soak_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(validation, "json_schema", lambda: asked.append("") or json_schema())
+    load(ROOT / "config" / "example.yaml", ENV)
+    assert not asked, "it takes longer to make than all else that loading does"
+    assert problems(soak_file, "soak: x\nweb: {port: }\n")
+    assert asked == [""]
 
 
 def test_this_processs_environment_is_the_default(soak_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
