@@ -60,6 +60,13 @@ class Done:
         return self.ok / self.seconds
 
 
+class Nowhere:
+    """A log that keeps nothing."""
+
+    def write(self, data: bytes) -> None:
+        """Drop it."""
+
+
 @dataclass
 class Windows:
     """A journal that adds windows up."""
@@ -78,8 +85,8 @@ class Windows:
             self.done.response.merge(Histogram.unpack(piece.response))
             self.done.service.merge(Histogram.unpack(piece.service or piece.response))
 
-    def log(self, name: str, **_: int) -> Log:
-        raise AssertionError(name)
+    def log(self, name: str, **_: int) -> Log:  # noqa: ARG002  # as the journal has it
+        return Nowhere()
 
 
 @dataclass
