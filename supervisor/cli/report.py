@@ -8,7 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from supervisor.cli.common import add, complain, importing
+from supervisor.cli.common import add, complain, importing, reading_much
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,6 +45,7 @@ def _report(arguments: argparse.Namespace) -> int:
         from supervisor.judge.report import write_reports
         from supervisor.judge.verdict import judge
 
+    reading_much()
     output: Path | None = arguments.output
     if wrong := _no_output(output, len(arguments.run_dirs)):
         return complain(f"soakd: {wrong}")
