@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
+from supervisor.broker.embedded import ENGINE
 from supervisor.loads.base import Load
 from supervisor.loads.claim import ClaimLoad
 from supervisor.loads.event_store import EventStoreLoad
@@ -15,10 +16,14 @@ from supervisor.soakfile.parts import Parts
 from supervisor.soakfile.wording import Finding, did_you_mean, either
 from supervisor.values import format_duration
 
+RESERVED: Final = ("$JS.", "$SYS.")
+"""Beginnings of subjects that no stream may have."""
+
 
 def check(_: object, parts: Parts) -> Iterator[Finding]:
     """Yield what is wrong with the loads on NATS of a soak file."""
     queues: dict[str, str] = {}
+    servers = _servers(parts)
     for name, load in parts.loads.items():
         if not isinstance(load, NatsLoad) or not load.on_nats:
             continue
@@ -28,6 +33,7 @@ def check(_: object, parts: Parts) -> Iterator[Finding]:
         if parts.broker is not None and load.connection not in (known := parts.broker.names):
             hint = did_you_mean(load.connection, known) or f": expected {either(known)}"
             yield Finding(("loads", name, "as"), f'there is no connection "{load.connection}"{hint}')
+        yield from _cannot_make(name, load, servers)
         if isinstance(load, ClaimLoad):
             queue = f"stream {load.claim.stream}" if load.claim.stream else f"bucket {load.claim.bucket}"
             if (other := queues.setdefault(queue, name)) != name:
@@ -37,6 +43,26 @@ def check(_: object, parts: Parts) -> Iterator[Finding]:
                 )
                 yield Finding(("loads", name, "claim"), what)
     yield from _made_twice(parts.loads)
+
+
+def _servers(parts: Parts) -> int | None:
+    """Return how many servers the broker has, which is only known of an embedded one."""
+    return len(parts.broker.nodes) if parts.broker and ENGINE in parts.engines else None
+
+
+def _cannot_make(name: str, load: NatsLoad, servers: int | None) -> Iterator[Finding]:
+    """Yield what keeps a load from making its stream or bucket, however healthy the broker is."""
+    if not (made := _made(load)):
+        return
+    wanted = load.claim.replicas if isinstance(load, ClaimLoad) else int(made.how["replicas"])
+    if servers is not None and wanted > servers:
+        where = ("claim", "replicas") if isinstance(load, ClaimLoad) else ("replicas",)
+        have = "1 node" if servers == 1 else f"{servers} nodes"
+        what = f"{wanted} replicas need as many servers, and broker.embedded has {have}: take fewer, or more nodes"
+        yield Finding(("loads", name, *where), what)
+    if made.how.get("subject", "").startswith(RESERVED):
+        what = "the servers keep subjects that begin with $JS and $SYS to themselves: expected another"
+        yield Finding(("loads", name, "subject"), what)
 
 
 class _Made(NamedTuple):
