@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import isfinite
 from typing import Final
 
 import anyio
@@ -130,7 +131,9 @@ class Recorder:
         self._window.lag.record(seconds)
 
     def count(self, name: str, amount: float = 1) -> None:
-        """Add to a counter of the load's own, such as `lost`, `duplicates` or `skipped`."""
+        """Add to a counter of the load's own, such as `lost`, `duplicates` or `skipped`; ValueError for what is no amount."""
+        if not isfinite(amount):
+            raise ValueError(f"counter {name}: expected a number, found {amount}: nothing can be held against that")
         self._window.count(name, amount)
 
     @property

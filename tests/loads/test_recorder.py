@@ -313,3 +313,12 @@ def test_our_own_lag_and_the_episodes_of_a_failure_are_noted() -> None:
     (window,) = world.windows
     assert Histogram.unpack(window.lag).highest == 0.25
     assert [sample.episodes for sample in window.samples] == [("restart#1:direct",)]
+
+
+@pytest.mark.parametrize("amount", [float("nan"), float("inf")])
+def test_what_is_no_amount_is_not_counted(amount: float) -> None:
+    world = World()
+    with pytest.raises(ValueError, match="counter lag: expected a number, found"):
+        world.recorder.count("lag", amount)
+    world.recorder.flush()
+    assert world.windows == []
