@@ -133,7 +133,9 @@ class Recorder:
     def count(self, name: str, amount: float = 1) -> None:
         """Add to a counter of the load's own, such as `lost`, `duplicates` or `skipped`; ValueError for what is no amount."""
         if not isfinite(amount):
-            raise ValueError(f"counter {name}: expected a number, found {amount}: nothing can be held against that")
+            raise ValueError(
+                f"counter {name}: expected a number, found {amount}: nothing can be held against that"
+            )
         self._window.count(name, amount)
 
     @property
