@@ -26,6 +26,8 @@ SHORTEST, LONGEST_SPAN = 5.0, 86400.0
 
 _MARKS: Final[Mapping[Unit, str]] = {Unit.SHARE: "%", Unit.DURATION: "s", Unit.RATE: "/s"}
 """What is forgotten most often."""
+_MILLIS: Final = 10.0
+"""A latency without its unit that is no less than this is meant in milliseconds."""
 _SLIPS: Final[Mapping[str, str]] = {"=": "==", "===": "==", "=>": ">=", "=<": "<=", "!=": "> or <"}
 _TOKEN: Final = re.compile(r"(?P<op>[<>=!]+)|(?P<colon>:)|(?P<word>[^\s<>=!:]+)")
 _EVERY: Final = re.compile(
@@ -97,7 +99,7 @@ class Parser:
         name = plain(" ".join(words))
         if name in METRICS:
             return METRICS[name], first
-        near = difflib.get_close_matches(name, METRICS, 1, 0.6)
+        near = difflib.get_close_matches(name.lower(), METRICS, 1, 0.6)
         hint = f"did you mean {METRICS[near[0]].name}?" if near else f"expected one of {names()}"
         raise self._wrong(first, f"there is no metric '{' '.join(words)}', {hint}")
 
@@ -179,8 +181,7 @@ class Parser:
             value = _read(rest, unit)
             if value is not None:
                 return Limit(value), unit
-        slips = [rest + mark for unit, mark in _MARKS.items() if unit in metric.units]
-        slip = next((slip for slip in slips if _read(slip, metric.units[-1]) is not None), "")
+        slip = _slip(metric, rest)
         hint = f", did you mean {slip}?" if slip else ""
         if not hint and difflib.get_close_matches("baseline", rest.split(), 1, 0.7):
             hint = ", did you mean 2x baseline or baseline - 2%?"
@@ -220,6 +221,19 @@ class Parser:
 
     def _wrong(self, token: _Token, what: str) -> ThresholdError:
         return ThresholdError(self._text, token.position, what)
+
+
+def _slip(metric: Metric, text: str) -> str:
+    """Return what a number without its unit is most likely meant to be; empty if it is no such thing."""
+    unit, number = metric.units[-1], _read(text, Unit.COUNT)
+    if number is None or unit not in _MARKS:
+        return ""
+    if unit is Unit.SHARE and number <= 1:
+        return f"{number * 100:.10g}%"
+    if unit is Unit.DURATION and metric.quantile is not None and number >= _MILLIS:
+        return f"{text}ms"
+    slip = text + _MARKS[unit]
+    return slip if _read(slip, unit) is not None else ""
 
 
 def _read(text: str, unit: Unit) -> float | None:

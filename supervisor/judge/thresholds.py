@@ -53,7 +53,7 @@ class Threshold:
         if isinstance(text, cls):
             return text
         if not isinstance(text, str):
-            raise ThresholdError("", 0, 'expected a threshold such as "load rpc: ok >= 95%"')
+            raise ThresholdError("", 0, 'expected a threshold such as "failures == 0"')
         if len(text) > LONGEST:
             raise ThresholdError(text, LONGEST, f"a threshold has at most {LONGEST} characters")
         return cls(text, **Parser(text).threshold())

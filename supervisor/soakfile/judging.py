@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Protocol
 
-from supervisor.judge.metrics import Subject
+from supervisor.judge.metrics import Subject, Unit
 from supervisor.judge.thresholds import Threshold
 from supervisor.soakfile.errors import Path
 from supervisor.soakfile.parts import Parts
@@ -34,6 +34,8 @@ def check(names: Names, parts: Parts) -> Iterator[Finding]:
         yield from _named(parts, threshold, path)
         yield from _unit(names, threshold, path)
         yield from _counted(parts, threshold, path)
+        if why := _settled(threshold):
+            yield Finding(path, why, offset=threshold.text.index(threshold.op))
         if threshold.relative and not based:
             what = (
                 "there is no baseline to compare with: add baseline: 2m (or what it takes) to the soak file"
@@ -48,6 +50,20 @@ def check(names: Names, parts: Parts) -> Iterator[Finding]:
         yield from _client(parts, threshold, path)
     if based and not parts.loads and "loads" not in parts.bad:
         yield Finding(("baseline",), "a baseline is what loads show: there are none", key=True)
+
+
+def _settled(threshold: Threshold) -> str:
+    """Return why nothing can come of a threshold whatever happens, since nothing is less than 0, or more than 100%; empty if it can."""
+    op, limit = threshold.op, threshold.limit
+    if threshold.relative:
+        return "" if limit.factor else "0x baseline is no limit: expected a factor of more than 0"
+    top = limit.value >= 1 and threshold.unit is Unit.SHARE
+    if (op == ">=" and limit.value == 0) or (op == "<=" and top):
+        expected = "less than 100%" if top else "more than 0"
+        return f"this holds whatever happens: expected {expected}"
+    if (op == "<" and limit.value == 0) or (op == ">" and top):
+        return f"this holds never: expected {'>= 100%' if top else '<= 0'}"
+    return ""
 
 
 def _place(parts: Parts, index: int) -> Path:

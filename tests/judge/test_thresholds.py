@@ -83,6 +83,11 @@ def test_reads(text: str, expected: tuple[object, ...]) -> None:
             "crashes is counted for units: leave out 'load rpc:' or write 'crashes of NAME'",
         ),
         ("ok of rpc >= 95%", 4, "ok is taken of loads: write 'load NAME: ok'"),
+        ("ok >= 0.95", 7, "found 0.95, did you mean 95%?"),
+        ("ok >= 1", 7, "found 1, did you mean 100%?"),
+        ("p99 < 100", 7, "found 100, did you mean 100ms?"),
+        ("p99 < 0.25", 7, "found 0.25, did you mean 0.25s?"),
+        ("FAILURES == 0", 1, "there is no metric 'FAILURES', did you mean failures?"),
         ("ok >= 95% over 1m", 11, "found 'over 1m', did you mean in every 1m?"),
         ("ok >= 95% in any 5m", 11, "found 'in any 5m', did you mean in every 5m?"),
         ("ok >= 95% in every 3s", 20, "expected whole seconds from 5s to 1d, found 3s"),
@@ -117,7 +122,7 @@ def test_says_what_is_wrong_and_where(text: str, column: int, message: str) -> N
 
 @pytest.mark.parametrize("value", [None, 5, ["ok >= 1%"], {"that": 1}, b"ok > 1%"])
 def test_refuses_what_is_no_text(value: object) -> None:
-    with pytest.raises(ThresholdError, match='such as "load rpc: ok >= 95%"'):
+    with pytest.raises(ThresholdError, match='such as "failures == 0"'):
         Threshold.parse(value)
 
 
