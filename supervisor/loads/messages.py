@@ -34,6 +34,8 @@ class Begin:
     scheduled: int
     epoch: int | None
     """Which life of the whole load it is; None: its processes tell each other nothing."""
+    report: float
+    """Seconds from one report of what was counted to the next."""
     logs: bool
     """Whether the logs of the broker's servers can be saved."""
     base: Path

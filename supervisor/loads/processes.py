@@ -55,6 +55,8 @@ from supervisor.loads.recorder import Recorder
 from supervisor.loads.shares import Ledger, Reported
 from supervisor.loads.unworkable import UnworkableError
 
+REPORT: Final = 1.0
+"""Seconds from one report of a process, of what it has counted, to the next."""
 PULSE: Final = 5.0
 """Seconds from one question to a process whether it is well to the next."""
 HUNG: Final = 10.0
@@ -214,6 +216,7 @@ class Process:
             owed=self._owed,
             scheduled=self._scheduled,
             epoch=self._epoch,
+            report=REPORT,
             logs=context.server_logs is not None,
             base=context.base,
             directory=context.directory,

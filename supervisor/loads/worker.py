@@ -51,8 +51,6 @@ from supervisor.supervision import nursery, what
 from supervisor.telemetry.lag import Lag, keep_prompt
 from supervisor.telemetry.logging import plain
 
-REPORT: Final = 1.0
-"""Seconds from one report of what was counted to the next."""
 LAGS: Final = 10
 """Reports from one that tells how late the event loop was to the next."""
 LAST: Final = 5.0
@@ -228,7 +226,7 @@ class _Worker:
     async def report(self) -> None:
         """Tell what was counted, for ever."""
         for n in count(1):
-            await anyio.sleep(REPORT)
+            await anyio.sleep(self._begin.report)
             self._recorder.flush()
             if not n % LAGS:
                 self._tell_lag()

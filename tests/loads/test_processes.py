@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import anyio
 import psutil
 import pytest
-from load_bench import PATIENCE, WHOLE, until
+from http_bench import service
+from load_bench import PATIENCE, WHOLE, Bench, until
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats_bench import NatsBench
+from test_http import ORDER, Orders
 
 from supervisor.broker import api
 from supervisor.histogram import Histogram
@@ -30,6 +33,7 @@ from supervisor.journal.events import (
     Slice,
     TaskCrashed,
 )
+from supervisor.loads.base import LoadContext
 from supervisor.loads.crew import run_load
 from supervisor.loads.executor import Executor
 from supervisor.loads.jetstream import JetStreamLoad
@@ -62,6 +66,14 @@ class _Nobody:
 NOBODY = _Nobody()
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes report and be replaced at once, and have all the time that a busy machine takes to hear of an episode."""
+    monkeypatch.setattr("supervisor.loads.processes.REPORT", 0.1)
+    monkeypatch.setattr("supervisor.supervision.PAUSE", 0.05)
+    monkeypatch.setattr("supervisor.journal.timeline.HEARD", WHOLE)
+
+
 def load(**entry: Any) -> RequestLoad:
     return RequestLoad.model_validate({"request": "echo", "responder": "built_in", "processes": 3, **entry})
 
@@ -69,10 +81,11 @@ def load(**entry: Any) -> RequestLoad:
 def processes() -> list[psutil.Process]:
     """Return our own ones that share a load."""
     found = []
-    for child in psutil.Process().children():
-        with suppress(psutil.NoSuchProcess):  # it has just ended
-            if "supervisor.loads.worker" in child.cmdline():
-                found.append(child)
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                if "supervisor.loads.worker" in (process := psutil.Process(int(child))).cmdline():
+                    found.append(process)
     return found
 
 
@@ -87,23 +100,24 @@ def total(windows: list[LoadWindow], name: str) -> int:
     return sum(getattr(window, name) for window in windows)
 
 
-def check_sums(nats_bench: NatsBench) -> None:
+def check_sums(bench: Bench) -> None:
     """Whatever was due was begun or dropped, and whatever was begun has an outcome."""
-    windows = nats_bench.windows
+    windows = bench.windows
     ended = {outcome: total(windows, outcome) for outcome in ("ok", "failed", "indeterminate")}
     begun, dropped = total(windows, "started"), total(windows, "dropped")
     assert total(windows, "scheduled") == begun + dropped
     assert begun == sum(ended.values()), ended
 
 
-def flushed(nats_bench: NatsBench, context: Any, ok: int) -> bool:
-    """Let the load tell what it has, as a change of episodes would, and say whether that is enough."""
-    for callback in tuple(context.timeline._callbacks.values()):
-        callback()
+def flushed(nats_bench: NatsBench, context: LoadContext, ok: int) -> bool:
+    """Say whether what the load has by now is enough."""
+    tell(context)
     return nats_bench.counts.get("ok", 0) >= ok
 
 
-async def test_what_a_stream_loses_is_found_by_whichever_process_wrote_it(nats_bench: NatsBench) -> None:
+async def test_what_a_stream_loses_is_found_by_whichever_process_wrote_it(
+    nats_bench: NatsBench, at_once: None
+) -> None:
     """All that is known of it is told, what only the run's own process can find out included."""
     bench, lies = nats_bench.bench, list[bytes]()
 
@@ -125,7 +139,7 @@ async def test_what_a_stream_loses_is_found_by_whichever_process_wrote_it(nats_b
             "jetstream": "REAL",
             "subject": "in",
             "rate": "60/s",
-            "settle": "1s",
+            "settle": "100ms",
             "timeout": "20s",
             "processes": 2,
         }
@@ -139,7 +153,7 @@ async def test_what_a_stream_loses_is_found_by_whichever_process_wrote_it(nats_b
                 await bench.until_counted(context, "lost", 4)
                 context.stop.set()
     await bench.settle()
-    check_sums(nats_bench)
+    check_sums(bench)
     assert {
         name: bench.counts[name] for name in bench.counts if "lost" in name or "dupl" in name
     } == dict.fromkeys(("lost", "lost_in_stream", "lost_postfix"), 4.0)
@@ -150,9 +164,11 @@ async def test_what_a_stream_loses_is_found_by_whichever_process_wrote_it(nats_b
         assert one.data["logs"]["nats1"].endswith(f".{int(one.data['id'].split('.')[-2]) + 1}.nats1.log")
 
 
-async def test_one_that_hangs_is_replaced_too(nats_bench: NatsBench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_hangs_is_replaced_too(
+    nats_bench: NatsBench, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("supervisor.loads.processes.PULSE", 0.3)
-    async with nats_bench.running(load(workers=6)) as context:
+    async with nats_bench.running(load(workers=4, processes=2)) as context:
         await until(lambda: flushed(nats_bench, context, 60))
         monkeypatch.setattr("supervisor.loads.processes.HUNG", 4.0)  # they are up by now
         victim = processes()[0]
@@ -162,7 +178,7 @@ async def test_one_that_hangs_is_replaced_too(nats_bench: NatsBench, monkeypatch
         assert victim.pid not in {process.pid for process in processes()}
         seen = nats_bench.counts["ok"]
         await until(lambda: flushed(nats_bench, context, int(seen) + 60))
-    check_sums(nats_bench)
+    check_sums(nats_bench.bench)
     (told,) = [event for event in nats_bench.bench.events if isinstance(event, LoadBroken)]
     assert told.how == "killed"
     assert "did not answer" in told.error
@@ -170,23 +186,8 @@ async def test_one_that_hangs_is_replaced_too(nats_bench: NatsBench, monkeypatch
     assert nats_bench.counts["process died"] in (1, 2)
 
 
-class _Shared:
-    """A load in two processes."""
-
-    def __init__(self, nats_bench: NatsBench, **entry: Any) -> None:
-        self.bench = nats_bench.bench
-        self.load = LOADS.find(entry, Path())[0].model_validate({"timeout": "20s", **entry, "processes": 2})
-        self.context = self.bench.context("load")
-
-    def told(self) -> int:
-        """Let it tell what it has, as a change of episodes would, and return how many operations were ok."""
-        for callback in tuple(self.context.timeline._callbacks.values()):
-            callback()
-        return total(self.bench.windows, "ok")
-
-
 KINDS: dict[str, dict[str, Any]] = {
-    "request": {"request": "echo", "responder": "built_in", "rate": "60/s"},
+    "request": {"request": "echo", "responder": "built_in", "rate": "60/s", "timeout": "1s"},
     "events": {"events": "seen", "burst": {"size": 20, "every": "200ms"}},
     "kv": {"kv": "REG", "poisson": "60/s", "registers": 3},
     "event_store": {"event_store": "STORE", "workers": 4, "aggregates": 4},
@@ -194,65 +195,89 @@ KINDS: dict[str, dict[str, Any]] = {
     "claim a message": {"claim": {"stream": "JOBS"}, "workers": 4, "work": "5ms"},
     "claim a key": {"claim": {"bucket": "LOCKS"}, "rate": "60/s", "lease": "1s", "work": "5ms"},
 }
-"""Every kind that can be shared, and every way in which operations can come; of `http` see `test_http`."""
+"""Every kind on NATS that can be shared, and every way in which operations can come."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_every_kind_adds_up_knows_of_episodes_and_survives_the_death_of_one(
-    nats_bench: NatsBench, monkeypatch: pytest.MonkeyPatch, kind: str
+    nats_bench: NatsBench, at_once: None, kind: str
 ) -> None:
     """Nothing is counted twice or forgotten, nothing wrong is seen that was not, and nothing is left behind."""
-    monkeypatch.setattr(
-        "supervisor.journal.timeline.HEARD", WHOLE
-    )  # a busy machine may need more than a second
-    bench = nats_bench.bench
-    assert bench.connections
-    one = _Shared(nats_bench, **KINDS[kind])
+    # Who asks may have asked the responder that died with its process.
+    await survives_a_death(nats_bench.bench, KINDS[kind], {"timeout"} if kind == "request" else set())
+
+    assert nats_bench.bench.connections
+    left = await api.call(await nats_bench.bench.connections.handle(), "STREAM.NAMES", {})
+    assert not left["streams"], "made by several, and removed by the last"
+
+
+async def test_requests_over_http_add_up_know_of_episodes_and_survive_the_death_of_one(
+    bench: Bench, at_once: None
+) -> None:
+    """The same of the one kind that needs no broker; no two operations have one key, whichever process and life they are of."""
+    orders = Orders()
+    async with service(orders) as url:
+        call = {"url": url, **ORDER, "replay": {"share": "20%", "same": "order.id"}}
+        await survives_a_death(bench, {"http": call, "workers": 4})
+
+    assert total(bench.windows, "ok") <= len(orders.made) <= total(bench.windows, "started")
+
+
+async def survives_a_death(
+    bench: Bench, entry: dict[str, Any], unanswered: AbstractSet[str] = frozenset()
+) -> None:
+    """Let two processes share a load, of whom one is killed; `unanswered`: errors that there may be besides."""
+    load = LOADS.find(entry, Path())[0].model_validate({"timeout": "20s", **entry, "processes": 2})
+    context = bench.context("load")
 
     async def goes_on() -> None:
-        seen = total(bench.windows, "ok")
-        while one.told() < seen + 30:  # noqa: ASYNC110  # not as often as `until` looks: each time all windows are read
-            await anyio.sleep(0.1)
+        wanted = total(bench.windows, "ok") + 15
+        while (
+            total(bench.windows, "ok") < wanted
+        ):  # not as often as `until` looks: each time all windows are read
+            tell(context)
+            await anyio.sleep(0.05)
 
     with anyio.fail_after(WHOLE):
         async with anyio.create_task_group() as group:
-            bench.journal.subscribe(one.context.timeline.apply)
-            group.start_soon(run_load, one.load, one.context)
+            bench.journal.subscribe(context.timeline.apply)
+            group.start_soon(run_load, load, context)
             await goes_on()
 
             await bench.journal.commit(FaultIntent(fault="f", episode="f#1", n=1, type="pause", undo={}))
-            await one.context.timeline.heard()
-            one.told()
+            await context.timeline.heard()
+            tell(context)
             await bench.settle()
-            before = unmarked(nats_bench)
+            before = unmarked(bench)
             await goes_on()
-            assert unmarked(nats_bench) == before, "from then on all that ends has its mark"
+            assert unmarked(bench) == before, "from then on all that ends has its mark"
 
             processes()[0].send_signal(signal.SIGKILL)
             await until(lambda: _of(bench, LoadBroken), WHOLE)
             while len(connected()) < 2:  # noqa: ASYNC110  # processes tell nobody, and looking at them takes long
                 await anyio.sleep(0.1)
             await goes_on()
-            one.context.stop.set()
-        handle = await bench.connections.handle()
-        left = await api.call(handle, "STREAM.NAMES", {})
+            context.stop.set()
     await bench.settle()
-    check_sums(nats_bench)
+    check_sums(bench)
     assert not processes()
-    assert not left["streams"], "made by several, and removed by the last"
     assert not total(bench.windows, "failed"), bench.samples
     errors = {error for window in bench.windows for piece in window.slices for error in piece.errors}
-    # Who asks may have asked the responder that died with its process, and may wait for it to the end.
-    unanswered = {"timeout", CUT_OFF} if kind == "request" else set()
-    assert errors <= {"process died"} | unanswered
-    wrong = {name: bench.counts[name] for name in (*one.load.settled, *WRONG) if name in bench.counts}
+    assert errors <= {"process died", *unanswered, *([CUT_OFF] if unanswered else [])}
+    wrong = {name: bench.counts[name] for name in (*load.settled, *WRONG) if name in bench.counts}
     assert not wrong
-    assert set(one.load.settled) <= {name for w in bench.windows for name in w.counters}, "all have looked"
+    assert set(load.settled) <= {name for w in bench.windows for name in w.counters}, "all have looked"
     assert len(_of(bench, TaskCrashed)) == 1
 
 
-def unmarked(nats_bench: NatsBench) -> int:
-    return sum(one.ok for window in nats_bench.windows for one in window.slices if not one.episodes)
+def tell(context: LoadContext) -> None:
+    """Let a load tell what it has, as a change of episodes would."""
+    for callback in tuple(context.timeline._callbacks.values()):
+        callback()
+
+
+def unmarked(bench: Bench) -> int:
+    return sum(one.ok for window in bench.windows for one in window.slices if not one.episodes)
 
 
 WRONG = ("foreign", "unexpected", "duplicates", "forks", "stale_writes", "double_claims", "orphans", "stuck")
