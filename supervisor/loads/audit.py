@@ -1,43 +1,29 @@
-"""Decides what became of acknowledged messages that were not delivered: lost by the stream, in delivery, or to its retention."""
+"""Decides what became of acknowledged messages: those not delivered are lost by the stream, in delivery, or to its retention.
+
+Whether the stream keeps those that it has delivered is the business of `loads.keeping`.
+"""
 
 from __future__ import annotations
 
 import base64
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 from pydantic_core import from_json
 
 from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle
 from supervisor.broker.leadership import Leadership, is_authoritative
-from supervisor.loads.ledger import Acked, Ledger
+from supervisor.loads.acked import Acked, Fate, Lost
+from supervisor.loads.identity import Writer
+from supervisor.loads.keeping import CONFIRM, Keeping
+from supervisor.loads.ledger import Ledger
 
 AT_ONCE: Final = 200
 """Messages that are looked at in one go."""
 DEADLINE: Final = 2.0
-CONFIRM: Final = 1.0
-"""Seconds after which a loss that was seen is seen once more before it is one: a leader of the past lacks what came after it."""
 ELECTED: Final = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED"
-
-Fate = Literal["stream", "delivery", "retention"]
-
-
-class Lost(NamedTuple):
-    """A message that was acknowledged and is gone."""
-
-    acked: Acked
-    fate: Fate
-    state: dict[str, Any]
-    """The stream's, as STREAM.INFO has it, with `cluster` and `created`; empty if there is no such stream any more."""
-
-    @property
-    def where(self) -> str:
-        """Before all that the stream has (prefix), after it (postfix), or in between (middle)."""
-        if not self.state or self.acked.sequence > self.state["last_seq"]:
-            return "postfix"
-        return "prefix" if self.acked.sequence < self.state["first_seq"] else "middle"
 
 
 class Audit:
@@ -50,16 +36,14 @@ class Audit:
         *,
         stream: str,
         consumer: str,
-        keeps: float,
+        writer: Writer,
         remake: Callable[[int], Awaitable[None]],
     ) -> None:
-        """`keeps`: seconds for which the stream keeps every message; 0 if it is not ours and may drop what it likes.
-
-        `remake` makes the consumer anew if it is gone, to begin at a place in the stream.
-        """
+        """`writer` reads whose a message is. `remake` makes the consumer anew if it is gone, to begin at a place in the stream."""
         self.leadership = Leadership()
-        self._handle, self._ledger = handle, ledger
-        self._stream, self._consumer, self._keeps, self._remake = stream, consumer, keeps, remake
+        self.keeping = Keeping(ledger.kept, self._ours)
+        self._handle, self._ledger, self._writer = handle, ledger, writer
+        self._stream, self._consumer, self._remake = stream, consumer, remake
         self._suspects: dict[int, float] = {}
         """Messages that seemed lost, and since when."""
 
@@ -76,11 +60,26 @@ class Audit:
         return (await self._handle.subscribe(f"{ELECTED}.{self._stream}", elected)).unsubscribe
 
     async def look(self, settle: float, prefix: str) -> list[Lost]:
-        """Return what is lost of all that has been owed for `settle` seconds, and is no longer from now on. `prefix` begins every id.
+        """Return what is lost, and is no longer in any book from now on; BrokerError if the broker does not say.
 
-        BrokerError if the broker does not say.
+        It is what has been owed for `settle` seconds, and what was delivered and has been gone for as long. `prefix` begins every id.
         """
+        asked = time.monotonic()
         state = await self._state()
+        if self.keeping.learn(state):
+            state = await self._state(deleted=True)
+            self.keeping.learn(state)
+        gone = await self.keeping.look(state, asked, settle)
+        lost = await self._owed(state, settle, prefix)
+        # All at once: who is cut off before this has decided nothing. Some may have arrived meanwhile.
+        self._ledger.kept.replace(gone.changed)
+        return [*gone.lost, *(one for one in lost if self._ledger.owed.pop(one.acked.n, None))]
+
+    async def compare(self) -> list[Lost]:
+        """Look at some of what was delivered place by place, and return what is lost of it; BrokerError if the broker does not say."""
+        return await self.keeping.compare(self._state)
+
+    async def _owed(self, state: dict[str, Any], settle: float, prefix: str) -> list[Lost]:
         due: list[Acked] = []
         for acked in self._ledger.owed.values():
             if acked.at > time.monotonic() - settle or len(due) == AT_ONCE:
@@ -100,13 +99,14 @@ class Audit:
             elif fate:
                 lost.append(Lost(acked, fate, state))
         self._suspects = suspects
-        # All at once: who is cut off before this has decided nothing. Some may have arrived meanwhile.
-        return [one for one in lost if self._ledger.owed.pop(one.acked.n, None)]
+        return lost
 
-    async def _state(self) -> dict[str, Any]:
+    async def _state(self, *, deleted: bool = False) -> dict[str, Any]:
         """Return what the stream's leader says of it, empty if there is no such stream; BrokerError if nobody may speak for it."""
         try:
-            info = await self._call(f"STREAM.INFO.{self._stream}")
+            info = await self._call(
+                f"STREAM.INFO.{self._stream}", {"deleted_details": True} if deleted else None
+            )
         except api.ApiError as error:
             if error.err_code == api.STREAM_NOT_FOUND:
                 return {}
@@ -116,7 +116,7 @@ class Audit:
         if cluster.get("name") and not is_authoritative(leader, cluster.get("replicas") or ()):
             raise BrokerError(f"stream {self._stream}: {leader or 'nobody'} leads it without a majority")
         self.leadership.seen(leader or self._handle.nc.server_title.partition(" ")[0], time.monotonic())
-        return {**info["state"], "cluster": cluster, "created": info["created"]}
+        return {**info["state"], "cluster": cluster, "created": info["created"], "config": info["config"]}
 
     async def _floor(self, due: list[Acked]) -> int:
         """Return up to where the consumer's messages were acknowledged; a consumer that is gone begins anew with what is owed."""
@@ -134,7 +134,7 @@ class Audit:
         """Return what became of a message; None: it is there, and may still be delivered."""
         if not state:
             return "stream"
-        if acked.sequence < state["first_seq"] and time.monotonic() - acked.at >= self._keeps:
+        if acked.sequence < state["first_seq"] and self.keeping.may_drop(acked):
             return "retention"
         if await self.holds(acked.sequence) != name:
             return "stream"
@@ -143,15 +143,29 @@ class Audit:
 
     async def holds(self, sequence: int) -> str:
         """Return the id of the message at a place of the stream, as its leader has it; empty if there is none. BrokerError."""
+        message = await self._message(sequence)
+        if message is None:
+            return ""
+        headers = base64.b64decode(message.get("hdrs", "")).decode(errors="replace")
+        lines = (line.partition(": ") for line in headers.split("\r\n"))
+        return next((value for key, _, value in lines if key == "Nats-Msg-Id"), "a message without id")
+
+    async def _ours(self, sequence: int) -> int | None:
+        """Return which of our messages is at a place, by what it says itself: a system in between may not pass on its id.
+
+        0 for another one, None for none.
+        """
+        message = await self._message(sequence)
+        return self._writer.read(base64.b64decode(message.get("data", ""))) or 0 if message else None
+
+    async def _message(self, sequence: int) -> dict[str, Any] | None:
         try:
             answer = await self._call(f"STREAM.MSG.GET.{self._stream}", {"seq": sequence})
         except api.ApiError as error:
             if error.err_code in {api.MESSAGE_NOT_FOUND, api.STREAM_NOT_FOUND}:
-                return ""
+                return None
             raise
-        headers = base64.b64decode(answer["message"].get("hdrs", "")).decode(errors="replace")
-        lines = (line.partition(": ") for line in headers.split("\r\n"))
-        return next((value for key, _, value in lines if key == "Nats-Msg-Id"), "a message without id")
+        return dict(answer["message"])
 
     async def _call(self, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         return await api.call(self._handle, subject, body, deadline=DEADLINE)

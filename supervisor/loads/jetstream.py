@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
@@ -13,12 +14,13 @@ from pydantic import Field, StringConstraints, model_validator
 from supervisor.broker import api
 from supervisor.broker.connection import BrokerError, Handle
 from supervisor.journal.events import LoadStopped
+from supervisor.loads.acked import Acked
 from supervisor.loads.audit import Audit
 from supervisor.loads.base import LoadContext, may_remove
 from supervisor.loads.clients import CONNECT, SEEN, LoadClient, open_client
 from supervisor.loads.executor import TIMEOUT, Executor, Failure
 from supervisor.loads.identity import Identity, Writer
-from supervisor.loads.ledger import Acked, Ledger
+from supervisor.loads.ledger import Ledger
 from supervisor.loads.losses import Losses
 from supervisor.loads.made import remove
 from supervisor.loads.nats_load import NatsLoad, Subject
@@ -32,7 +34,8 @@ RETRY: Final = 0.25
 """Seconds between two attempts of one publish."""
 PATIENCE: Final = 2.0
 """Seconds at the end for what is still to be delivered."""
-LAST_LOOK: Final = 2.0
+LAST_LOOK: Final = 2.5
+"""Seconds after that to decide on what did not come, and as long once more to look at a sample of what did."""
 CONSUMER_LIVES: Final = 300.0
 """Seconds after which the server removes our consumer if soakd is gone."""
 LOST: Final = ("lost", "lost_in_stream", "lost_in_delivery", "lost_prefix", "lost_middle", "lost_postfix")
@@ -45,14 +48,22 @@ class JetStreamLoad(NatsLoad):
 
     It is ok if the stream acknowledges it within `timeout`, in as many attempts as that takes, all with the same `Nats-Msg-Id`;
     indeterminate if any attempt went unanswered, else failed. A durable pull consumer reads everything back. Counters: `attempts`;
-    `lost` (acknowledged and not delivered: `lost_in_stream` or `lost_in_delivery`), `lost_to_retention` (which is no loss),
+    `lost` (acknowledged, and not delivered or not kept: `lost_in_stream` or `lost_in_delivery`), `lost_to_retention` (which is no loss),
     `duplicates` (one message at two places of the stream), `redelivered` (legal), `unexpected`, `consumers_lost`. `lost` is
     only reported as 0 if the last look at the end was complete.
     """
 
     key: ClassVar[str] = "jetstream"
     counters: ClassVar[tuple[str, ...]] = (
-        *("attempts", "duplicates", "redelivered", "unexpected", "lost_to_retention", "consumers_lost"),
+        *(
+            "attempts",
+            "duplicates",
+            "redelivered",
+            "unexpected",
+            "lost_to_retention",
+            "consumers_lost",
+            "backward_acks",
+        ),
         *_ACKS.values(),
         *SEEN.values(),
     )
@@ -103,9 +114,10 @@ class JetStreamLoad(NatsLoad):
                 flow.ledger,
                 stream=self.jetstream,
                 consumer=consumer,
-                keeps=self.max_age if place.ours else 0.0,
+                writer=flow.writer,
                 remake=partial(self._remake, handle, context, consumer, place.only),
             )
+            flow.suspect = audit.keeping.suspects
             flow.losses = Losses(self, context, audit, flow.ledger, prefix=flow.prefix, subject=place.subject)
             pull = Pull(
                 reader, f"{handle.api_prefix}.CONSUMER.MSG.NEXT.{self.jetstream}.{consumer}", flow.take
@@ -214,10 +226,13 @@ class _Flow:
         self, load: JetStreamLoad, context: LoadContext, writer: Writer, client: LoadClient, subject: str
     ) -> None:
         self.ledger = Ledger()
-        self._load, self._writer, self._client = load, writer, client
+        self.writer = writer
+        self._load, self._client = load, client
         self._subject, self._count = subject, context.recorder.count
         identity = writer.identity
         self._wrong = False
+        self.suspect: Callable[[int], None] = lambda _: None
+        """Takes a place of the stream that was given out twice."""
         self.prefix = f"{identity.run}.{identity.load}.{identity.epoch}.{identity.writer}."
         self.questions = Questions(
             client,
@@ -227,8 +242,8 @@ class _Flow:
 
     async def publish(self) -> Failure | None:
         """Publish the next message, in as many attempts as its time allows."""
-        payload = self._writer.next()
-        n, began = self._writer.n, time.monotonic()
+        payload = self.writer.next()
+        n, began = self.writer.n, time.monotonic()
         deadline = began + self._load.timeout
         headers = {"Nats-Msg-Id": f"{self.prefix}{n}"}
         self.ledger.begin(n)
@@ -240,11 +255,19 @@ class _Flow:
                     acked = result
                     return None
                 unsure = unsure or result is TIMEOUT
+                self.ledger.kept.disturbed()
                 if time.monotonic() + RETRY >= deadline:
                     return TIMEOUT if unsure else result
                 await anyio.sleep(RETRY)
         finally:
-            self.ledger.end(n, acked)
+            self._end(n, acked)
+
+    def _end(self, n: int, acked: Acked | None) -> None:
+        if self.ledger.end(n, acked) or acked is None:
+            return
+        self._count("backward_acks", 1)
+        self._wrong = True
+        self.suspect(acked.sequence)
 
     async def _attempt(
         self, n: int, payload: bytes, headers: dict[str, str], began: float
@@ -257,10 +280,10 @@ class _Flow:
 
     def take(self, payload: bytes, sequence: int, again: bool) -> None:
         """Take a message that was delivered."""
-        n = self._writer.read(payload)
+        n = self.writer.read(payload)
         if n is None:
             return
-        what = self.ledger.delivered(n, sequence, self._writer.n, again=again)
+        what = self.ledger.delivered(n, sequence, self.writer.n, again=again)
         if what != "first":
             self._count(what, 1)
             self._wrong = self._wrong or what in ("duplicates", "unexpected")
@@ -276,9 +299,11 @@ class _Flow:
         while True:
             await anyio.sleep(1)
             self.ledger.settle(settled)
-            settled = self._writer.n - self._load.in_flight
+            settled = self.writer.n - self._load.in_flight
             try:
                 await self.losses.tell(await audit.look(self._load.settle, self.prefix))
+                if audit.keeping.suspicious:
+                    await self.losses.tell(await audit.compare())
             except BrokerError:
                 continue  # nothing is decided on silence; the last look says so if it stays
 
@@ -287,17 +312,19 @@ class _Flow:
         with anyio.move_on_after(PATIENCE):
             while self.ledger.owed:  # noqa: ASYNC110  # messages come one by one
                 await anyio.sleep(0.02)
-        with anyio.move_on_after(LAST_LOOK):
-            while self.ledger.owed:
-                try:
-                    lost = await audit.look(0, self.prefix)
-                except BrokerError:
-                    break
-                await self.losses.tell(lost)
-                await anyio.sleep(0.1)  # a loss is seen twice before it is one
-        undecided = len(self.ledger.owed) + self.ledger.unchecked
+        looked = False
+        with suppress(BrokerError):
+            with anyio.move_on_after(LAST_LOOK):
+                await self.losses.tell(await audit.look(0, self.prefix))
+                while self.ledger.owed or audit.keeping.doubtful:
+                    await anyio.sleep(0.1)  # a loss is seen twice before it is one
+                    await self.losses.tell(await audit.look(0, self.prefix))
+            with anyio.move_on_after(LAST_LOOK):
+                await self.losses.tell(await audit.compare())
+                looked = not audit.keeping.doubtful
+        undecided = len(self.ledger.owed) + self.ledger.unchecked + (0 if looked else len(self.ledger.kept))
         self._count("undecided", undecided)
-        if not undecided:
+        if self.ledger.acknowledged and not undecided:
             for name in LOST:
                 self._count(name, 0)
         return not undecided

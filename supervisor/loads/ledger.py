@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from supervisor.loads.acked import Acked
 from supervisor.loads.checker import Arrival, Checker
+from supervisor.loads.kept import Kept
 
 OWED: Final = 100_000
 """Acknowledged messages whose delivery is awaited; beyond them the oldest goes unchecked."""
@@ -14,25 +15,6 @@ RECENT: Final = 10_000
 """Delivered messages whose place in the stream is remembered."""
 
 Delivery = Literal["first", "redelivered", "duplicates", "unexpected"]
-
-
-@dataclass(frozen=True, slots=True)
-class Acked:
-    """A message that the stream has acknowledged."""
-
-    n: int
-    sequence: int
-    """Its place in the stream, as the acknowledgement says."""
-    at: float
-    """Monotonic seconds of the acknowledgement."""
-    server: str
-    """host:port that we were connected to."""
-    began: float = 0.0
-    """Monotonic seconds of the first attempt to publish it."""
-    stream: str = ""
-    """The stream that the acknowledgement names."""
-    duplicate: bool = False
-    """The stream said that it had it already, from an attempt before."""
 
 
 class Ledger:
@@ -43,32 +25,51 @@ class Ledger:
         """Acknowledged and not delivered, oldest first."""
         self.unchecked = 0
         """How many were forgotten because too many were owed."""
-        self._open: set[int] = set()
-        self._early: set[int] = set()
+        self.kept = Kept()
+        """Acknowledged and delivered."""
+        self.acknowledged = 0
+        """How many were, in all."""
+        self._open: dict[int, int] = {}
+        """What is being published, and the highest place that was known to be taken when that began."""
+        self._early: dict[int, int] = {}
+        """What was delivered before its acknowledgement came, and from which place."""
+        self._taken = 0
         self._checker = Checker()
         self._recent: OrderedDict[int, int] = OrderedDict()
         self._highest = 0
 
     def begin(self, n: int) -> None:
         """A message is about to be published."""
-        self._open.add(n)
+        self._open[n] = self._taken
 
-    def end(self, n: int, acked: Acked | None) -> None:
-        """Its publishing has ended, with an acknowledgement or without."""
-        self._open.discard(n)
-        early = n in self._early
-        self._early.discard(n)
-        if acked is not None and not early:
+    def end(self, n: int, acked: Acked | None) -> bool:
+        """Its publishing has ended, with an acknowledgement or without; False: with the place of a message that was there before."""
+        taken = self._open.pop(n, 0)
+        early = self._early.pop(n, None)
+        if acked is None:
+            return True
+        self.acknowledged += 1
+        if early is not None:
+            self._keep(acked, early)
+        else:
             self.owed[n] = acked
             if len(self.owed) > OWED:
                 self.owed.popitem(last=False)
                 self.unchecked += 1
+        return acked.sequence > taken
+
+    def _keep(self, acked: Acked, place: int) -> None:
+        """A message was acknowledged and delivered. If not from the same place, nobody has promised to keep it there."""
+        if acked.sequence == place:
+            self._taken = max(self._taken, place)
+            self.kept.add(acked)
 
     def delivered(self, n: int, sequence: int, written: int, *, again: bool) -> Delivery:
         """Take a delivery; `again`: the server says that it is not the first one of this place in the stream."""
         if n in self._open:
-            self._early.add(n)
-        self.owed.pop(n, None)
+            self._early.setdefault(n, sequence)
+        if (acked := self.owed.pop(n, None)) is not None:
+            self._keep(acked, sequence)
         arrival = self._checker.arrived(n, written)
         if arrival is Arrival.UNEXPECTED:
             return "unexpected"

@@ -12,7 +12,8 @@ import anyio
 from supervisor.broker.connection import BrokerError
 from supervisor.broker.replicas import Replica, replicas
 from supervisor.journal.events import InvariantViolated
-from supervisor.loads.audit import Audit, Lost
+from supervisor.loads.acked import Lost
+from supervisor.loads.audit import Audit
 from supervisor.loads.base import LoadContext
 from supervisor.loads.ledger import Ledger
 
@@ -28,7 +29,9 @@ BEFORE: Final = 30.0
 EVIDENCE: Final = 3.0
 """Seconds to find things out in; then what is known is told."""
 _INVARIANT: Final = "an acknowledged message is delivered"
+_KEPT: Final = "an acknowledged message stays in its stream"
 _HOW: Final = {"stream": "the stream does not have it", "delivery": "it was never delivered"}
+_GONE: Final = "the stream has delivered it, and does not have it any more"
 
 
 class Losses:
@@ -60,10 +63,10 @@ class Losses:
                 count("lost_to_retention")
                 continue
             for name in ("lost", f"lost_in_{one.fate}", f"lost_{one.where}"):
-                count(name)
-            self.count += 1
-            if self.count <= TOLD:
+                count(name, one.amount)
+            if self.count < TOLD:
                 told.append(one)
+            self.count += one.amount
         if not told:
             return
         found: dict[str, Any] = {"replicas": {}, "neighbours": {}, "logs": {}}
@@ -83,10 +86,11 @@ class Losses:
         where = "; ".join(f"{node}: {replica.holds}, {replica.why}" for node, replica in held.items())
         detail = (
             f"{name} on {self._subject} was acknowledged at {_clock(acked.at)} by {server} as message "
-            f"{acked.sequence} of {acked.stream or 'a stream without name'}, and is lost: {_HOW[one.fate]}"
+            f"{acked.sequence} of {acked.stream or 'a stream without name'}, and is lost: "
+            f"{_GONE if one.delivered else _HOW[one.fate]}"
         )
         return InvariantViolated(
-            invariant=_INVARIANT,
+            invariant=_KEPT if one.delivered else _INVARIANT,
             subject=f"load {self._context.name}: stream {self._load.jetstream}",
             detail=f"{detail}. Replicas: {where or 'unknown'}",
             data={
@@ -101,6 +105,7 @@ class Losses:
                 "acked_by_known_from": f"only the leader acknowledges: {leader.why}",
                 "connected_to": acked.server or "unknown",
                 "fate": one.fate,
+                "delivered": one.delivered,
                 "where": one.where,
                 "neighbours": found["neighbours"].get(acked.n, {}),
                 "replicas": {node: replica._asdict() for node, replica in held.items()},

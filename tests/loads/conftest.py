@@ -12,7 +12,7 @@ from nats_bench import NatsBench
 from supervisor.broker.connection import open_connections
 from supervisor.broker.options import Broker
 from supervisor.journal.writer import JournalWriter
-from supervisor.loads import audit, jetstream
+from supervisor.loads import audit, jetstream, keeping
 
 
 @pytest.fixture
@@ -57,4 +57,5 @@ def decided_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a loss be decided at the end without waiting for what one server alone never does; and take all the time that needs."""
     monkeypatch.setattr(jetstream, "PATIENCE", 0.1)
     monkeypatch.setattr(jetstream, "LAST_LOOK", PATIENCE)
-    monkeypatch.setattr(audit, "CONFIRM", 0.1)
+    for module in (audit, keeping):
+        monkeypatch.setattr(module, "CONFIRM", 0.1)

@@ -65,9 +65,9 @@ async def test_a_consumer_that_is_gone_is_made_anew_and_nothing_is_lost(
     assert any("lost" in window.counters for window in nats_bench.windows), "all of them arrived"
 
 
-async def relayed(bench: NatsBench, js: JetStreamContext, relay: Answer) -> dict[str, float]:
+async def relayed(bench: NatsBench, js: JetStreamContext, relay: Answer, **limits: Any) -> dict[str, float]:
     """Return what a load saw of a system that stores what comes to `in` on a stream of its own."""
-    await js.add_stream(name="REAL", subjects=["real"])
+    await js.add_stream(name="REAL", subjects=["real"], **limits)
     asked = load(jetstream="REAL", subject="in", rate=None, workers=10, **PATIENT)
     async with bench.responder("in", relay), bench.running(asked) as context:
         await bench.until_ok(context, 200)
@@ -147,8 +147,38 @@ async def test_what_a_stream_may_drop_is_no_loss(
         else:
             await store(client, msg)
 
-    assert await relayed(nats_bench, js, forget) == {"lost_to_retention": 1}
+    limit = 1 << 30  # so that what is old may go at any time
+    assert await relayed(nats_bench, js, forget, max_bytes=limit) == {"lost_to_retention": 1}
     assert not nats_bench.violations
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [({"max_msgs": 50}, 50), ({"max_msgs_per_subject": 50}, 51), ({"retention": "interest"}, 0)],
+    ids=["max_msgs", "max_msgs_per_subject", "interest"],
+)
+async def test_what_goes_by_the_terms_of_its_stream_is_no_loss(
+    nats_bench: NatsBench, js: JetStreamContext, limits: dict[str, Any], left: int
+) -> None:
+    await js.add_stream(name="SOAK", subjects=["soak.SOAK", "theirs"], **limits)
+    await js.publish("theirs", b"1")
+    async with nats_bench.running(load(workers=1, rate=None, settle="200ms", **PATIENT)) as context:
+        await nats_bench.until_ok(context, 100)
+    assert (await js.stream_info("SOAK")).state.messages == left, "the others are gone"
+    counts = nats_bench.counts
+    assert {name for name in QUIET if counts.get(name)} <= {"lost_to_retention"}
+    assert any("lost" in window.counters for window in nats_bench.windows), "nothing was lost, and it says so"
+
+
+async def test_what_others_delete_of_theirs_is_no_loss(nats_bench: NatsBench, js: JetStreamContext) -> None:
+    await js.add_stream(name="SOAK", subjects=["soak.SOAK", "theirs"])
+    async with nats_bench.running(load(workers=1, rate=None, settle="200ms", **PATIENT)) as context:
+        for count in (20, 40, 60):
+            await nats_bench.until_ok(context, count)
+            await js.delete_msg("SOAK", (await js.publish("theirs", b"1")).seq)
+    counts = nats_bench.counts
+    assert {name for name in QUIET if counts.get(name)} == set()
+    assert any("lost" in window.counters for window in nats_bench.windows), "nothing was lost, and it says so"
 
 
 async def test_an_answer_that_comes_after_a_retry_is_one_message(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -29,7 +31,7 @@ from known_bad import (
     soaked,
     with_latency,
 )
-from load_bench import PATIENCE
+from load_bench import PATIENCE, Bench
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
@@ -414,3 +416,85 @@ async def test_a_stream_that_delivers_again_is_flagged_by_its_threshold_alone(
     judgement = await meddled(nats_bench, begin_anew, (*STREAM, "counter redelivered == 0"))
 
     assert broken(judgement) == {"counter redelivered == 0"}, flagged(judgement)
+
+
+# --- streams that do not keep what they have delivered --------------------------------------------------------------------
+
+KEPT = (*LOSSES, "backward_acks == 0")
+
+
+async def jetstream(bench: Bench) -> JetStreamContext:
+    assert bench.connections
+    return await (await bench.connections.handle()).jetstream()
+
+
+async def delivered(js: JetStreamContext, place: int) -> None:
+    while (await js.consumers_info("SOAK"))[0].ack_floor.stream_seq < place:  # type: ignore[union-attr]  # noqa: ASYNC110  # nobody tells
+        await anyio.sleep(0.01)
+
+
+async def delete(js: JetStreamContext) -> None:
+    for sequence in range(20, 31):
+        await js.delete_msg("SOAK", sequence)
+
+
+async def shorten(js: JetStreamContext) -> None:
+    await js.purge_stream("SOAK", seq=31)
+
+
+async def empty(js: JetStreamContext) -> None:
+    await js.purge_stream("SOAK")
+
+
+THIEVES = {"middle": (delete, 11), "prefix": (shorten, 30), "whole": (empty, 60)}
+
+
+@pytest.mark.parametrize("place", THIEVES)
+async def test_a_stream_that_does_not_keep_what_it_has_delivered_is_flagged_by_its_threshold_alone(
+    nats_bench: NatsBench, decided_soon: None, place: str
+) -> None:
+    steal, lost = THIEVES[place]
+    bench, load = nats_bench.bench, short(jetstream="SOAK", subject=None, workers=5)
+    async with judged(bench, load, KEPT) as result, bench.under(load) as context:
+        await bench.until_counted(context, "ok", 60)
+        js = await jetstream(bench)
+        await delivered(js, 60)
+        await steal(js)
+        await bench.until_counted(context, "ok", int(bench.counts["ok"]) + 20)
+
+    assert broken(result[0]) == {"lost_in_stream == 0"}, flagged(result[0])
+    assert bench.counts["lost"] >= lost
+    assert place == "whole" or bench.counts["lost"] == bench.counts[f"lost_{place}"] == lost
+    told = nats_bench.violations[0]
+    assert told.invariant == "an acknowledged message stays in its stream"
+    assert told.data["replicas"]["nats1"]["holds"] == "no"
+    assert told.data["id"].endswith(f".{told.data['sequence']}"), (
+        "one writer alone: place and number are alike"
+    )
+
+
+async def test_a_store_that_comes_back_as_it_was_is_flagged_by_what_is_gone(
+    nats_bench: NatsBench, decided_soon: None, tmp_path: Path
+) -> None:
+    """Its newest messages are gone, and others soon have their places."""
+    bench, server = nats_bench.bench, nats_bench.server
+    load, store = (
+        short(jetstream="SOAK", subject=None, rate="100/s", attempt="500ms"),
+        server.directory / "jetstream",
+    )
+    thresholds = ("failures == 0", "lost_in_stream == 0", "lost_in_delivery == 0", "backward_acks == 0")
+    async with judged(bench, load, thresholds) as result, bench.under(load) as context:
+        await bench.until_counted(context, "ok", 20)
+        async with nats_bench.frozen():
+            shutil.copytree(store, tmp_path / "past")
+        js = await jetstream(bench)
+        await bench.until_counted(context, "ok", int(bench.counts["ok"]) + 40)
+        await delivered(js, int(bench.counts["ok"]) - 10)
+        server.stop()
+        shutil.rmtree(store)
+        shutil.copytree(tmp_path / "past", store)
+        await server.start()
+        await bench.until_counted(context, "ok", int(bench.counts["ok"]) + 60)
+
+    assert broken(result[0]) == {"lost_in_stream == 0", "backward_acks == 0"}, flagged(result[0])
+    assert bench.counts["lost"] >= 30

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.loads import ledger as module
-from supervisor.loads.ledger import Acked, Ledger
+from supervisor.loads.acked import Acked
+from supervisor.loads.ledger import Ledger
 
 
 def acked(n: int, sequence: int = 0) -> Acked:
