@@ -49,7 +49,7 @@ def _own(n: int, share: tuple[int, int]) -> int:
 
 
 def ramp(slopes: Sequence[Slope], since: float = 0.0, share: tuple[int, int] = WHOLE) -> Iterator[float]:
-    """The rate begins at 0 and follows the slopes; the last one's rate stays.
+    """The rate begins at 0 and follows the slopes; the last one's rate stays: where that is 0, the next operation is never due.
 
     Operation n is due when the integral of the rate reaches n, so the number of operations is exact over any time.
     """
@@ -64,6 +64,8 @@ def ramp(slopes: Sequence[Slope], since: float = 0.0, share: tuple[int, int] = W
             yield max(begin + _reached(n - total, low, growth), since)
             n += share[1]
         begin, low, total = begin + seconds, high, after
+    if not low:
+        yield from repeat(math.inf)
     n = _own(max(n, math.ceil(total + low * max(since - begin, 0.0))), share)
     for n in count(n, share[1]):  # noqa: B020  # from here on n is the schedule
         yield max(begin + (n - total) / low, since)

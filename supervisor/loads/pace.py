@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from supervisor.kinds import Strict
 from supervisor.loads import arrivals
@@ -20,10 +21,19 @@ SPARE: Final = 1000
 _Length = Annotated[Duration, Field(gt=0)]
 
 
+def _or_none(written: object, read: ValidatorFunctionWrapHandler) -> object:
+    return 0.0 if isinstance(written, str) and _NO_RATE.fullmatch(written) else read(written)
+
+
+_NO_RATE: Final = re.compile(r"\s*0+(\.0+)?\s*/\s*(\d\S*|ms|s|m|h|d)\s*")
+_RateOrNone = Annotated[Rate, WrapValidator(_or_none)]
+"""A rate, or 0/s."""
+
+
 class RampStage(Strict):
     """A stage of a ramp."""
 
-    to: Rate = Field(description="The rate at the end of the stage; it changes evenly until then.")
+    to: _RateOrNone = Field(description="The rate at the end of the stage; it changes evenly until then.")
     seconds: _Length = Field(alias="for", description="How long the stage takes.")
 
 
@@ -103,6 +113,10 @@ class Paced(Load):
         if len(found := [name for name in PACES if getattr(self, name)]) != 1:
             seen = " and ".join(found) or "none of them"
             raise ValueError(f"expected one of {', '.join(PACES)} to say when operations come, found {seen}")
+        if self.ramp and not any(stage.to for stage in self.ramp):
+            raise ValueError("ramp: expected a stage that leads to a rate of more than 0")
+        if isinstance(self.workers, tuple) and not any(stage.workers for stage in self.workers):
+            raise ValueError("workers: expected a stage with at least 1, for nobody would ever do anything")
         if self.between and not 0 < self.between[1] >= self.between[0]:
             raise ValueError("between: expected the shortest time and then the longest, more than 0")
         if self.burst and self.burst.size > self.in_flight:

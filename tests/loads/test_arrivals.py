@@ -13,6 +13,7 @@ from supervisor.loads.arrivals import Crew, Slope, between, bursts, constant, cr
 
 RATES = st.floats(0.1, 10_000)
 SINCE = st.floats(0, 10_000)
+RISES = st.just(0.0) | st.floats(1, 200)
 SLOPES = st.lists(st.builds(Slope, RATES, st.floats(0.1, 100)), min_size=1, max_size=5)
 
 
@@ -53,7 +54,7 @@ def test_a_schedule_entered_later_goes_on_where_it_would_be(rate: float, cut: fl
     assert abs(len(rest) - sum(due >= cut for due in whole)) <= 1, "but for the rounding of one"
 
 
-@given(slopes=st.lists(st.builds(Slope, st.floats(1, 200), st.floats(0.1, 3)), min_size=1, max_size=4))
+@given(slopes=st.lists(st.builds(Slope, RISES, st.floats(0.1, 3)), min_size=1, max_size=4))
 def test_a_ramp_makes_as_many_operations_as_its_area(slopes: list[Slope]) -> None:
     seconds = sum(slope.seconds for slope in slopes)
     lows = [0.0, *(slope.rate for slope in slopes)]
@@ -73,11 +74,13 @@ def test_a_ramp_entered_later_goes_on_where_it_would_be(slopes: list[Slope], cut
         assert math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-9)
 
 
-def test_a_ramp_up_and_down() -> None:
-    up_and_down = [Slope(100, 1), Slope(100, 1), Slope(10, 1)]
-    due = until(ramp(up_and_down), 3)
-    per_second = [sum(second <= one < second + 1 for one in due) for second in range(3)]
-    assert per_second == [50, 100, 55]
+@pytest.mark.parametrize(
+    ("rates", "per_second"),
+    [((100, 100, 10), [50, 100, 55, 10]), ((100, 0), [50, 50, 0, 0]), ((40, 0, 0, 60), [20, 20, 0, 30])],
+)
+def test_a_ramp_up_and_down(rates: tuple[float, ...], per_second: list[int]) -> None:
+    due = until(ramp([Slope(rate, 1) for rate in rates]), 4)
+    assert [sum(second <= one < second + 1 for one in due) for second in range(4)] == per_second
 
 
 @given(seed=st.integers())
