@@ -37,6 +37,10 @@ GAPS: Final = 1024
 """Gaps that are drawn from one seed."""
 
 
+NEVER: Final = 1e9
+"""Seconds after the run's start when something is due that never is: thirty years, and still a number of nanoseconds."""
+
+
 def constant(rate: float, since: float = 0.0, share: tuple[int, int] = WHOLE) -> Iterator[float]:
     """Operation n is due at n / rate."""
     return (n / rate for n in count(_own(math.ceil(since * rate), share), share[1]))
@@ -65,7 +69,7 @@ def ramp(slopes: Sequence[Slope], since: float = 0.0, share: tuple[int, int] = W
             n += share[1]
         begin, low, total = begin + seconds, high, after
     if not low:
-        yield from repeat(math.inf)
+        yield from repeat(NEVER)
     n = _own(max(n, math.ceil(total + low * max(since - begin, 0.0))), share)
     for n in count(n, share[1]):  # noqa: B020  # from here on n is the schedule
         yield max(begin + (n - total) / low, since)

@@ -184,8 +184,8 @@ class _Worker:
                     self._writer.write(pack(Leaves(stream)))
         except Exception as raised:  # noqa: BLE001  # the run decides: it is told, and raises it there
             why = unworkable(raised, worked=self._recorder.worked)
-            self._recorder.forsake(CRASHED, what(raised))
-            error = traceback.format_exc()
+            self._recorder.forsake(CRASHED, reason := what(raised))
+            error = f"{traceback.format_exc()}\n{reason}"  # the last line of a group's traceback says nothing
         self._recorder.close()
         self._tell_lag()
         if self.among:
