@@ -29,8 +29,12 @@ TAIL: Final = 500
 BURST: Final = 1_000_000
 RATE: Final = 10_000_000
 """Bytes a second: a program that writes more, in bursts of `BURST`, has to wait for us, as it would for a slow disk."""
+SHARE: Final = 0.2
+"""Share of the event loop's time that one program's output may take: whoever tells more lines than that has to wait too."""
+TURN: Final = 0.001
+"""Seconds of work after which that is looked at: far below what makes others late."""
 _CHUNK: Final = 65536
-_REPORTS: Final = 8192
+_REPORTS: Final = 1024
 """The same for reports, which are read line by line: a chunk takes a fraction of a millisecond."""
 
 Why = Literal["exit", "timeout", "stop"]
@@ -82,11 +86,11 @@ async def run_program(
         del tail[:-TAIL]
 
     async with _started(argv, cwd, env, apart=reports is not None) as child, nursery() as tasks:
-        drained = [anyio.Event()]
-        tasks.start_soon(_pump, child.output, keep, drained[0])
+        drained, over = [anyio.Event()], anyio.Event()
+        tasks.start_soon(_pump, child.output, keep, drained[0], over)
         if reports is not None and child.reports is not None:
             drained.append(anyio.Event())
-            tasks.start_soon(_pump, child.reports, reports, drained[1], _REPORTS)
+            tasks.start_soon(_pump, child.reports, reports, drained[1], over, _REPORTS)
         why = await _first(child, timeout, stop)
         end = time.monotonic()
         if why != "exit":
@@ -95,6 +99,7 @@ async def run_program(
                 await anyio.wait_readable(child.pidfd)
         child.send_group(signal.SIGKILL)  # whatever is left, also of a program that went in order
         code, status = await _reap(child)
+        over.set()
         with anyio.move_on_after(DRAIN):
             for emptied in drained:
                 await emptied.wait()
@@ -144,17 +149,25 @@ async def _first(child: Child, timeout: float, stop: anyio.Event) -> Why:
     return why
 
 
-async def _pump(pipe: int, output: Callable[[bytes], None], drained: anyio.Event, size: int = _CHUNK) -> None:
-    """Hand over output until all ends of the pipe are closed, no faster than `RATE`."""
-    taken, since = 0, time.monotonic()
+async def _pump(
+    pipe: int,
+    output: Callable[[bytes], None],
+    drained: anyio.Event,
+    over: anyio.Event,
+    size: int = _CHUNK,
+) -> None:
+    """Hand over output until all ends of the pipe are closed, no faster than `RATE` and `SHARE` allow until it is `over`."""
+    taken, used, since = 0, 0.0, time.monotonic()
     while True:
         await anyio.wait_readable(pipe)
         chunk = os.read(pipe, size)
         if not chunk:
             drained.set()
             return
+        begun = time.monotonic()
         output(chunk)
-        taken += len(chunk)
-        if taken >= BURST:
-            await anyio.sleep(max(since + taken / RATE - time.monotonic(), 0))
-            taken, since = 0, time.monotonic()
+        taken, used = taken + len(chunk), used + time.monotonic() - begun
+        if taken >= BURST or used >= TURN:
+            with anyio.move_on_after(since + max(taken / RATE, used / SHARE) - time.monotonic()):
+                await over.wait()
+            taken, used, since = 0, 0.0, time.monotonic()

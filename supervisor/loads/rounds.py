@@ -67,8 +67,9 @@ class Rounds:
         except OSError as error:
             self._output.say(f"cannot be started: {error}")
             return self._crashed("cannot be started", str(error), 0.0)
-        for line in splitter.end():
-            self._take(books, line)
+        if ended.why == "exit":  # else we have cut it off
+            for line in splitter.end():
+                self._take(books, line)
         return self._judge(ended, books)
 
     async def _watch(self, books: Books, end: anyio.Event) -> None:

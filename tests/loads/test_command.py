@@ -130,6 +130,24 @@ async def test_a_program_that_never_stops_writing_is_held_back(bench: Bench) -> 
     assert bench.counts["timeout"] == 1
 
 
+async def test_lines_take_no_more_than_their_share_of_the_event_loop(tmp_path: Path) -> None:
+    took: list[tuple[float, float]] = []
+
+    def read(_: bytes) -> None:
+        begun = time.monotonic()
+        while (took_it := time.monotonic() - begun) < 2 * program.TURN:
+            pass
+        took.append((begun, took_it))
+
+    begun = time.monotonic()
+    ended = await program.run_program(
+        ["yes"], cwd=tmp_path, env={}, output=lambda _: None, timeout=0.3, stop=anyio.Event(), reports=read
+    )
+    held_back = [seconds for at, seconds in took if at < ended.end]
+    assert held_back
+    assert sum(held_back) - max(held_back) <= program.SHARE * (ended.end - begun)
+
+
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
