@@ -52,6 +52,10 @@ def sections(loaded: Loaded) -> Iterator[Section]:
     """Yield each heading with its lines; what the soak does not have is left out."""
     soak = loaded.soak
     duration = f"for {format_duration(soak.duration)}" if soak.duration else "until it is stopped"
+    if soak.baseline:
+        duration += (
+            f" after a baseline of {format_duration(soak.baseline)}, in which loads run and faults wait"
+        )
     seed = "a new seed for each run" if soak.seed is None else f"seed {soak.seed}"
     yield f"soak {soak.soak}", [f"{duration}, {seed}, {format_duration(soak.grace)} to end after a signal"]
     yield from _some("units, in the order they start", _start_order(soak))
@@ -144,7 +148,7 @@ def _faults(loaded: Loaded) -> list[str]:
     for name, previews in first.items():
         lines.append(f"{name}: {_written(loaded, ('faults', name))}")
         lines += [
-            f"  {preview.draw.episode} {_when(preview)}: {preview.targets or 'as found'}"
+            f"  {preview.draw.episode} {_when(preview, _start(soak))}: {preview.targets or 'as found'}"
             for preview in previews
         ]
     return lines
@@ -157,18 +161,23 @@ def _nemesis(loaded: Loaded) -> list[str]:
     lines = [_written(loaded, ("nemesis",))]
     for choice, targets in chosen(soak.faults, soak.nemesis, soak.seed or 0, CHOICES, list(soak.units())):
         since = (
-            "the start" if choice.from_start else "the last draw" if soak.nemesis.overlap else "the last one"
+            _start(soak) if choice.from_start else "the last draw" if soak.nemesis.overlap else "the last one"
         )
         what = f"{choice.draw.episode}: {targets or 'as found'}" if choice.draw else "quiet"
         lines.append(f"  {format_duration(choice.delay)} after {since}: {what}")
     return lines
 
 
-def _when(preview: Preview) -> str:
+def _start(soak: Soak) -> str:
+    """Return what the first episodes are so long after."""
+    return "the baseline" if soak.baseline else "the start"
+
+
+def _when(preview: Preview, start: str) -> str:
     drawn, after = preview.draw, format_duration(preview.draw.delay)
     if drawn.after:
         return f"{after} after {drawn.after}"
-    return f"{after} after the start" if drawn.from_start else f"{after} after the last one"
+    return f"{after} after {start}" if drawn.from_start else f"{after} after the last one"
 
 
 def _threshold(threshold: Threshold, soak: Soak) -> str:

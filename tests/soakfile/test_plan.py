@@ -133,3 +133,17 @@ def test_the_draws_of_the_nemesis_and_of_faults_that_come_after_others(tmp_path:
     assert all(line.startswith("    10s after the last one: ") for line in drawn[1:])
     assert [line.split(": ")[1] for line in drawn if "quiet" not in line] == ["one#1", "one#2"]
     assert lines[lines.index("limits") + 1] == "  episodes: 1"
+
+
+def test_a_baseline_comes_before_the_faults(tmp_path: Path) -> None:
+    nemesis = "nemesis: {of: {one: 1}, every: 10s, times: 1}\nbaseline: 2m\n"
+    told = shown(
+        shop(
+            tmp_path,
+            SOAK.replace("faults:\n", "faults:\n  drawn: {restart: api}\n") + nemesis.replace("one", "drawn"),
+        )
+    )
+    assert "  for 4h after a baseline of 2m, in which loads run and faults wait, seed 7, " in told
+    assert "    at#1 5m after the baseline: api\n" in told
+    assert "    10s after the baseline: drawn#1: api\n" in told
+    assert "after the start" not in told
