@@ -52,7 +52,9 @@ def test_report_judges_again_and_reaches_the_same_verdict(soakd: Soakd) -> None:
     assert soakd.end() == 1, soakd.output
     first = soakd.verdict()
     (soakd.run_dir / "verdict.json").unlink()
-    again = soakd.command("report", str(soakd.run_dir))
+    page = soakd.run_dir / "page.html"
+    again = soakd.command("report", str(soakd.run_dir), "--output", str(page))
+    assert page.read_text() == (soakd.run_dir / "report.html").read_text()
     assert again.returncode == 1, again.stderr
     assert soakd.verdict() == first
     assert "load ping: failed > 100" in again.stdout

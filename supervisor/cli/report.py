@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,21 +34,20 @@ def add_to(commands: Any) -> None:
         "--output",
         metavar="FILE",
         type=Path,
-        help="write what is shown side by side there too: a page (.html) or JSON (.json)",
+        help="write the report of one run, or several side by side, there too: a page (.html) or JSON (.json)",
     )
 
 
 def _report(arguments: argparse.Namespace) -> int:
     with importing():
         from supervisor.journal.replay import ReplayError, replay
-        from supervisor.judge.beside import FORMATS
         from supervisor.judge.compare import Run
         from supervisor.judge.report import write_reports
         from supervisor.judge.verdict import judge
 
     reading_much()
     output: Path | None = arguments.output
-    if wrong := _no_output(output, len(arguments.run_dirs)):
+    if wrong := _no_output(output):
         return complain(f"soakd: {wrong}")
     runs: list[Run] = []
     for directory in arguments.run_dirs:
@@ -64,21 +64,30 @@ def _report(arguments: argparse.Namespace) -> int:
         _side_by_side(runs)
     if output:
         try:
-            output.write_text(FORMATS[output.suffix](runs), encoding="utf-8", errors="backslashreplace")
+            output.write_text(_text(output, runs), encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             return complain(f"soakd: cannot write {output}: {error.strerror or error}")
     worst = max((run.judgement.verdict for run in runs), key=lambda verdict: verdict.rank)
     return worst.exit_code
 
 
-def _no_output(output: Path | None, runs: int) -> str:
-    """Return why what is shown side by side cannot be written there; empty if it can be tried."""
+def _text(output: Path, runs: Sequence[Run]) -> str:
+    """Return what goes into a file of that name: of one run its report, of several what they have side by side."""
+    from supervisor.judge.beside import FORMATS
+    from supervisor.judge.report import render
+
+    if len(runs) == 1:
+        name = "report.html" if output.suffix == ".html" else "verdict.json"
+        return render(runs[0].directory, runs[0].judgement)[name]
+    return FORMATS[output.suffix](runs)
+
+
+def _no_output(output: Path | None) -> str:
+    """Return why nothing can be written there; empty if it can be tried."""
     from supervisor.judge.beside import FORMATS
 
     if output is None:
         return ""
-    if runs == 1:
-        return "--output is for several runs side by side; of one there is report.html and verdict.json in its directory"
     if output.suffix not in FORMATS:
         return f"cannot write {output}: expected a name that ends in {' or '.join(FORMATS)}"
     return ""
