@@ -40,11 +40,17 @@ class EventStoreLoad(NatsLoad):
     key: ClassVar[str] = "event_store"
     counters: ClassVar[tuple[str, ...]] = (
         *("attempts", "ephemerals", "durables", "reads_again", "stale_reads", "lost_to_retention"),
-        *CONFLICTS,
         *ANSWERS.values(),
         *SEEN.values(),
     )
-    settled: ClassVar[tuple[str, ...]] = (*SETTLED, "lost_in_stream", "lost_in_delivery", *STALE, "undecided")
+    settled: ClassVar[tuple[str, ...]] = (
+        *CONFLICTS,
+        *SETTLED,
+        "lost_in_stream",
+        "lost_in_delivery",
+        *STALE,
+        "undecided",
+    )
     shareable: ClassVar[bool] = True
 
     event_store: Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")] = Field(

@@ -28,7 +28,7 @@ LAST_LOOK: Final = 3.0
 AT_ONCE: Final = 32
 CONFLICTS: Final = ("conflicts", "self_conflicts", "spurious_conflicts")
 SETTLED: Final = ("lost", "gaps", "forks", "duplicates", "reordered", "unexpected")
-"""What only whole readings show: 0 is said of them at the end, if all could be read."""
+"""What only whole readings show: 0 is said of them at the end, if something was appended and all of it could be read."""
 _INVARIANTS: Final = {
     "duplicates": "an event is stored once",
     "forks": "an event is appended only behind the one that its writer knew as the last",
@@ -57,8 +57,7 @@ class History:
         self._made = self._violations = 0
         self._sound = True
         self._aggregates = [self._new() for _ in range(load.part(load.aggregates, context))]
-        for name in CONFLICTS:
-            self._count(name, 0)
+        self._appended = False
 
     def _new(self) -> Aggregate:
         self._made += 1
@@ -123,6 +122,10 @@ class History:
             if said.appended is None:
                 self._count("conflicts", 1)
                 return None if explained else await self._refused(aggregate, said, expected, deadline)
+            if not self._appended:
+                self._appended = True
+                for name in CONFLICTS:
+                    self._count(name, 0)
             expected = said.appended.sequence
         return None
 
@@ -227,8 +230,11 @@ class History:
                 for _ in range(min(AT_ONCE, len(rest))):
                     group.start_soon(work)
         undecided = sum(len(aggregate.events) for aggregate in rest if aggregate.dirty)
-        self._count("undecided", undecided)
-        for name in () if undecided else (*SETTLED, "lost_in_stream", "lost_in_delivery"):
+        if self._appended or undecided:
+            self._count("undecided", undecided)
+        for name in (
+            () if undecided or not self._appended else (*SETTLED, "lost_in_stream", "lost_in_delivery")
+        ):
             self._count(name, 0)
         return self._sound and not undecided
 

@@ -38,6 +38,8 @@ PATIENCE: Final = 2.0
 TOLD: Final = 20
 """Violations that are told with all their details; the others are only counted."""
 COUNTERS: Final = ("forks", "stale_writes", "stale_reads", "spurious_conflicts", "unexpected")
+WRITTEN: Final = (*COUNTERS, "watch_gaps", "watch_reordered")
+"""What can only be wrong once something was written: 0 is said of them at the first write."""
 _INVARIANT: Final = "one write at most replaces a revision, and none that was acknowledged is lost"
 _VIOLATIONS: Final = ("forks", "stale_writes", "lost_updates", "unexpected")
 _AGAIN: Final = ("not sent", "no stream response")
@@ -55,11 +57,10 @@ class KvLoad(NatsLoad):
 
     key: ClassVar[str] = "kv"
     counters: ClassVar[tuple[str, ...]] = (
-        *COUNTERS,
         *("attempts", "conflicts", "superseded", "unchecked", "undecided"),
         *SEEN.values(),
     )
-    settled: ClassVar[tuple[str, ...]] = ("lost_updates", "watch_gaps", "watch_reordered")
+    settled: ClassVar[tuple[str, ...]] = (*WRITTEN, "lost_updates")
     shareable: ClassVar[bool] = True
 
     kv: Annotated[str, StringConstraints(pattern=r"^[-\w]{1,64}$")] = Field(
@@ -136,8 +137,7 @@ class _Flow:
         self._chance = random.Random(f"{context.seed}/{context.name}/kv/{context.process}")  # noqa: S311  # draws are to be repeatable
         self.watched = Watched(handle, self._stream, f"{self.keys}>", load.settle, self._count)
         self.wrong = 0
-        for name in COUNTERS:
-            self._count(name, 0)
+        self._written = False
 
     async def operate(self) -> Failure | None:
         """Read a register, and mostly write it after that, in as many attempts as the time allows."""
@@ -172,6 +172,10 @@ class _Flow:
             register.unanswered(n)  # cut off by the end of the run
             raise
         if isinstance(answer, int):
+            if not self._written:
+                self._written = True
+                for name in WRITTEN:
+                    self._count(name, 0)
             self.watched.changed(answer)
             self._judge(index, register.accepted(n, answer, began, time.monotonic()))
         elif answer is CONFLICT:
@@ -244,7 +248,7 @@ class _Flow:
             await api.each(range(len(self._registers)), look)
         undecided = len(self._registers) - decided
         self._count("undecided", undecided + self.watched.owed)
-        if not undecided:
+        if self._written and not undecided:
             self._count("lost_updates", 0)
 
     async def _last(self, index: int) -> int | None:

@@ -43,8 +43,6 @@ class Watched:
         self._last = 0
         self.ready = anyio.Event()
         """It follows the bucket."""
-        for name in ("watch_gaps", "watch_reordered"):
-            count(name, 0)
 
     @property
     def owed(self) -> int:

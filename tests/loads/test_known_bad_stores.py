@@ -39,6 +39,7 @@ from supervisor.broker.options import Broker
 from supervisor.judge.verdict import Judgement
 from supervisor.loads import consumers
 from supervisor.loads import event_store as loads_event_store
+from supervisor.loads.base import Load
 
 # --- registers ----------------------------------------------------------------------------------------------------------
 
@@ -348,3 +349,21 @@ async def test_consumers_that_stay_are_flagged_by_their_threshold_alone(
     judgement = await soaked(nats_bench.bench, load, thresholds, stale_ephemerals=1)
 
     assert broken(judgement) == {"counter stale_ephemerals == 0"}, flagged(judgement)
+
+
+@pytest.mark.parametrize(
+    ("entry", "thresholds"),
+    [(kv(reads="100%"), REGISTERS), (event_store(reads="100%"), EVENT_STORE)],
+    ids=["kv", "event_store"],
+)
+async def test_where_nothing_was_written_nobody_says_that_nothing_is_wrong(
+    nats_bench: NatsBench, entry: Load, thresholds: tuple[str, ...]
+) -> None:
+    judgement = await soaked(nats_bench.bench, entry, thresholds, ok=20)
+
+    told = {one.text: one.verdict for one in judgement.thresholds}
+    assert {text for text, verdict in told.items() if verdict == "pass"} <= {
+        "failed == 0",
+        "indeterminate == 0",
+    }
+    assert judgement.verdict == "inconclusive", flagged(judgement)
