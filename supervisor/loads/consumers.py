@@ -98,7 +98,7 @@ class Consumers:
             elif ended.due < asked and not ended.told:
                 self._count("stale_durables" if ended.durable else "stale_ephemerals", 1)
                 self._ended[name] = ended._replace(told=True)
-        for counter in STALE if self._made else ():  # somebody has looked, and there was something to see
+        for counter in STALE:  # somebody has looked
             self._count(counter, 0)
 
     async def clear(self, handle: Handle, stream: str, deadline: float) -> None:

@@ -46,8 +46,8 @@ class Deliveries:
     def finish(self, written: int) -> None:
         """Give up all that has not arrived."""
         self._lost(self._checker.finish(written))
-        for name in SETTLED if written else ():
-            self._count(name, 0)  # 0 is only 0 once there was something to lose, and somebody has looked
+        for name in SETTLED:
+            self._count(name, 0)  # 0 is only 0 once somebody has looked
 
     def complete(self, written: int) -> bool:
         """Say whether all that was written has arrived or been given up."""

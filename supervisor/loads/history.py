@@ -26,7 +26,8 @@ TOLD: Final = 20
 LAST_LOOK: Final = 3.0
 """Seconds at the end to read what was not read back yet."""
 AT_ONCE: Final = 32
-CONFLICTS: Final = ("conflicts", "self_conflicts", "spurious_conflicts")
+CONFLICTS: Final = ("self_conflicts", "spurious_conflicts")
+"""What only an append shows: 0 is said of them at the first one."""
 SETTLED: Final = ("lost", "gaps", "forks", "duplicates", "reordered", "unexpected")
 """What only whole readings show: 0 is said of them at the end, if something was appended and all of it could be read."""
 _INVARIANTS: Final = {
@@ -58,6 +59,16 @@ class History:
         self._sound = True
         self._aggregates = [self._new() for _ in range(load.part(load.aggregates, context))]
         self._appended = False
+        if (
+            context.processes > 1
+        ):  # all of them have to say so, for it to be believed, though one may never append
+            self._has_appended()
+
+    def _has_appended(self) -> None:
+        if not self._appended:
+            self._appended = True
+            for name in CONFLICTS:
+                self._count(name, 0)
 
     def _new(self) -> Aggregate:
         self._made += 1
@@ -122,10 +133,7 @@ class History:
             if said.appended is None:
                 self._count("conflicts", 1)
                 return None if explained else await self._refused(aggregate, said, expected, deadline)
-            if not self._appended:
-                self._appended = True
-                for name in CONFLICTS:
-                    self._count(name, 0)
+            self._has_appended()
             expected = said.appended.sequence
         return None
 

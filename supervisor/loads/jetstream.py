@@ -231,6 +231,8 @@ class _Flow:
         self._subject, self._count = subject, context.recorder.count
         identity = writer.identity
         self._wrong = False
+        self._shared = context.processes > 1
+        """Others may have published where this one has not: all of them have to say what they have seen, for it to be believed."""
         self.suspect: Callable[[int], None] = lambda _: None
         """Takes a place of the stream that was given out twice."""
         self.prefix = f"{identity.run}.{identity.load}.{identity.epoch}.{identity.writer}."
@@ -324,7 +326,7 @@ class _Flow:
                 looked = not audit.keeping.doubtful
         undecided = len(self.ledger.owed) + self.ledger.unchecked + (0 if looked else len(self.ledger.kept))
         self._count("undecided", undecided)
-        if self.ledger.acknowledged and not undecided:
+        if (self.ledger.acknowledged or self._shared) and not undecided:
             for name in LOST:
                 self._count(name, 0)
         return not undecided

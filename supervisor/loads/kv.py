@@ -138,6 +138,10 @@ class _Flow:
         self.watched = Watched(handle, self._stream, f"{self.keys}>", load.settle, self._count)
         self.wrong = 0
         self._written = False
+        if (
+            context.processes > 1
+        ):  # all of them have to say so, for it to be believed, though one may never write
+            self._has_written()
 
     async def operate(self) -> Failure | None:
         """Read a register, and mostly write it after that, in as many attempts as the time allows."""
@@ -172,10 +176,7 @@ class _Flow:
             register.unanswered(n)  # cut off by the end of the run
             raise
         if isinstance(answer, int):
-            if not self._written:
-                self._written = True
-                for name in WRITTEN:
-                    self._count(name, 0)
+            self._has_written()
             self.watched.changed(answer)
             self._judge(index, register.accepted(n, answer, began, time.monotonic()))
         elif answer is CONFLICT:
@@ -187,6 +188,12 @@ class _Flow:
         else:
             register.unanswered(n)
         return answer
+
+    def _has_written(self) -> None:
+        if not self._written:
+            self._written = True
+            for name in WRITTEN:
+                self._count(name, 0)
 
     async def _read(self, index: int) -> int | Failure:
         """Return the present revision, 0 if there is none."""
