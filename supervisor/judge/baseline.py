@@ -38,6 +38,8 @@ class Baseline:
     """What went wrong meanwhile: crashes, a steady state that was lost."""
     halves: dict[str, tuple[Amounts, Amounts]] = field(default_factory=dict)
     """By load."""
+    began: dict[str, float] = field(default_factory=dict)
+    """By load, when its first operations were counted, in monotonic seconds: its processes take their time to start."""
     covered: dict[str, list[float]] = field(default_factory=dict)
     """By load, the seconds of each half: a window of the journal belongs to one half as a whole."""
 
@@ -46,10 +48,19 @@ class Baseline:
         """How long it lasted; 0 as long as it is not over."""
         return 0.0 if self.ended is None else self.ended - self.begun
 
+    def lasted(self, loads: Iterable[str]) -> float:
+        """Return how many seconds of it these loads worked, each weighted by what it did; 0 as long as it is not over."""
+        if self.ended is None:
+            return 0.0
+        done = {load: self.amounts([load]).ok for load in loads if load in self.began}
+        rate = sum(ok / max(self.ended - self.began[load], 0.001) for load, ok in done.items())
+        return sum(done.values()) / rate if rate else self.seconds
+
     def window(self, window: LoadWindow) -> None:
         """Take what a load did in it."""
         halves = self.halves.setdefault(window.load, (Amounts(), Amounts()))
-        half = (window.start + window.end) / 2 >= self.begun + self.planned / 2
+        began = self.began.setdefault(window.load, max(window.start, self.begun))
+        half = (window.start + window.end) / 2 >= (began + self.begun + self.planned) / 2
         halves[half].whole(window)
         self.covered.setdefault(window.load, [0.0, 0.0])[half] += max(window.end - window.start, 0.0)
 
@@ -72,8 +83,8 @@ class Baseline:
     def _drift(self, load: str) -> Iterator[str]:
         first, second = self.halves.get(load, (Amounts(), Amounts()))
         if min(first.finished, second.finished) < LEAST:
-            done = plural(first.finished + second.finished, "operation")
-            yield f"load {load} did {done} in it, and each half needs {LEAST} to be compared with the other"
+            done = f"{first.finished:,} and {plural(second.finished, 'operation')}"
+            yield f"load {load} did {done} in its halves, and each needs {LEAST} to be compared with the other"
             return
         if first.ok == 0 or second.ok == 0:
             yield f"load {load} had no ok operation in one half of it"

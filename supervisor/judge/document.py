@@ -161,7 +161,7 @@ def _baseline(tally: Tally) -> dict[str, Any] | None:
             "failures": amounts.failures,
             "dropped": amounts.dropped,
             "ok_share": amounts.ok / amounts.attempts if amounts.attempts else None,
-            "ok_per_second": amounts.ok / baseline.seconds if baseline.seconds else None,
+            "ok_per_second": amounts.ok / baseline.lasted([name]) if baseline.seconds else None,
             "response_seconds": _quantiles(amounts.latencies.response),
             "unsteady": baseline.unsteady([name]),
         }

@@ -31,7 +31,7 @@ def beside_baseline(tally: Tally) -> Iterator[str]:
         rows = []
         for load in loads:
             before = baseline.amounts([load.name])
-            rows.append((load.name, "baseline", *_speed(before, baseline.seconds)))
+            rows.append((load.name, "baseline", *_speed(before, baseline.lasted([load.name]))))
             rows.append(("", "whole run", *_speed(load, tally.measured)))
         yield from table(header, rows, len(rows), "rows")
     if loads and tally.episodes.count:

@@ -36,7 +36,7 @@ def compared(threshold: Threshold, tally: Tally) -> Seen:
     if tally.baseline is None:
         return Seen(None, "there was no baseline: the soak file says how long, as baseline: 2m")
     loads = _loads(threshold, tally)
-    value = measure(threshold, tally.baseline.amounts(loads), tally.baseline.seconds)
+    value = measure(threshold, tally.baseline.amounts(loads), tally.baseline.lasted(loads))
     if value is None:
         return Seen(None, "nothing was to be seen of it in the baseline")
     why = tally.baseline.unsteady(loads)

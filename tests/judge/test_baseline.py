@@ -107,3 +107,17 @@ def test_the_summary_shows_the_soak_beside_its_baseline() -> None:
     assert "Of 1m without faults." in text
     assert "| rpc | baseline | 100% | 10/s | 10ms | 10ms | 10ms |" in text
     assert "|  | whole run | 95% |" in text
+
+
+def test_a_load_that_begins_later_has_the_rate_of_the_time_in_which_it_worked() -> None:
+    """As one does whose processes take 30 of the 60 seconds to start."""
+    story = Story().begin(
+        loads=("rpc",), units=("worker",), thresholds=("ok rate >= 0.95x baseline",), baseline=60.0
+    )
+    story.records = story.records[:1]
+    story.wait(9).tell(PhaseEntered(phase=Phase.BASELINE)).wait(30)
+    for _ in range(3):
+        story.wait(10).window("rpc", piece(ok=100))
+    checked = only(soaked(story.tell(PhaseEntered(phase=Phase.SOAKING))))
+
+    assert "the baseline has 10/s" in checked.why
