@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import anyio
+import structlog
 
 from supervisor.journal.events import FaultIntent, LoadWindow, Slice
 from supervisor.journal.writer import open_journal
@@ -30,6 +31,8 @@ async def write_for_ever(run_dir: Path) -> None:
 
 
 def main() -> None:
+    # What the journal warns of, such as a budget that is too small for a moment, must not stand among the numbers.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     for line in sys.stdin:
         if pid := os.fork():
             os.waitpid(pid, 0)
