@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -17,10 +18,40 @@ TICK: Final = 0.1
 AGAIN: Final = 0.3
 """Seconds before the next try after one that failed."""
 OWED: Final = 100_000
-"""Changes that are still to be told, and as many that were told already; beyond them the oldest goes unchecked."""
+"""Changes that are still to be told; beyond them the oldest goes unchecked."""
+RUNS: Final = 10_000
+"""Runs of changes that were told, none left out within each; beyond them the oldest is forgotten."""
 AT_ONCE: Final = 50
 """Changes that are looked at in one go."""
 DEADLINE: Final = 2.0
+
+
+class Told:
+    """Which revisions a watch has told. Nearly all come in order and without a gap, so that runs of them take no room."""
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        """Of each run, both rising."""
+
+    def __contains__(self, revision: int) -> bool:
+        run = bisect_right(self._firsts, revision) - 1
+        return run >= 0 and revision <= self._lasts[run]
+
+    def __len__(self) -> int:
+        """How many runs there are."""
+        return len(self._firsts)
+
+    def add(self, revision: int) -> None:
+        """Take one that was told now."""
+        if self._lasts and revision == self._lasts[-1] + 1:
+            self._lasts[-1] = revision
+        elif revision not in self:
+            run = bisect_right(self._firsts, revision)
+            self._firsts.insert(run, revision)
+            self._lasts.insert(run, revision)
+            if len(self) > RUNS:
+                del self._firsts[0], self._lasts[0]
 
 
 class Watched:
@@ -39,7 +70,7 @@ class Watched:
         )
         self._consumers = OrderedConsumers(handle)
         self._owed: OrderedDict[int, float] = OrderedDict()
-        self._told: OrderedDict[int, None] = OrderedDict()
+        self._told = Told()
         self._last = 0
         self.ready = anyio.Event()
         """It follows the bucket."""
@@ -78,9 +109,7 @@ class Watched:
             self._count("watch_reordered", 1)
         self._last = max(self._last, revision)
         self._owed.pop(revision, None)
-        self._told[revision] = None
-        if len(self._told) > OWED:
-            self._told.popitem(last=False)
+        self._told.add(revision)
 
     async def look(self) -> None:
         """Decide on what should have been told by now; BrokerError if the broker does not say what became of it."""
