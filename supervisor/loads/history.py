@@ -24,7 +24,9 @@ EMPTY: Final = 0.1
 TOLD: Final = 20
 """Violations that are told with all their details; the others are only counted."""
 LAST_LOOK: Final = 3.0
-"""Seconds at the end to read what was not read back yet."""
+"""Seconds at the end to read what was not read back yet, and what was once more."""
+RETIRED: Final = 100
+"""Full aggregates that are read once more at the end: a sample of all there were."""
 AT_ONCE: Final = 32
 CONFLICTS: Final = ("self_conflicts", "spurious_conflicts")
 """What only an append shows: 0 is said of them at the first one."""
@@ -58,6 +60,10 @@ class History:
         self._made = self._violations = 0
         self._sound = True
         self._aggregates = [self._new() for _ in range(load.part(load.aggregates, context))]
+        self._retired: list[Aggregate] = []
+        self._full = 0
+        """How many aggregates were retired."""
+        self._lots = random.Random(f"{context.seed}/{context.name}/retired/{context.process}")  # noqa: S311  # as above
         self._appended = False
         if (
             context.processes > 1
@@ -90,6 +96,7 @@ class History:
                 await self._read(aggregate, deadline)
                 if not aggregate.dirty and not aggregate.appending and self._aggregates[place] is aggregate:
                     self._aggregates[place] = self._new()
+                    self._retire(aggregate)
                 return None
             aggregate.appending += 1
             try:
@@ -98,6 +105,14 @@ class History:
                 aggregate.appending -= 1
         except GaveUpError as error:
             return error.failure
+
+    def _retire(self, aggregate: Aggregate) -> None:
+        """Nobody appends to it any more; each of all that are full is as likely to be read at the end (Vitter's algorithm R)."""
+        self._full += 1
+        if len(self._retired) < RETIRED:
+            self._retired.append(aggregate)
+        elif (place := self._lots.randrange(self._full)) < RETIRED:
+            self._retired[place] = aggregate
 
     # --- appending ---------------------------------------------------------------------------------------------------
 
@@ -221,10 +236,14 @@ class History:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     async def last_look(self) -> bool:
-        """Read what was not read back since its last append; return whether nothing was ever wrong, as far as that is known."""
+        """Read what was not read back since its last append, then the others, which may have lost something since.
+
+        Return whether nothing was ever wrong, as far as that is known.
+        """
         rest = [aggregate for aggregate in self._aggregates if aggregate.dirty]
+        others = [one for one in (*self._retired, *self._aggregates) if one.events and not one.dirty]
         deadline = time.monotonic() + LAST_LOOK
-        queue = iter(rest)
+        queue = iter((*rest, *others))
 
         async def work() -> None:
             for aggregate in queue:
@@ -235,7 +254,7 @@ class History:
 
         with anyio.move_on_after(LAST_LOOK):
             async with anyio.create_task_group() as group:
-                for _ in range(min(AT_ONCE, len(rest))):
+                for _ in range(min(AT_ONCE, len(rest) + len(others))):
                     group.start_soon(work)
         undecided = sum(len(aggregate.events) for aggregate in rest if aggregate.dirty)
         if self._appended or undecided:

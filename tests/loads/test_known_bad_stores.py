@@ -251,6 +251,26 @@ def contradicting(now: Now) -> Answer:
     return contradict
 
 
+def fading(_: Now) -> Answer:
+    """Lose an event of the first aggregate once ten others were begun: by then nobody appends to it, and nobody reads it, any more.
+
+    Not the stream's first message, which its limits might have removed.
+    """
+    places: dict[str, list[int]] = {}
+
+    async def fade(client: Client, msg: Msg) -> None:
+        ack = await store(client, msg)
+        if not ack["seq"]:  # a refusal
+            return
+        begun = len(places)
+        places.setdefault(msg.subject, []).append(ack["seq"])
+        if len(places) > begun == 10:
+            gone = json.dumps({"seq": next(iter(places.values()))[1]}).encode()
+            await client.request("$JS.API.STREAM.MSG.DELETE.EVENTS", gone, timeout=PATIENCE)
+
+    return fade
+
+
 BAD_STORES: dict[str, tuple[Callable[[Now], Answer], dict[str, Any], str]] = {
     "loses what it acknowledged": (forgetful, {}, "lost == 0"),
     "stores twice": (repeating, {"contention": "0%"}, "duplicates == 0"),
@@ -279,6 +299,16 @@ async def test_a_bad_event_store_is_flagged_by_its_threshold_alone(nats_bench: N
     judgement = await appended(nats_bench, make(Now()), counts=counts, **entry)
 
     assert broken(judgement) == {threshold}, flagged(judgement)
+
+
+async def test_an_event_store_that_loses_what_was_read_is_flagged_by_its_threshold_alone(
+    nats_bench: NatsBench,
+) -> None:
+    """Only the last look sees it."""
+    entry = ONE_BY_ONE | {"aggregates": 1, "length": 3, "batch": 1, "reads": "20%"}
+    judgement = await appended(nats_bench, fading(Now()), counts={"ok": 200}, **entry)
+
+    assert broken(judgement) == {"lost == 0"}, flagged(judgement)
 
 
 async def test_an_event_store_that_stalls_is_flagged_by_its_latency_alone(nats_bench: NatsBench) -> None:
