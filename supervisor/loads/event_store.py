@@ -39,7 +39,15 @@ class EventStoreLoad(NatsLoad):
 
     key: ClassVar[str] = "event_store"
     counters: ClassVar[tuple[str, ...]] = (
-        *("attempts", "ephemerals", "durables", "reads_again", "stale_reads", "lost_to_retention"),
+        *(
+            "attempts",
+            "conflicts",
+            "ephemerals",
+            "durables",
+            "reads_again",
+            "stale_reads",
+            "lost_to_retention",
+        ),
         *ANSWERS.values(),
         *SEEN.values(),
     )
