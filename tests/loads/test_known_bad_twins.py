@@ -12,8 +12,9 @@ from test_claim import Dispatcher
 from test_claim import load as claim
 from test_event_store import honest_store
 from test_http import Orders
-from test_known_bad_messages import asked, on, relayed, store, stored
+from test_known_bad_messages import asked, on, relayed
 from test_known_bad_stores import REGISTERS, appended
+from test_known_bad_streams import store, stored
 from test_known_bad_work import JOBS, claimed, ordered, told
 from test_kv import load as kv
 
